@@ -1,0 +1,207 @@
+"""Recipe: every hyperparameter and option of a run, once, with its meaning, unit, range and source; strict loading from YAML.
+
+"documented" as a source is the RBNN repository's README; "ours" is what this project adds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from rbnn.data.catalog import DATASETS, dataset_spec
+from rbnn.errors import RecipeError, nearest
+
+RECIPE_DIR = Path(__file__).resolve().parent.parent / "experiments"
+
+Check = tuple[Callable[[Any], bool], str]
+POSITIVE: Check = (lambda v: math.isfinite(v) and v > 0, "a finite number above 0")
+NOT_NEGATIVE: Check = (lambda v: math.isfinite(v) and v >= 0, "a finite number of at least 0")
+FRACTION: Check = (lambda v: 0 <= v < 1, "a number from 0 to below 1")
+FROM_ZERO: Check = (lambda v: v >= 0, "a whole number of at least 0")
+SEED: Check = (lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
+FROM_ONE: Check = (lambda v: v >= 1, "a whole number of at least 1")
+
+
+def option(default: Any, meaning: str, check: Check | None = None, *, short: str = "", affects: bool = True) -> Any:
+    """A field of Recipe. `affects`: whether the value can change what is computed (a replay then takes it over)."""
+    return field(default=default, metadata={"meaning": meaning, "check": check, "short": short, "affects": affects})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One full set of hyperparameters; immutable and valid: construction raises RecipeError, one line, on a bad value.
+
+    `model` left empty becomes the data set's documented default.
+    """
+
+    dataset: str = option("cifar10", "data set: " + ", ".join(DATASETS))
+    model: str = option("", "network; default resnet20_1w1a for 32x32 images, resnet18_1w1a for 224x224", short="a")
+    epochs: int = option(1000, "number of training epochs", FROM_ONE)
+    batch_size: int = option(256, "training batch size, over all workers together", FROM_ONE, short="b")
+    batch_size_test: int = option(128, "evaluation batch size, over all workers together", FROM_ONE, short="bt")
+    lr: float = option(0.1, "learning rate of SGD", POSITIVE)
+    momentum: float = option(0.9, "momentum of SGD", FRACTION)
+    weight_decay: float = option(1e-4, "weight decay, on every parameter", NOT_NEGATIVE)
+    lr_type: Literal["cos", "step"] = option("cos", "learning-rate schedule: cos (cosine annealing) or step (MultiStepLR)")
+    lr_decay_step: tuple[int, ...] = option((), "milestones of lr_type step, in epochs, e.g. 30 60 90")
+    warm_up: bool = option(False, "raise the learning rate linearly over the first 5 epochs")
+    Tmin: float = option(1e-2, "the smallest t of the surrogate gradient", POSITIVE)
+    Tmax: float = option(1e1, "the largest t of the surrogate gradient; above Tmin", POSITIVE)
+    rotation_update: int = option(1, "update the rotations every n epochs", FROM_ONE)
+    a32: bool = option(False, "keep activations at 32 bits (1W32A)")
+    semantics: Literal["reference", "through_rotation"] = option(
+        "reference", "where the gradient stops: reference (at the rotated weight, as the authors' code) or through_rotation"
+    )
+    use_dali: bool = option(False, "load data with NVIDIA DALI")
+    loader: Literal["auto", "resident", "torchvision"] = option(
+        "auto", "loader without DALI: resident (images in memory, augmented in batch) or torchvision; auto takes the faster"
+    )
+    val_fraction: float = option(
+        0.0, "share of the training images held out, stratified, for val/*; 0 validates on the data set's own split", FRACTION
+    )
+    seed: int = option(1234, "seed of initialisation, data order and augmentation", SEED)
+    train_workers: int = option(1, "training processes (Ray Train workers); batches are split among them", FROM_ONE)
+    threads: int = option(0, "CPU threads per training process; 0 shares the cores. Results depend on it", FROM_ZERO)
+    workers: int = option(8, "data loading processes or threads", FROM_ZERO, affects=False)
+    gpus: str = option("", 'GPUs to use, e.g. "0,1"; "none" for the CPU; empty: a GPU where there is one')
+    data_path: str = option("./data", "folder that holds the data set", affects=False)
+    results_dir: str = option("./result", "folder that results are written under", affects=False)
+    save: str = option("", "name of this run's folder under results_dir; default: recipe and time", affects=False)
+    resume: str = option("", "checkpoint file, or folder of a run, to continue from", affects=False)
+    evaluate: str = option("", "checkpoint file to evaluate instead of training", short="e", affects=False)
+    print_freq: int = option(100, "print progress every n steps", FROM_ONE, affects=False)
+    time_estimate: int = option(1, "print the estimated finish time; 0 turns it off", FROM_ZERO, affects=False)
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            object.__setattr__(self, spec.name, _converted(spec.name, getattr(self, spec.name)))
+            check = spec.metadata["check"]
+            if check and not check[0](getattr(self, spec.name)):
+                raise RecipeError(f"{spec.name} is {getattr(self, spec.name)!r}; it must be {check[1]}")
+        dataset = dataset_spec(self.dataset)
+        if not self.model:
+            object.__setattr__(self, "model", dataset.default_model)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.Tmin >= self.Tmax:
+            raise RecipeError(f"Tmin is {self.Tmin:g} and Tmax {self.Tmax:g}; Tmin must be below Tmax: swap or change them")
+        steps = self.lr_decay_step
+        if any(step < 1 for step in steps) or list(steps) != sorted(set(steps)):
+            raise RecipeError(f"lr_decay_step is {list(steps)}; it must be rising epochs of at least 1, e.g. 30 60 90")
+        if self.lr_type == "step" and not steps:
+            raise RecipeError("lr_type is step and lr_decay_step is empty; give the milestones, e.g. lr_decay_step 30 60 90")
+        if self.train_workers > self.batch_size:
+            raise RecipeError(f"train_workers is {self.train_workers}; it must be at most batch_size, {self.batch_size}")
+        if self.loader == "resident" and not dataset_spec(self.dataset).in_memory:
+            raise RecipeError(f"loader 'resident' holds a data set in memory, {self.dataset} is too large; choose torchvision")
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with some fields changed; RecipeError for an unknown field or a bad value."""
+        check_known(changes, FIELDS, "recipe option")
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self, *, only_affecting: bool = False) -> dict[str, Any]:
+        """Field name -> value, plain Python types; `only_affecting` leaves out folders, printing and the like."""
+        values = {name: getattr(self, name) for name, spec in FIELDS.items() if spec.metadata["affects"] or not only_affecting}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def to_yaml(self) -> str:
+        """The whole recipe as a recipe file."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+FIELDS: dict[str, dataclasses.Field[Any]] = {spec.name: spec for spec in dataclasses.fields(Recipe)}
+TYPES: dict[str, Any] = typing.get_type_hints(Recipe)
+
+
+def check_known(mapping: Mapping[str, Any], known: Mapping[str, Any], kind: str) -> None:
+    """RecipeError naming the first key of `mapping` that is not in `known`, with the nearest that are."""
+    for key in mapping:
+        if key not in known:
+            raise RecipeError(f"{kind} '{key}' is unknown; nearest: {nearest(str(key), known)}")
+
+
+def _converted(name: str, value: Any) -> Any:
+    """`value` in the field's own type; RecipeError where it is of another. Whole floats pass for int, digits for numbers."""
+    wanted = TYPES[name]
+    if typing.get_origin(wanted) is Literal:
+        choices = typing.get_args(wanted)
+        if value not in choices:
+            raise RecipeError(f"{name} is {value!r}; choose {' or '.join(choices)}")
+        return value
+    if typing.get_origin(wanted) is tuple:
+        parts = value.replace(",", " ").split() if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)):
+            raise RecipeError(f"{name} is {value!r}; it must be a list of whole numbers, e.g. 30 60 90")
+        return tuple(_scalar(name, int, part) for part in parts)
+    return _scalar(name, wanted, value)
+
+
+def _scalar(name: str, wanted: type, value: Any) -> Any:
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    refusal = RecipeError(f"{name} is {value!r}; it must be {words[wanted]}")
+    if wanted is bool or isinstance(value, bool):
+        if wanted is bool and str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
+        raise refusal
+    if wanted is str:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int) or value is None:
+            return "" if value is None else str(value)
+        raise refusal
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise refusal from None
+    if wanted is int:
+        if number != math.trunc(number) if math.isfinite(number) else True:
+            raise refusal
+        return int(value) if isinstance(value, (int, str)) and str(value).lstrip("+-").isdigit() else int(number)
+    return number
+
+
+def recipe_files() -> dict[str, Path]:
+    """The named recipes: name -> file, sorted."""
+    return {path.stem: path for path in sorted((RECIPE_DIR / "recipes").glob("*.yaml"))}
+
+
+def read_yaml(path: Path, kind: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds; RecipeError, one line, where it is missing, unreadable or something else."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"{kind} '{path}' does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{kind} '{path}' cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{kind} '{path}'{where} is not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{kind} '{path}' must hold 'key: value' lines, not {type(content).__name__}")
+    return content
+
+
+def load_recipe(name_or_path: str | Path, **overrides: Any) -> Recipe:
+    """The recipe of that name in experiments/recipes, or in that file, with `overrides` on top.
+
+    Raises RecipeError, one line, for a name that does not exist (with the nearest ones), an unknown key or a bad value.
+    """
+    named = recipe_files()
+    path = named.get(str(name_or_path), Path(name_or_path))
+    if not path.is_file():
+        known = nearest(str(name_or_path), named)
+        raise RecipeError(f"recipe '{name_or_path}' does not exist; nearest: {known} (or give a file)")
+    values = read_yaml(path, "recipe file")
+    for mapping in (values, overrides):
+        check_known(mapping, FIELDS, "recipe option")
+    return Recipe(**{**values, **overrides})

@@ -1,0 +1,44 @@
+"""Shared by all tests: a fixed seed before each, two threads, the reference data, and why a GPU test skips."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see rbnn/threading_env.py
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(1234)
+    np.random.seed(1234)
+    torch.manual_seed(1234)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """tests/data: reference vectors small enough to keep."""
+    return Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_dir(pytestconfig: pytest.Config) -> Path:
+    """The folder of reference data beside the project; the test skips where it is not present."""
+    path = pytestconfig.rootpath.parent / "shared"
+    if not path.is_dir():
+        pytest.skip("the large reference vectors (../shared) are not beside the project")
+    return path

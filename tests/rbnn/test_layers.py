@@ -1,0 +1,169 @@
+"""RotatedConv2d: the reference vectors, what its binary weight is, where gradients stop, and its rotation step."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rbnn.binarize import set_surrogate, standardize
+from rbnn.layers import RotatedConv2d, rotated_layers
+from rbnn.rotation import objective, orthogonality_error
+
+# in_channels, out_channels, kernel_size, stride, padding
+LAYERS = [(16, 16, 3, 1, 1), (16, 32, 3, 2, 1), (8, 24, 1, 2, 0), (3, 5, 5, 1, 2), (1, 4, 1, 1, 0)]
+
+
+def make(layer: tuple[int, int, int, int, int], **options: object) -> RotatedConv2d:
+    return RotatedConv2d(*layer, **options)  # type: ignore[arg-type]
+
+
+def weight_gradient(layer: RotatedConv2d) -> Tensor:
+    layer(torch.randn(4, layer.in_channels, 6, 6)).square().sum().backward()
+    assert layer.weight.grad is not None
+    return layer.weight.grad
+
+
+def assert_relative(actual: Tensor | None, expected: np.ndarray, tolerance: float = 1e-6) -> None:
+    assert actual is not None
+    difference = np.abs(actual.detach().numpy().reshape(expected.shape) - expected).max()
+    assert difference <= tolerance * np.abs(expected).max() + 1e-15
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_a_layer_reproduces_the_reference_vectors(data_dir: Path, index: int) -> None:
+    with np.load(data_dir / f"layer_{index}.npz") as file:
+        ref = {name: file[name] for name in file.files}
+    num_filters, num_channels, kernel_size, _ = ref["weight"].shape
+    layer = RotatedConv2d(
+        num_channels, num_filters, kernel_size, int(ref["stride"]), int(ref["padding"]), a32=bool(ref["a32"])
+    ).double()
+    names = {"weight": "weight", "alpha": "alpha", "rotate": "beta", "R1": "R1", "R2": "R2"}
+    state = layer.state_dict()
+    layer.load_state_dict({ours: torch.from_numpy(ref[theirs]).view_as(state[ours]) for ours, theirs in names.items()})
+    set_surrogate(layer, float(ref["t"]), float(ref["k"]))
+
+    x = torch.from_numpy(ref["x"]).requires_grad_()
+    output = layer(x)
+    output.backward(torch.from_numpy(ref["grad_output"]))
+    assert_relative(output, ref["output"])
+    gradients = {"input": x, "weight": layer.weight, "alpha": layer.alpha, "beta": layer.rotate}
+    for name, leaf in gradients.items():
+        assert_relative(leaf.grad, ref[f"grad_{name}"])
+
+    layer.update_rotation()
+    assert_relative(layer.R1, ref["R1_updated"])
+    assert_relative(layer.R2, ref["R2_updated"])
+    assert_relative(layer(x), ref["output_updated"])
+
+
+@pytest.mark.parametrize("shape", LAYERS)
+@pytest.mark.parametrize("seed", range(2))
+def test_binary_weights_are_exactly_plus_or_minus_one(shape: tuple[int, int, int, int, int], seed: int) -> None:
+    torch.manual_seed(seed)
+    layer = make(shape)
+    for beta in (math.pi / 2, 0.0, 0.4):
+        torch.nn.init.constant_(layer.rotate, beta)
+        weight = layer.binary_weight()
+        assert weight.shape == layer.weight.shape
+        assert bool((weight.abs() == 1).all())
+
+
+def test_a_fresh_layer_starts_as_documented() -> None:
+    layer = RotatedConv2d(16, 32, 3)
+    assert {name: tuple(value.shape) for name, value in layer.state_dict().items()} == {
+        "weight": (32, 16, 3, 3), "alpha": (32, 1, 1), "rotate": (32, 1, 1, 1), "R1": (12, 12), "R2": (12, 12)
+    }  # fmt: skip
+    torch.testing.assert_close(layer.alpha.flatten(), layer.weight.abs().mean((1, 2, 3)))
+    assert bool((layer.rotate == math.pi / 2).all())
+    assert max(orthogonality_error(layer.R1), orthogonality_error(layer.R2)) < 1e-6
+
+
+def test_beta_mixes_between_the_standardised_weight_and_its_rotation() -> None:
+    layer = RotatedConv2d(16, 8, 3).double()
+    w2 = standardize(layer.weight)
+    rotated = torch.stack([(layer.R1.T @ w.view(12, 12) @ layer.R2) for w in w2]).view_as(w2)
+    for beta, mix in ((0.0, 0.0), (math.pi / 2, 1.0), (math.pi / 6, 0.5), (-math.pi / 6, 0.5)):
+        torch.nn.init.constant_(layer.rotate, beta)
+        torch.testing.assert_close(layer.mixed_weight(), (1 - mix) * w2 + mix * rotated)
+
+
+def test_a_constant_filter_and_a_constant_sample_give_plus_one_and_never_nan() -> None:
+    layer = RotatedConv2d(4, 3, 3, padding=1)
+    with torch.no_grad():
+        layer.weight[1] = 0.3
+        layer.alpha.fill_(1.0)
+    assert bool((layer.binary_weight()[1] == 1).all())
+    x = torch.randn(2, 4, 5, 5)
+    x[0] = -2.5
+    x.requires_grad_()
+    output = layer(x)
+    assert output[0, 1, 2, 2] == 4 * 3 * 3
+    output.square().sum().backward()
+    for leaf in (output, x.grad, layer.weight.grad, layer.rotate.grad, layer.alpha.grad):
+        assert leaf is not None and bool(leaf.isfinite().all())
+
+
+def test_the_reference_stops_the_weight_gradient_at_the_start_and_weight_decay_opens_it() -> None:
+    layer = RotatedConv2d(8, 8, 3, padding=1)
+    assert torch.count_nonzero(weight_gradient(layer)) == 0
+    torch.nn.init.constant_(layer.rotate, math.pi / 2 - 0.1)
+    assert torch.count_nonzero(weight_gradient(layer)) > 0
+
+
+def test_through_rotation_lets_the_weight_gradient_pass_at_the_start() -> None:
+    torch.manual_seed(0)
+    reference = RotatedConv2d(8, 8, 3, padding=1)
+    through = RotatedConv2d(8, 8, 3, padding=1, semantics="through_rotation")
+    through.load_state_dict(reference.state_dict())
+    x = torch.randn(2, 8, 6, 6)
+    assert torch.equal(through(x), reference(x))
+    assert torch.count_nonzero(weight_gradient(through)) > 0
+
+
+def test_a32_keeps_the_standardised_activations() -> None:
+    layer = RotatedConv2d(4, 6, 3, a32=True).double()
+    x = torch.randn(2, 4, 7, 7, dtype=torch.float64)
+    expected = torch.nn.functional.conv2d(standardize(x), layer.binary_weight()) * layer.alpha
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("shape", LAYERS[:4])
+def test_update_rotation_raises_the_objective_in_place_and_touches_nothing_else(shape: tuple[int, int, int, int, int]) -> None:
+    layer = make(shape)
+    X = standardize(layer.weight.detach()).view(len(layer.weight), len(layer.R1), len(layer.R2))
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    R1, R2 = layer.R1, layer.R2
+    layer.update_rotation()
+    assert layer.R1 is R1 and layer.R2 is R2
+    assert objective(X, R1, R2) > objective(X, before["R1"], before["R2"])
+    changed = {name for name, value in layer.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"R1", "R2"}
+
+
+def test_forward_leaves_the_rotation_alone_in_training_and_in_evaluation() -> None:
+    layer = RotatedConv2d(4, 4, 3)
+    R1, R2 = layer.R1.clone(), layer.R2.clone()
+    for mode in (True, False):
+        layer.train(mode)(torch.randn(2, 4, 5, 5))
+    assert torch.equal(layer.R1, R1) and torch.equal(layer.R2, R2)
+
+
+def test_a_frozen_weight_is_kept_until_it_is_thawed() -> None:
+    layer = RotatedConv2d(4, 4, 3)
+    x = torch.randn(2, 4, 5, 5)
+    before = layer(x)
+    layer.freeze_weight(True)
+    torch.nn.init.normal_(layer.weight)
+    assert torch.equal(layer(x), before)
+    layer.freeze_weight(False)
+    assert not torch.equal(layer(x), before)
+
+
+def test_rotated_layers_names_them_in_order() -> None:
+    model = torch.nn.Sequential(RotatedConv2d(2, 2, 1), torch.nn.Conv2d(2, 2, 1), RotatedConv2d(2, 2, 1))
+    assert list(rotated_layers(model)) == ["0", "2"]

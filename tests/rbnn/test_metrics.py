@@ -1,0 +1,52 @@
+"""Counts: exact over batches of any size, on the device until read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from rbnn.metrics import Counts
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("num_classes", [3, 5, 10, 200])
+@pytest.mark.parametrize("seed", range(2))
+def test_counts_equal_a_count_by_hand_whatever_the_batches(num_classes: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(101, num_classes, generator=generator)
+    labels = torch.randint(num_classes, (101,), generator=generator)
+    counts = Counts(CPU)
+    for part in torch.arange(101).split(32):
+        counts.add(logits[part], labels[part])
+    order = logits.argsort(1, descending=True)
+    top1 = sum(int(order[i, 0] == labels[i]) for i in range(101))
+    top5 = sum(int(labels[i] in order[i, :5]) for i in range(101))
+    metrics = counts.metrics("val")
+    assert metrics["val/top1"] == 100 * top1 / 101
+    assert metrics["val/top5"] == 100 * top5 / 101
+    assert metrics["val/loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-6)
+
+
+def test_a_known_loss_is_taken_as_it_is() -> None:
+    counts = Counts(CPU)
+    counts.add(torch.eye(4), torch.arange(4), torch.tensor(0.25))
+    counts.add(torch.eye(4)[:2], torch.tensor([1, 0]), torch.tensor(1.0))
+    assert counts.metrics("train") == {
+        "train/loss": (4 * 0.25 + 2 * 1.0) / 6, "train/top1": 100 * 4 / 6, "train/top5": 100.0
+    }  # fmt: skip
+
+
+def test_counts_are_exact_in_low_precision() -> None:
+    counts = Counts(CPU)
+    logits = torch.eye(10, dtype=torch.bfloat16)[torch.arange(257) % 10]
+    counts.add(logits, torch.arange(257) % 10, torch.tensor(1.0, dtype=torch.bfloat16))
+    assert counts.sums.tolist() == [257, 257, 257, 257]
+
+
+def test_counting_keeps_no_graph() -> None:
+    counts = Counts(CPU)
+    logits = torch.randn(4, 10, requires_grad=True)
+    counts.add(logits, torch.arange(4))
+    assert not counts.sums.requires_grad

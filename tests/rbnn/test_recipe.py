@@ -1,0 +1,187 @@
+"""Recipe: strict loading, one-line errors, and the documented recipes cell by cell."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rbnn.errors import RecipeError
+from rbnn.models import build
+from rbnn.recipe import FIELDS, Recipe, load_recipe, read_yaml, recipe_files
+
+ROW = ("dataset", "model", "epochs", "batch_size", "batch_size_test", "warm_up", "use_dali")
+DOCUMENTED = {
+    "cifar10_resnet20_1w1a": ("cifar10", "resnet20_1w1a", 1000, 256, 128, True, False),
+    "cifar10_resnet18_1w1a": ("cifar10", "resnet18_1w1a", 1000, 256, 128, True, False),
+    "cifar10_vgg_small_1w1a": ("cifar10", "vgg_small_1w1a", 1000, 256, 128, True, False),
+    "imagenet_resnet18_1w1a": ("imagenet", "resnet18_1w1a", 120, 256, 128, True, True),
+    "imagenet_resnet18_1w1a_120ep_b512": ("imagenet", "resnet18_1w1a", 120, 512, 256, False, True),
+    "imagenet_resnet18_1w1a_120ep_b256": ("imagenet", "resnet18_1w1a", 120, 256, 256, False, True),
+    "imagenet_resnet18_1w1a_150ep_b512": ("imagenet", "resnet18_1w1a", 150, 512, 256, False, True),
+    "imagenet_resnet34_1w1a_150ep_b512": ("imagenet", "resnet34_1w1a", 150, 512, 256, False, True),
+}
+COMMON = dict(lr=0.1, weight_decay=1e-4, momentum=0.9, Tmin=1e-2, Tmax=10.0, lr_type="cos", rotation_update=1, a32=False)
+
+REFUSALS: list[tuple[dict[str, Any], str]] = [
+    ({"modle": "x"}, "recipe option 'modle' is unknown; nearest: model"),
+    ({"dataset": "cifra10"}, "dataset 'cifra10' is unknown; choose cifar10, cifar100"),
+    ({"epochs": -3}, "epochs is -3; it must be a whole number of at least 1"),
+    ({"epochs": True}, "epochs is True; it must be a whole number"),
+    ({"epochs": 2.5}, "epochs is 2.5; it must be a whole number"),
+    ({"batch_size": 0}, "batch_size is 0; it must be a whole number of at least 1"),
+    ({"batch_size_test": "many"}, "batch_size_test is 'many'; it must be a whole number"),
+    ({"lr": "abc"}, "lr is 'abc'; it must be a number"),
+    ({"lr": 0}, "lr is 0.0; it must be a finite number above 0"),
+    ({"lr": float("nan")}, "lr is nan; it must be a finite number above 0"),
+    ({"momentum": 1}, "momentum is 1.0; it must be a number from 0 to below 1"),
+    ({"weight_decay": -1e-4}, "weight_decay is -0.0001; it must be a finite number of at least 0"),
+    ({"lr_type": "cosine"}, "lr_type is 'cosine'; choose cos or step"),
+    ({"lr_type": "step"}, "lr_type is step and lr_decay_step is empty; give the milestones, e.g. lr_decay_step 30 60 90"),
+    ({"lr_decay_step": [60, 30]}, "lr_decay_step is [60, 30]; it must be rising epochs of at least 1, e.g. 30 60 90"),
+    ({"lr_decay_step": 7}, "lr_decay_step is 7; it must be a list of whole numbers, e.g. 30 60 90"),
+    ({"warm_up": "maybe"}, "warm_up is 'maybe'; it must be true or false"),
+    ({"warm_up": 1}, "warm_up is 1; it must be true or false"),
+    ({"Tmax": float("inf")}, "Tmax is inf; it must be a finite number above 0"),
+    ({"Tmin": 5, "Tmax": 1}, "Tmin is 5 and Tmax 1; Tmin must be below Tmax: swap or change them"),
+    ({"rotation_update": 0}, "rotation_update is 0; it must be a whole number of at least 1"),
+    ({"val_fraction": 1}, "val_fraction is 1.0; it must be a number from 0 to below 1"),
+    ({"seed": -1}, "seed is -1; it must be a whole number from 0 to 4294967295"),
+    ({"seed": 2**32}, "seed is 4294967296; it must be a whole number from 0 to 4294967295"),
+    ({"gpus": [0]}, "gpus is [0]; it must be text"),
+    ({"semantics": "paper"}, "semantics is 'paper'; choose reference or through_rotation"),
+    ({"train_workers": 257}, "train_workers is 257; it must be at most batch_size, 256"),
+    (
+        {"dataset": "imagenet", "loader": "resident"},
+        "loader 'resident' holds a data set in memory, imagenet is too large; choose torchvision",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSALS, ids=lambda value: str(value) if isinstance(value, dict) else "")
+def test_a_bad_value_is_refused_in_one_line_with_field_value_and_remedy(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        Recipe().replace(**changes)
+    assert str(error.value) == message
+
+
+def test_a_number_too_large_for_a_float_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"^lr is 10+; it must be a number$"):
+        Recipe(lr=10**400)
+
+
+def test_a_recipe_is_frozen_and_its_defaults_are_the_documented_ones() -> None:
+    recipe = Recipe()
+    assert {name: getattr(recipe, name) for name in COMMON} == COMMON
+    assert tuple(getattr(recipe, name) for name in ROW) == ("cifar10", "resnet20_1w1a", 1000, 256, 128, False, False)
+    assert (recipe.workers, recipe.print_freq, recipe.time_estimate, recipe.seed) == (8, 100, 1, 1234)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model"), [("digits", "resnet20_1w1a"), ("cifar100", "resnet20_1w1a"), ("tinyimagenet", "resnet18_1w1a")]
+)
+def test_an_empty_model_becomes_the_data_sets_default(dataset: str, model: str) -> None:
+    assert Recipe(dataset=dataset).model == model
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lr": "1e-2"}, {"lr": 0.01}),
+        ({"epochs": "12"}, {"epochs": 12}),
+        ({"epochs": 12.0}, {"epochs": 12}),
+        ({"warm_up": "True"}, {"warm_up": True}),
+        ({"gpus": 0}, {"gpus": "0"}),
+        ({"lr_type": "step", "lr_decay_step": "30 60,90"}, {"lr_decay_step": (30, 60, 90)}),
+        ({"save": None}, {"save": ""}),
+    ],
+    ids=str,
+)
+def test_values_arrive_in_the_fields_own_type(changes: dict[str, Any], expected: dict[str, Any]) -> None:
+    recipe = Recipe().replace(**changes)
+    for name, value in expected.items():
+        assert getattr(recipe, name) == value and type(getattr(recipe, name)) is type(value)
+
+
+def test_a_recipe_survives_its_own_file(tmp_path: Path) -> None:
+    recipe = Recipe(dataset="digits", lr=0.037, lr_type="step", lr_decay_step=(3, 5), warm_up=True, gpus="0,1")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(path) == recipe
+
+
+def test_only_affecting_leaves_out_folders_and_printing() -> None:
+    affecting = Recipe().to_dict(only_affecting=True)
+    paths, printing = {"data_path", "results_dir", "save", "resume", "evaluate"}, {"print_freq", "time_estimate"}
+    assert not (paths | printing | {"workers"}) & set(affecting)
+    assert {"lr", "seed", "threads", "train_workers", "loader"} <= set(affecting)
+
+
+def test_every_option_says_what_it_means() -> None:
+    assert all(spec.metadata["meaning"] for spec in FIELDS.values())
+    shorts = {name: spec.metadata["short"] for name, spec in FIELDS.items() if spec.metadata["short"]}
+    assert shorts == {"model": "a", "batch_size": "b", "batch_size_test": "bt", "evaluate": "e"}
+
+
+def test_overrides_win_over_the_file() -> None:
+    recipe = load_recipe("cifar10_resnet18_1w1a", epochs=400)
+    assert (recipe.model, recipe.epochs) == ("resnet18_1w1a", 400)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("bogus_key: 1\n", "recipe option 'bogus_key' is unknown; nearest: "),
+        ("epochs: [\n", "recipe file '{path}', line 2 is not valid YAML: "),
+        ("- 1\n", "recipe file '{path}' must hold 'key: value' lines, not list"),
+        ("", "recipe file '{path}' must hold 'key: value' lines, not NoneType"),
+        ("lr: fast\n", "lr is 'fast'; it must be a number"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path)
+    assert str(error.value).startswith(message.format(path=path)) and "\n" not in str(error.value)
+
+
+def test_a_missing_recipe_names_the_nearest(tmp_path: Path) -> None:
+    nearest = r"^recipe 'cifar10_resnet20' does not exist; nearest: cifar10_resnet20_1w1a, .* \(or give a file\)$"
+    with pytest.raises(RecipeError, match=nearest):
+        load_recipe("cifar10_resnet20")
+    with pytest.raises(RecipeError, match=r"^sweep file '.*none\.yaml' does not exist$"):
+        read_yaml(tmp_path / "none.yaml", "sweep file")
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(RecipeError, match=r"^sweep file '.*binary\.yaml'.* (cannot be read|is not valid YAML): "):
+        read_yaml(binary, "sweep file")
+
+
+def test_the_documented_recipes_are_all_there() -> None:
+    assert set(DOCUMENTED) <= set(recipe_files())
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_a_documented_recipe_equals_its_table_row(name: str) -> None:
+    recipe = load_recipe(name)
+    expected = {**COMMON, **dict(zip(ROW, DOCUMENTED[name], strict=True))}
+    assert {field: getattr(recipe, field) for field in expected} == expected
+
+
+@pytest.mark.parametrize("name", recipe_files())
+def test_a_recipe_file_loads_builds_and_states_only_differences(name: str) -> None:
+    recipe = load_recipe(name)
+    build(recipe.model, recipe.dataset, recipe.a32)
+    text = recipe_files()[name].read_text()
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    for word, line in zip(("# Source: ", "# Command: rbnn ", "# Documented: "), header, strict=False):
+        assert line.startswith(word)
+    stated = yaml.safe_load(text)
+    for key in stated:
+        assert Recipe(**{field: value for field, value in stated.items() if field != key}) != recipe, f"{key} is the default"
