@@ -1,0 +1,61 @@
+"""`python -m rbnn train | evaluate`: train and evaluate in this process, with neither Ray nor MLflow."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rbnn.errors import RequestError, RunFailed
+from rbnn.listeners import EpochPrinter, evaluation_lines, run_directory
+from rbnn.options import OneLineParser, add_recipe_options, exit_status, recipe_from
+from rbnn.threading_env import set_threading
+
+
+def parser() -> OneLineParser:
+    """The command line of `python -m rbnn`."""
+    top = OneLineParser(prog="python -m rbnn", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True, parser_class=OneLineParser)
+    train = commands.add_parser("train", help="train a recipe")
+    add_recipe_options(train)
+    evaluate = commands.add_parser("evaluate", help="evaluate a checkpoint file")
+    evaluate.add_argument("file", help="checkpoint: one of ours, or one of the RBNN authors'")
+    evaluate.add_argument("--json", action="store_true", help="print the metrics as JSON")
+    add_recipe_options(evaluate, positional=False)
+    evaluate.set_defaults(start_from=None)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = parser().parse_args(arguments)
+    set_threading()
+    try:
+        if args.command == "evaluate":
+            args.evaluate = args.file
+        recipe = recipe_from(args)
+        from rbnn.machine import resolve
+        from rbnn.session import Session, evaluate_file
+
+        recipe = resolve(recipe)
+        if recipe.evaluate:
+            metrics, info = evaluate_file(recipe, recipe.evaluate)
+            if getattr(args, "json", False):
+                print(json.dumps({"file": recipe.evaluate, "data": info.name, **metrics}))
+            else:
+                print(*evaluation_lines(recipe.evaluate, metrics, info.sizes["validation"]), sep="\n")
+            return 0
+        session = Session.open(recipe, run_directory(recipe))
+        printer = EpochPrinter(recipe)
+        session.train(printer, printer.progress)
+        print(f"best val/top1 {printer.best:.2f} %; checkpoints in {Path(session.directory)}")
+        return 0
+    except (RequestError, RunFailed) as error:
+        return exit_status(error, "rbnn")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

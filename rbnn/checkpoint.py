@@ -1,0 +1,155 @@
+"""Checkpoints: everything a bit-exact continuation needs, in one file that is written atomically and read without executing it.
+
+A file is what torch.save writes of a plain dict, so torch.load(file, weights_only=True) opens it anywhere. `state_dict` is the
+network's (names as in the authors' files); `digest` is over everything else in the file and checked on reading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rbnn.errors import CheckpointError
+
+FORMAT = "rbnn-checkpoint"
+VERSION = 1
+
+
+@dataclass
+class Checkpoint:
+    """The state of a run after `epoch` completed epochs.
+
+    recipe: the resolved recipe's fields ({} in the authors' files). optimizer: SGD's state dict.
+    rng: generator states by device. best: {"top1": percent, "epoch": 0-based}. metrics: the last epoch's.
+    data: the data's fingerprint.
+    """
+
+    state_dict: dict[str, Tensor]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    rng: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    data: str = ""
+
+
+def save(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write the file completely, or leave what was there: a kill in the middle costs nothing."""
+    path = Path(path)
+    content = {"format": FORMAT, "version": VERSION, **asdict_shallow(checkpoint)}
+    content["digest"] = digest_of(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of ours, or the authors' (a dict with `state_dict`, with or without a `module.` prefix), on the CPU.
+
+    Weights only: nothing in the file is executed. Raises CheckpointError, one line, for a file that is missing, truncated,
+    damaged, of a later version, or not a checkpoint.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint '{path}' does not exist; give the path of a .ckpt file") from None
+    except (RuntimeError, EOFError, UnpicklingError, zipfile.BadZipFile, OSError, ValueError, KeyError, IndexError):
+        raise CheckpointError(
+            f"checkpoint '{path}' cannot be read: it is truncated, damaged or no checkpoint; use another (last.ckpt, best.ckpt)"
+        ) from None
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
+        raise CheckpointError(f"checkpoint '{path}' holds no 'state_dict'; give a file of rbnn train or of the authors' code")
+    if content.get("format") != FORMAT:
+        return Checkpoint(_cleaned(content["state_dict"]), epoch=int(content.get("epoch", 0)))
+    if content["version"] != VERSION:
+        raise CheckpointError(f"checkpoint '{path}' has format version {content['version']}, this program reads {VERSION}")
+    if content.pop("digest", None) != digest_of(content):
+        raise CheckpointError(f"checkpoint '{path}' is damaged: its content does not match its digest; use another file")
+    del content["format"], content["version"]
+    return Checkpoint(**content)
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
+    """Put a checkpoint's weights into `model`; CheckpointError, one line, where names or shapes are another network's."""
+    own, given = model.state_dict(), checkpoint.state_dict
+    wrong = sorted(set(own) ^ set(given)) or [name for name in own if own[name].shape != given[name].shape]
+    if wrong:
+        raise CheckpointError(
+            f"checkpoint '{path}' is of another network: '{wrong[0]}' and {len(wrong) - 1} more entries differ; "
+            "pass the model and dataset it was trained with"
+        )
+    model.load_state_dict(given)
+
+
+def state_digest(model: nn.Module) -> str:
+    """16 hex digits over the names and bits of all weights, rotations and buffers: equal for equal networks, only."""
+    return digest_of(model.state_dict())[:16]
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's global generators that a run on `device` uses."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_rng_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Undo what happened to the generators since `rng_state`."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def asdict_shallow(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The fields by name, tensors shared and not copied."""
+    return {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
+
+
+def digest_of(content: Any) -> str:
+    """sha256 (hex) over a nest of dicts, lists, tensors and plain values: names, shapes, dtypes, bits."""
+    digest = hashlib.sha256()
+    for part in _parts(content):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(content: Any) -> Iterator[bytes | memoryview]:
+    if isinstance(content, Tensor):
+        tensor = content.detach().cpu().contiguous()
+        yield f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+        yield tensor.reshape(-1).view(torch.uint8).numpy().data
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            yield f"{key!r}:".encode()
+            yield from _parts(value)
+    elif isinstance(content, (list, tuple)):
+        yield f"[{len(content)}".encode()
+        for value in content:
+            yield from _parts(value)
+    else:
+        yield json.dumps(content).encode()
+
+
+def _cleaned(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' state dict with our names: no `module.` prefix, no unused bn3."""
+    names = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+    return {name: tensor for name, tensor in names.items() if "bn3" not in name.split(".") or name == "bn3.weight"}

@@ -1,0 +1,75 @@
+"""What this machine offers a run: cores, GPUs, a rank's device; and the process-wide settings that make runs repeatable."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from rbnn.errors import RecipeError
+from rbnn.recipe import Recipe
+
+
+def num_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu_ids(recipe: Recipe) -> list[int]:
+    """The GPUs that `gpus` names; the first one where it is empty and there is one; none for the CPU.
+
+    Raises RecipeError, one line, for GPUs that are not there.
+    """
+    present = torch.cuda.device_count()
+    if recipe.gpus == "none":
+        return []
+    if not recipe.gpus:
+        return list(range(min(present, recipe.train_workers)))
+    parts = [part.strip() for part in recipe.gpus.split(",")]
+    if not all(part.isdigit() for part in parts) or len(set(parts)) != len(parts):
+        raise RecipeError(f"gpus is '{recipe.gpus}'; it must be GPU numbers such as 0,1, or none for the CPU")
+    missing = [part for part in parts if int(part) >= present]
+    if missing:
+        has = f"has {present} GPU{'s' * (present != 1)}" if present else "has no GPU"
+        remedy = f"--gpus {','.join(map(str, range(present)))}" if present else "--gpus none to train on the CPU"
+        raise RecipeError(f"gpus is '{recipe.gpus}', but this machine {has}; pass {remedy}")
+    return [int(part) for part in parts]
+
+
+def resolve(recipe: Recipe, share: int = 1) -> Recipe:
+    """The recipe with what depends on the machine made explicit: `train_workers` and `threads`; GPUs and worker counts checked.
+
+    share: how many such runs use the machine at once. Several GPUs in `gpus` mean as many workers. Raises RecipeError.
+    """
+    gpus = gpu_ids(recipe)
+    workers = recipe.train_workers
+    if len(gpus) > 1 and workers == 1:
+        workers = len(gpus)
+    if gpus and workers != len(gpus):
+        raise RecipeError(f"train_workers is {workers} on {len(gpus)} GPU(s); give one worker per GPU, or --gpus none")
+    if not gpus and workers > num_cores():
+        raise RecipeError(f"train_workers is {workers}, but this machine has {num_cores()} cores; use at most {num_cores()}")
+    threads = recipe.threads or max(1, num_cores() // (workers * share))
+    return recipe.replace(train_workers=workers, threads=threads)
+
+
+def device_of(recipe: Recipe, rank: int = 0) -> torch.device:
+    """The device that a rank of a run started in this process uses."""
+    gpus = gpu_ids(recipe)
+    return torch.device("cuda", gpus[rank]) if gpus else torch.device("cpu")
+
+
+def prepare_process(recipe: Recipe, device: torch.device) -> None:
+    """Set threads, deterministic kernels and denormal flushing for this process, as the recipe's bits depend on them.
+
+    BN weights of 1e-8 make denormals, which are slow on CPUs.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(recipe.threads or num_cores())
+    torch.set_flush_denormal(True)
+    torch.use_deterministic_algorithms(True)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False

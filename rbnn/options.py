@@ -1,0 +1,75 @@
+"""The options of a run on the command line: one for each field of Recipe, named as documented; what is given on the line wins.
+
+Loads neither torch nor Ray, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, NoReturn
+
+from rbnn.errors import RequestError
+from rbnn.recipe import FIELDS, TYPES, Recipe, load_recipe
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Argument errors in one line, exit status 2; options are never guessed from their beginnings."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(allow_abbrev=False, **arguments)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def add_recipe_options(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
+    """RECIPE (or --recipe), and an option for each recipe field; those not given stay out of the namespace."""
+    if positional:
+        parser.add_argument("start_from", nargs="?", metavar="RECIPE", help="recipe name or file to start from (rbnn recipes)")
+    parser.add_argument("--recipe", dest="start_from_option", metavar="RECIPE", help="the same as an option")
+    group = parser.add_argument_group("recipe options (documented names and defaults)")
+    for name, spec in FIELDS.items():
+        flags = [f"--{name}"] + ([f"-{spec.metadata['short']}"] if spec.metadata["short"] else [])
+        text = f"{spec.metadata['meaning']} (default: {_shown(spec.default)})".replace("%", "%%")
+        if TYPES[name] is bool:
+            group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+        elif name == "lr_decay_step":
+            group.add_argument(*flags, nargs="+", metavar="EPOCH", default=argparse.SUPPRESS, help=text)
+        else:
+            group.add_argument(*flags, metavar="VALUE", default=argparse.SUPPRESS, help=text)
+
+
+def _shown(default: Any) -> str:
+    return "none" if default in ("", ()) else str(default)
+
+
+def given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe fields that the command line names, as given."""
+    return {name: getattr(args, name) for name in FIELDS if hasattr(args, name)}
+
+
+def recipe_from(args: argparse.Namespace) -> Recipe:
+    """The recipe that a parsed command line asks for: a named one, the one of a checkpoint to resume, or the defaults."""
+    given = given_options(args)
+    name = args.start_from_option or args.start_from
+    if name:
+        return load_recipe(name, **given)
+    if given.get("resume") or given.get("evaluate"):
+        from rbnn.checkpoint import load
+
+        return Recipe(**{**load(find_checkpoint(given.get("resume") or given["evaluate"])).recipe, **given})
+    return Recipe(**given)
+
+
+def find_checkpoint(path: str) -> str:
+    """`path`, or last.ckpt in it where it is the folder of a run."""
+    from pathlib import Path
+
+    return str(Path(path) / "last.ckpt") if Path(path).is_dir() else path
+
+
+def exit_status(error: BaseException, program: str) -> int:
+    """Print one line for an error a user can meet and return the exit status: 2 the request was wrong, 1 the run failed."""
+    print(f"{program}: {error}", file=sys.stderr)
+    return 2 if isinstance(error, RequestError) else 1
