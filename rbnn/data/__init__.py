@@ -1,0 +1,62 @@
+"""Data sets and their loaders: `open_loaders` gives what the training loop iterates over, whatever reads the images.
+
+Importing this loads neither torch nor any reader: recipes are checked, and the command line answers, without them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from rbnn.data.catalog import DATASETS, DatasetSpec, dataset_spec
+from rbnn.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+    from rbnn.data.loading import Loaders
+    from rbnn.data.source import Source
+    from rbnn.recipe import Recipe
+    from rbnn.world import World
+
+__all__ = ["DATASETS", "DatasetSpec", "dataset_spec", "open_loaders", "open_source"]
+
+LOADERS = {
+    "resident": "rbnn.data.resident",
+    "torchvision": "rbnn.data.torchvision_loader",
+    "dali": "rbnn.data.dali",
+}
+
+
+def open_source(name: str, data_path: str) -> Source:
+    """The data set of that name in that folder; raises DataError, one line, where it is missing or damaged."""
+    source: Source = importlib.import_module(dataset_spec(name).module).open_source(name, data_path)
+    return source
+
+
+def loader_kind(recipe: Recipe) -> str:
+    """Which of LOADERS a recipe uses."""
+    if recipe.use_dali:
+        return "dali"
+    if recipe.loader == "auto":
+        return "resident" if dataset_spec(recipe.dataset).in_memory else "torchvision"
+    return recipe.loader
+
+
+def open_loaders(recipe: Recipe, device: torch.device, world: World | None = None) -> Loaders:
+    """The training and validation loaders of a recipe for one rank; every rank gets the same number of training batches.
+
+    Raises DataError, one line, where the data set is missing or damaged, or DALI is wanted and not installed.
+    """
+    from rbnn.data.loading import Loaders
+    from rbnn.data.source import splits_of_run
+    from rbnn.world import World
+
+    try:
+        kind = importlib.import_module(LOADERS[loader_kind(recipe)])
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("nvidia"):
+            raise
+        raise DataError("use_dali needs NVIDIA DALI; run: pip install nvidia-dali-cuda130, or pass --no-use_dali") from None
+    train, val, info = splits_of_run(open_source(recipe.dataset, recipe.data_path), recipe)
+    return Loaders(*kind.loaders(recipe, train, val, device, world or World()), info)

@@ -1,0 +1,112 @@
+"""What every loader shares: the order of an epoch as a function of (seed, epoch), shards, splits and fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rbnn.errors import DataError
+from rbnn.world import World
+
+Batch = tuple[Tensor, Tensor]
+SPLIT_SEED = 1234  # of the held-out split: fixed, so that trials and seeds of a sweep select on the same images
+MIN_SHARE = 2  # images a rank needs in a batch: batch normalisation of one vector is not defined
+
+
+class TrainLoader(Protocol):
+    """Training batches: images (N, 3, S, S) normalised float, labels (N,) int64, on the run's device."""
+
+    num_batches: int
+    num_images: int
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """This rank's batches of an epoch: a function of the recipe's seed, the epoch, the rank and nothing else."""
+        ...
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What is known of the data of a run: a digest of its content, and the number of images by split."""
+
+    name: str
+    fingerprint: str
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """A run's data. `val` iterates this rank's share of the validation images, each image on exactly one rank, once."""
+
+    train: TrainLoader
+    val: Iterable[Batch]
+    info: DataInfo
+
+
+def derived_seed(*parts: object) -> int:
+    """A 63-bit seed that depends on every part and is the same on every machine."""
+    return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()) >> 1
+
+
+def derived_generator(*parts: object) -> torch.Generator:
+    """A CPU generator seeded with `derived_seed(*parts)`."""
+    return torch.Generator().manual_seed(derived_seed(*parts))
+
+
+def num_train_batches(num_images: int, batch_size: int, world: World) -> int:
+    """Batches of an epoch: the last, smaller one counts where it leaves every rank at least two images."""
+    whole, rest = divmod(num_images, batch_size)
+    return whole + (rest // world.size >= MIN_SHARE)
+
+
+def epoch_positions(num_images: int, batch_size: int, world: World) -> list[slice]:
+    """This rank's slice of each batch, as positions in the epoch's order.
+
+    A batch is split evenly; of the last, smaller one the remainder (fewer than world.size images) is left out, so that
+    every rank holds as many images and the mean over ranks is the mean over the batch.
+    """
+    slices = []
+    for batch in range(num_train_batches(num_images, batch_size, world)):
+        start = batch * batch_size
+        share = min(batch_size, num_images - start) // world.size
+        slices.append(slice(start + world.rank * share, start + (world.rank + 1) * share))
+    return slices
+
+
+def stratified_holdout(labels: NDArray[np.int64], num_held: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(kept, held) indices, sorted: exactly `num_held` held out, each class in proportion (largest remainders), fixed seed."""
+    rng = np.random.default_rng(SPLIT_SEED)
+    classes, counts = np.unique(labels, return_counts=True)
+    quota = counts * num_held / len(labels)
+    take = np.floor(quota).astype(int)
+    for index in np.argsort(take - quota, kind="stable")[: num_held - take.sum()]:
+        take[index] += 1
+    held = [rng.permutation(np.flatnonzero(labels == label))[:num] for label, num in zip(classes, take, strict=True)]
+    mask = np.zeros(len(labels), dtype=bool)
+    mask[np.concatenate(held)] = True
+    return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+def holdout_size(num_images: int, num_classes: int, fraction: float) -> int:
+    """Number of training images that `val_fraction` holds out; DataError where a class would lose or gain none."""
+    num = round(num_images * fraction)
+    if num < num_classes or num > num_images - num_classes:
+        raise DataError(
+            f"val_fraction {fraction:g} holds out {num} of {num_images} images; {num_classes} classes need at least one each side"
+        )
+    return num
+
+
+def array_fingerprint(*arrays: NDArray[np.generic]) -> str:
+    """sha256 over shapes, dtypes and bytes, as "sha256:<64 hex digits>"."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return f"sha256:{digest.hexdigest()}"
