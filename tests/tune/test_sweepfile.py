@@ -1,0 +1,122 @@
+"""tune.sweepfile: strict keys, the baseline, the checks made before anything starts, and every sweep file of the project."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rbnn.errors import RecipeError
+from tune.sweepfile import load_sweep, parse_sweep, sweep_files
+
+DIGITS: dict[str, Any] = {"name": "s", "base": {"dataset": "digits", "epochs": 10}, "space": {"lr": {"log": [0.01, 1]}}}
+CIFAR: dict[str, Any] = {"name": "s", "base": {"warm_up": True}, "space": {"lr": {"log": [0.01, 1]}}}
+HERE = Path()
+
+
+@pytest.mark.parametrize("name", sweep_files())
+def test_every_sweep_file_loads_and_survives_its_own_dict(name: str) -> None:
+    sweep = load_sweep(name)
+    assert sweep.name == name and sweep.description
+    assert parse_sweep(yaml.safe_load(yaml.safe_dump(sweep.to_dict())), HERE).to_dict() == sweep.to_dict()
+
+
+def test_defaults() -> None:
+    sweep = parse_sweep(CIFAR, HERE)
+    assert (sweep.trials, sweep.time_budget_min, sweep.concurrent, sweep.seed, sweep.sampler) == (20, None, 0, 1234, "tpe")
+    assert (sweep.workers_per_trial, sweep.gpus_per_trial, sweep.max_failures, sweep.val_fraction) == (1, 0, 1, 0.1)
+    assert vars(sweep.scheduler) == {"name": "asha", "grace_period": 250, "reduction_factor": 3, "brackets": 1}
+
+
+@pytest.mark.parametrize(("epochs", "grace"), [(10, 6), (4, 4), (400, 100)])
+def test_the_default_grace_period_lies_past_the_warm_up(epochs: int, grace: int) -> None:
+    sweep = parse_sweep({**CIFAR, "base": {"warm_up": True, "epochs": epochs}}, HERE)
+    assert sweep.scheduler.grace_period == grace
+
+
+def test_trials_are_judged_on_held_out_training_images() -> None:
+    assert parse_sweep({**CIFAR, "val_fraction": 0.2}, HERE).baseline.val_fraction == 0.2
+    assert parse_sweep(DIGITS, HERE).baseline.val_fraction == 0.0
+
+
+def test_the_name_is_the_file_stem_and_recipes_are_found_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("momentum: 0.8\nlr: 0.2\n")
+    (tmp_path / "look.yaml").write_text("recipe: mine.yaml\nbase: {lr: 0.3}\nspace: {lr: {log: [0.01, 1]}, seed: {fixed: 3}}\n")
+    sweep = load_sweep(tmp_path / "look.yaml")
+    assert (sweep.name, sweep.recipe) == ("look", str(tmp_path / "mine.yaml"))
+    assert (sweep.baseline.momentum, sweep.baseline.lr, sweep.baseline.seed) == (0.8, 0.3, 3)
+
+
+def test_workers_per_trial_reach_the_recipe() -> None:
+    assert parse_sweep({**DIGITS, "workers_per_trial": 2}, HERE).baseline.train_workers == 2
+
+
+def test_a_grid_tries_every_point_by_default() -> None:
+    space = {"lr": {"choice": [0.1, 0.2]}, "rotation_update": {"integer": [1, 3]}}
+    assert parse_sweep({**DIGITS, "sampler": "grid", "space": space}, HERE).trials == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trails": 3}, "key 'trails' is unknown; nearest: trials"),
+        ({"trials": 0}, "trials is 0; it must be a whole number of at least 1"),
+        ({"trials": True}, "trials is True"),
+        ({"name": "a b"}, "letters, digits"),
+        ({"space": {}}, "at least one range"),
+        ({"space": {"lrr": {"log": [0.01, 1]}}}, "'lrr' is unknown; nearest: lr"),
+        ({"base": {"modle": "x"}}, "recipe option in base 'modle' is unknown; nearest: model"),
+        ({"base": {"val_fraction": 0.2}}, "at the top of the sweep file"),
+        ({"base": {"lr": 2, "dataset": "digits"}}, "lr of the baseline is 2.0, outside its search space (0.01 to 1)"),
+        ({"recipe": "cifar11"}, "recipe 'cifar11' does not exist"),
+        ({"sampler": "bayes"}, "one of tpe, gp, random, grid"),
+        ({"sampler": "grid"}, "needs finite options"),
+        ({"val_fraction": 0.1}, "has its own validation split"),
+        ({"gpus_per_trial": 1.5}, "a fraction up to 1"),
+        ({"time_budget_min": 0}, "minutes above 0"),
+        ({"scheduler": "ahsa"}, "a mapping such as"),
+        ({"scheduler": {"grace_periods": 6}}, "key in scheduler 'grace_periods' is unknown; nearest: grace_period"),
+        ({"scheduler": {"reduction_factor": 1.5}}, "at least 2"),
+        ({"scheduler": {"grace_period": 11}}, "the trials have 10 epochs"),
+        ({"scheduler": {"grace_period": 5}, "base": {"warm_up": True}}, "within the warm-up of 5 epochs; give at least 6"),
+        ({"scheduler": {"grace_period": 5}, "space": {"warm_up": "boolean"}}, "within the warm-up"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_sweep({**DIGITS, **changes}, HERE)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["base", "space"])
+def test_a_missing_key_is_named(key: str) -> None:
+    missing = "recipe" if key == "base" else key
+    with pytest.raises(RecipeError, match=f"^{missing} is missing"):
+        parse_sweep({other: value for other, value in DIGITS.items() if other != key}, HERE)
+
+
+def test_an_error_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("base: {}\nspace: {lr: {log: [2, 3]}}\n")
+    with pytest.raises(RecipeError, match=r"sweep file '.*x\.yaml': lr of the baseline"):
+        load_sweep(tmp_path / "x.yaml")
+    with pytest.raises(RecipeError, match="does not exist"):
+        load_sweep(tmp_path / "y.yaml")
+
+
+def test_a_short_grace_period_is_fine_without_warm_up_or_early_stopping() -> None:
+    assert parse_sweep({**DIGITS, "scheduler": {"grace_period": 1}}, HERE).scheduler.grace_period == 1
+    warm = {"dataset": "digits", "epochs": 10, "warm_up": True}
+    assert parse_sweep({**DIGITS, "base": warm, "scheduler": "none"}, HERE).scheduler.name == "none"
+
+
+def test_loading_a_sweep_file_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from tune.sweepfile import load_sweep; load_sweep('quickstart');"
+        "print([name for name in ('torch', 'ray', 'optuna', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,1 @@
+"""Puts the network on Ray, searches, records in MLflow, and replays."""

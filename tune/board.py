@@ -1,0 +1,85 @@
+"""What is known of a sweep's trials while it runs and when it ends: one row a trial, the order of merit, the finish time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+State = Literal["running", "complete", "pruned", "failed", "killed"]
+
+
+@dataclass
+class Row:
+    """A trial: its values by option name, epochs completed, val/top1 (percent) of the last and the best epoch."""
+
+    number: int
+    values: dict[str, Any]
+    run_id: str = ""
+    state: State = "running"
+    epochs: int = 0
+    top1: float | None = None
+    best_top1: float | None = None
+    cause: str = ""
+
+
+@dataclass
+class Board:
+    """All trials of a sweep so far. num_trials: how many there will be; num_epochs: of a full trial."""
+
+    name: str
+    num_trials: int
+    num_epochs: int
+    rows: dict[int, Row] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def running(self) -> list[Row]:
+        return [row for row in self.rows.values() if row.state == "running"]
+
+    @property
+    def ended(self) -> list[Row]:
+        return [row for row in self.rows.values() if row.state != "running"]
+
+    @property
+    def ranked(self) -> list[Row]:
+        """The best first: complete trials by their last epoch's val/top1, then the others by theirs, failed ones last."""
+        return sorted(self.rows.values(), key=lambda row: (row.state != "complete", -(row.top1 or -1.0), row.number))
+
+    @property
+    def best(self) -> Row | None:
+        """The winner: the best complete trial."""
+        return next((row for row in self.ranked if row.state == "complete"), None)
+
+    @property
+    def baseline(self) -> Row | None:
+        """Trial 0, the recipe's own values."""
+        return self.rows.get(0)
+
+    def seconds_left(self) -> float | None:
+        """Expected time to the end: the epochs still to come, at the pace so far; None before the first epoch."""
+        done = sum(row.epochs for row in self.rows.values())
+        if not done:
+            return None
+        ended = self.ended
+        usual = sum(row.epochs for row in ended) / len(ended) if ended else self.num_epochs
+        to_come = usual * (self.num_trials - len(self.rows)) + sum(max(usual - row.epochs, 0) for row in self.running)
+        return to_come * (time.monotonic() - self.began) / done
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The searched options, in the order of the sweep file."""
+    return list(rows[0].values) if rows else []
+
+
+def shown(value: Any) -> str:
+    """A recipe value for people: three significant digits, yes or no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def percent(value: float | None) -> str:
+    """A percentage with two decimals, "-" for none."""
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,199 @@
+"""SweepFile: what a sweep file in experiments/ says, strictly loaded, with its baseline recipe and its search space."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rbnn.data.catalog import dataset_spec
+from rbnn.errors import RecipeError
+from rbnn.recipe import FIELDS, RECIPE_DIR, Recipe, check_known, load_recipe, read_yaml, recipe_files
+from rbnn.schedules import WARM_UP_EPOCHS
+from tune.space import Space
+
+SAMPLERS = ("tpe", "gp", "random", "grid")
+SCHEDULERS = ("asha", "none")
+VAL_FRACTION = 0.1
+
+Check = tuple[Callable[[Any], bool], str]
+
+
+def _whole(least: int) -> Check:
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least, f"a whole number of at least {least}"
+
+
+def _number(v: Any) -> bool:
+    return isinstance(v, (int, float)) and not isinstance(v, bool)
+
+
+TEXT: Check = (lambda v: isinstance(v, str), "text")
+MAPPING: Check = (lambda v: isinstance(v, dict), "a mapping of 'option: value' lines")
+KEYS: dict[str, Check] = {
+    "name": (lambda v: isinstance(v, str) and bool(re.fullmatch(r"[A-Za-z0-9._-]+", v)), "letters, digits, '-', '_' and '.'"),
+    "description": TEXT,
+    "recipe": TEXT,
+    "base": MAPPING,
+    "space": (lambda v: isinstance(v, dict) and bool(v), "a mapping with at least one range, e.g. lr: {log: [0.01, 1]}"),
+    "trials": _whole(1),
+    "time_budget_min": (lambda v: v is None or (_number(v) and 0 < v < float("inf")), "minutes above 0"),
+    "concurrent": _whole(0),
+    "seed": _whole(0),
+    "sampler": (lambda v: v in SAMPLERS, "one of " + ", ".join(SAMPLERS)),
+    "scheduler": (lambda v: isinstance(v, dict) or v in SCHEDULERS, "a mapping such as {name: asha, grace_period: 6}"),
+    "workers_per_trial": _whole(1),
+    "gpus_per_trial": (lambda v: _number(v) and (0 <= v <= 1 or v == int(v) > 1), "0, a fraction up to 1, or a whole number"),
+    "max_failures": _whole(0),
+    "val_fraction": (lambda v: _number(v) and 0 <= v < 1, "a number from 0 to below 1"),
+}
+SCHEDULER_KEYS: dict[str, Check] = {
+    "name": (lambda v: v in SCHEDULERS, "one of " + ", ".join(SCHEDULERS)),
+    "grace_period": _whole(1),
+    "reduction_factor": (lambda v: _number(v) and 2 <= v < float("inf"), "a number of at least 2"),
+    "brackets": _whole(1),
+}
+
+
+@dataclass(frozen=True)
+class TrialScheduler:
+    """Early stopping. `grace_period`: epochs that every trial gets; `reduction_factor`: one in so many goes on at each rung."""
+
+    name: str
+    grace_period: int
+    reduction_factor: float
+    brackets: int
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """One search: its baseline (always the first trial), its space and its budget.
+
+    `recipe`: recipe name or absolute path, empty where the baseline is `base` over the defaults. `trials`: 20 by default, or
+    the whole grid. `time_budget_min`: minutes or None. `concurrent`: trials at a time, 0 as the machine allows.
+    `gpus_per_trial`: 0 as the machine allows. `max_failures`: restarts of one failed trial. Sampler gp learns only from trials
+    that ran to their end, and so goes with scheduler none.
+    """
+
+    name: str
+    description: str
+    recipe: str
+    baseline: Recipe
+    space: Space
+    space_entries: dict[str, Any]
+    trials: int
+    time_budget_min: float | None
+    concurrent: int
+    seed: int
+    sampler: str
+    scheduler: TrialScheduler
+    workers_per_trial: int
+    gpus_per_trial: float
+    max_failures: int
+
+    @property
+    def val_fraction(self) -> float:
+        """The share of the training images that trials are compared on; 0 where the data set's own split serves."""
+        return self.baseline.val_fraction
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved sweep file, plain types, `base` holding the whole baseline; `parse_sweep` takes it back."""
+        values: dict[str, Any] = {key: getattr(self, key) for key in KEYS if key not in ("base", "space", "scheduler")}
+        recipe = self.baseline.to_dict()
+        del recipe["val_fraction"]
+        return {**values, "base": recipe, "space": self.space_entries, "scheduler": dict(vars(self.scheduler))}
+
+
+def sweep_files() -> dict[str, Path]:
+    """The named sweep files: experiments/quickstart.yaml and experiments/sweeps/*.yaml, name -> file."""
+    return {path.stem: path for path in [RECIPE_DIR / "quickstart.yaml", *sorted((RECIPE_DIR / "sweeps").glob("*.yaml"))]}
+
+
+def load_sweep(path: str | Path, **changes: Any) -> SweepFile:
+    """The sweep file at `path`, or of that name in experiments/, with `changes` to its keys on top.
+
+    RecipeError, one line, where anything in it is not allowed.
+    """
+    file = Path(path) if Path(path).is_file() else sweep_files().get(str(path), Path(path))
+    values = read_yaml(file, "sweep file")
+    try:
+        return parse_sweep({"name": file.stem, **values, **changes}, file.resolve().parent)
+    except RecipeError as error:
+        raise RecipeError(f"sweep file '{file}': {error}") from None
+
+
+def parse_sweep(values: Mapping[str, Any], folder: Path) -> SweepFile:
+    """The SweepFile of a mapping; `folder`: where a relative `recipe` path is looked for after the working directory."""
+    _check(values, KEYS, "key")
+    for key in ("name", "space"):
+        if key not in values:
+            raise RecipeError(f"{key} is missing; it must be {KEYS[key][1]}")
+    if not values.get("recipe") and "base" not in values:
+        raise RecipeError("recipe is missing; name one (rbnn recipes lists them), or give options under base")
+    recipe, baseline = _baseline(values, folder)
+    space = Space(values["space"], baseline)
+    baseline, sampler = space.baseline, values.get("sampler", "tpe")
+    num_points = len(space.grid()) if sampler == "grid" else 20
+    return SweepFile(
+        name=values["name"],
+        description=values.get("description", ""),
+        recipe=recipe,
+        baseline=baseline,
+        space=space,
+        space_entries=values["space"],
+        trials=values.get("trials", num_points),
+        time_budget_min=values.get("time_budget_min"),
+        concurrent=values.get("concurrent", 0),
+        seed=values.get("seed", 1234),
+        sampler=sampler,
+        scheduler=_scheduler(values.get("scheduler", {}), baseline, space),
+        workers_per_trial=baseline.train_workers,
+        gpus_per_trial=values.get("gpus_per_trial", 0),
+        max_failures=values.get("max_failures", 1),
+    )
+
+
+def _check(values: Mapping[str, Any], keys: Mapping[str, Check], kind: str) -> None:
+    check_known(values, keys, kind)
+    for key, value in values.items():
+        if not keys[key][0](value):
+            raise RecipeError(f"{key} is {value!r}; it must be {keys[key][1]}")
+
+
+def _baseline(values: Mapping[str, Any], folder: Path) -> tuple[str, Recipe]:
+    """Recipe name or path, and the recipe with `base`, val_fraction and the number of workers on top."""
+    base = values.get("base", {})
+    check_known(base, FIELDS, "recipe option in base")
+    if "val_fraction" in base:
+        raise RecipeError("base sets val_fraction; set it at the top of the sweep file instead")
+    recipe = values.get("recipe", "")
+    if recipe and recipe not in recipe_files():
+        found = [path for path in (Path(recipe), folder / recipe) if path.is_file()]
+        recipe = str(found[0].resolve()) if found else recipe
+    baseline = load_recipe(recipe, **base) if recipe else Recipe(**base)
+    if not dataset_spec(baseline.dataset).has_test_split:
+        if values.get("val_fraction"):
+            raise RecipeError(f"val_fraction must be 0 for {baseline.dataset}, which has its own validation split; remove it")
+        val_fraction = 0.0
+    else:
+        val_fraction = values.get("val_fraction", VAL_FRACTION)
+    workers = values.get("workers_per_trial", 1)
+    return recipe, baseline.replace(val_fraction=val_fraction, train_workers=workers)
+
+
+def _scheduler(given: Any, baseline: Recipe, space: Space) -> TrialScheduler:
+    """Early stopping, refused where it would judge trials while they still warm up."""
+    values: dict[str, Any] = {"name": given} if isinstance(given, str) else given
+    _check(values, SCHEDULER_KEYS, "key in scheduler")
+    epochs, name = baseline.epochs, values.get("name", "asha")
+    grace = values.get("grace_period", min(max(WARM_UP_EPOCHS + 1, epochs // 4), epochs))
+    if grace > epochs:
+        raise RecipeError(f"grace_period is {grace} and the trials have {epochs} epochs; it must be at most that")
+    warm_up = space.entries.get("warm_up")
+    warms_up = any(value for _, value in warm_up.choices) if warm_up else baseline.warm_up
+    if name == "asha" and warms_up and grace < min(WARM_UP_EPOCHS + 1, epochs):
+        raise RecipeError(
+            f"grace_period is {grace}, within the warm-up of {WARM_UP_EPOCHS} epochs; give at least {WARM_UP_EPOCHS + 1}"
+        )
+    return TrialScheduler(name, grace, values.get("reduction_factor", 3), values.get("brackets", 1))
