@@ -8,6 +8,7 @@ from threading import Event
 from typing import Any
 
 import ray.tune
+from ray import cloudpickle
 
 from rbnn.engine import BEST, LAST
 from tune.board import Board, Row, State
@@ -65,10 +66,7 @@ class RecordTrials(ray.tune.Callback):
             self._end(row, "killed" if self.stop.is_set() or not self._was_pruned(row) else "pruned")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = trial.get_pickled_error()
-        from tune.trainer import cause_of
-
-        self._end(self.board.rows[trial.config["number"]], "failed", cause_of(error) if error else "its process ended")
+        self._end(self.board.rows[trial.config["number"]], "failed", failure_cause(trial))
 
     def end_unfinished(self) -> None:
         """Record every trial that Ray Tune never said the end of as killed."""
@@ -85,6 +83,14 @@ class RecordTrials(ray.tune.Callback):
         self.tracker.log_checkpoints(row.run_id, existing([directory / LAST, directory / BEST]))
         self.tracker.finish(row.run_id, STATUS[state], pruned=state == "pruned", cause=cause)
         self.changed(row)
+
+
+def failure_cause(trial: Any) -> str:
+    """Why a trial failed, from the file that Ray has just written (`trial.get_pickled_error` reads its later copy)."""
+    from tune.trainer import cause_of
+
+    file = trial.pickled_error_file
+    return cause_of(cloudpickle.loads(Path(file).read_bytes())) if file and Path(file).is_file() else "its process ended"
 
 
 def existing(files: list[Path]) -> list[Path]:

@@ -132,12 +132,12 @@ def run(plan: Plan, callbacks: list[Any], stop: Event) -> None:
         import ray.tune
 
         trainable = partial(run_trial, base=plan.recipe.to_dict(), sweep_directory=str(plan.directory.resolve()))
-        file = plan.file
+        file, searcher = plan.file, make_searcher(plan)
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(trainable, {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})),
             tune_config=ray.tune.TuneConfig(
                 num_samples=file.trials,
-                search_alg=make_searcher(plan),
+                search_alg=searcher,
                 scheduler=make_scheduler(plan),
                 max_concurrent_trials=plan.concurrent,
                 reuse_actors=plan.recipe.train_workers == 1,
@@ -153,8 +153,11 @@ def run(plan: Plan, callbacks: list[Any], stop: Event) -> None:
                 verbose=0,
             ),
         )
-        with set_by_signals(stop):
-            tuner.fit()
+        try:
+            with set_by_signals(stop):
+                tuner.fit()
+        finally:
+            searcher.reconcile()
 
 
 def stopper(stop: Event) -> Any:

@@ -15,6 +15,7 @@ from rbnn.machine import device_of, gpu_ids, num_cores
 from rbnn.recipe import Recipe
 
 MAX_WORKER_FAILURES = 2
+DRIVER_SHARE = 0.02  # of a core, that each worker leaves to its trial's driver: whole cores for all would never be placed
 
 
 def worker_directory(config: dict[str, Any]) -> tuple[Recipe, Path, Path | None]:
@@ -70,11 +71,11 @@ def torch_trainer(recipe: Recipe, directory: Path, callbacks: list[Any], storage
     import ray.train.torch
 
     use_gpu = bool(gpu_ids(recipe))
+    cpus = max(1, min(recipe.threads, num_cores() // recipe.train_workers)) - DRIVER_SHARE
     scaling = ray.train.ScalingConfig(
         num_workers=recipe.train_workers,
         use_gpu=use_gpu,
-        resources_per_worker={"CPU": min(recipe.threads, num_cores() // recipe.train_workers)}
-        | ({"GPU": 1} if use_gpu else {}),
+        resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {}),
     )
     return ray.train.torch.TorchTrainer(
         train_rank,
