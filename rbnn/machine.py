@@ -68,6 +68,7 @@ def prepare_process(recipe: Recipe, device: torch.device) -> None:
     torch.set_num_threads(recipe.threads or num_cores())
     torch.set_flush_denormal(True)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # 9 % of a step; nothing here reads what it did not write
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = False

@@ -1,0 +1,90 @@
+"""`make bench`: one table of ratios, ours / baseline, each measured in this run; below 1 ours is cheaper.
+
+The short form takes under three minutes on two cores; --full adds the larger networks and batches, and rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from datetime import UTC, datetime
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rbnn.threading_env import set_threading
+
+if TYPE_CHECKING:
+    from benchmarks.measure import Benchmark, Row
+
+HEADER = ("what", "ratio", "min..max", "rounds", "ours", "theirs", "baseline")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    top.add_argument("--full", action="store_true", help="all rows, batch 256, more rounds (about half an hour)")
+    top.add_argument("--json", metavar="FILE", type=Path, help="also write the rows and what the machine is to FILE")
+    top.add_argument("--only", metavar="PATTERN", default="*", help='only benchmarks whose name holds it, e.g. "loader*dali"')
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmarks that were asked for, a line each as it is known; returns the exit status."""
+    args = parser().parse_args(arguments)
+    set_threading()
+    from benchmarks.measure import Setting
+    from benchmarks.registry import BENCHMARKS
+
+    chosen = [one for one in BENCHMARKS if fnmatch(one.name, f"*{args.only}*") and (args.full or not one.full_only)]
+    if not chosen:
+        print(f"--only '{args.only}' matches none of: {', '.join(one.name for one in BENCHMARKS)}", file=sys.stderr)
+        return 2
+    record: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "full": args.full} | machine()
+    print(f"{record['cpu']}, {record['cores']} cores, torch {record['torch']}, commit {record['commit'][:10] or 'unknown'}")
+    print("ratio: ours / baseline, median of the rounds; below 1 ours is cheaper\n")
+    print(line(*HEADER))
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="rbnn-bench-") as folder:
+        for benchmark in chosen:
+            rows += shown(benchmark, Setting(args.full, Path(folder)))
+    if args.json:
+        record["rows"] = [vars(row) | ({"median": row.median} if row.ratios else {}) for row in rows]
+        args.json.write_text(json.dumps(record, indent=2) + "\n")
+    return 0
+
+
+def shown(benchmark: Benchmark, setting: Any) -> list[Row]:
+    """The rows of one benchmark, printed."""
+    rows = benchmark.rows(setting)
+    for row in rows:
+        if row.ratios:
+            spread = f"{min(row.ratios):.2f}..{max(row.ratios):.2f}"
+            ours, theirs = (f"{value:.3g} {row.unit}" for value in (row.ours, row.theirs))
+            print(line(row.name, f"{row.median:.2f}", spread, str(len(row.ratios)), ours, theirs, row.baseline))
+        else:
+            print(line(row.name, "-", "", "", "", "", row.baseline))
+        if row.note:
+            print(f"    {row.note}")
+    sys.stdout.flush()
+    return rows
+
+
+def line(what: str, ratio: str, spread: str, rounds: str, ours: str, theirs: str, baseline: str) -> str:
+    """One line of the table."""
+    return f"{what:48} {ratio:>6} {spread:>13} {rounds:>6} {ours:>10} {theirs:>10}  {baseline}".rstrip()
+
+
+def machine() -> dict[str, str]:
+    """What this ran on, and the commit."""
+    from tune.environment import environment
+
+    env = environment()
+    names = {"cpu": "cpu", "cores": "cores", "gpus": "gpus", "torch": "torch", "commit": "git_commit", "dirty": "git_dirty"}
+    return {name: env[key] for name, key in names.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The rotation update of a whole network, and how much of the machine's matrix-product rate its products reach."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from benchmarks.baseline import UnfusedConv2d
+from benchmarks.measure import Benchmark, Row, Setting, alternate, compared
+from benchmarks.networks import networks
+from rbnn.engine import update_rotations
+from rbnn.layers import RotatedConv2d
+from rbnn.world import World
+
+BASELINE = "a loop over filters"
+GEMM_SIZE = {"cpu": 1024, "cuda": 8192}
+ROUNDS_OF_UPDATE = 3
+
+
+def num_operations(layer: RotatedConv2d) -> int:
+    """Floating-point operations of an update's matrix products as `rotation.bi_rotation_update` makes them, no SVD.
+
+    O filters of a x b. Once R1^T X; in each round R2 applied twice, R1^T X, and the sums D1 and D2.
+    """
+    num_filters, a, b = layer.out_channels, len(layer.R1), len(layer.R2)
+    by_a, by_b = 2 * num_filters * a * a * b, 2 * num_filters * a * b * b
+    return by_a + ROUNDS_OF_UPDATE * (2 * by_b + by_a + by_a + by_b)
+
+
+def unfused_update(model: nn.Module) -> None:
+    """The baseline's update of every layer."""
+    for module in model.modules():
+        if isinstance(module, UnfusedConv2d):
+            module.update_rotation()
+
+
+def rotation_rows(setting: Setting, network: str) -> list[Row]:
+    """Seconds for all layers of a network, with a plain matrix product in every round beside them."""
+    rows = []
+    for device in setting.devices:
+        models = networks(network, device, ("rbnn", "unfused"))
+        size = GEMM_SIZE[device.type]
+        square = torch.randn(size, size, device=device)
+        seconds = alternate(
+            {
+                "rbnn": partial(update_rotations, models["rbnn"], World()),
+                "unfused": partial(unfused_update, models["unfused"]),
+                "gemm": partial(torch.mm, square, square),
+            },
+            setting.rounds,
+            device=device,
+        )
+        operations = sum(num_operations(layer) for layer in models["rbnn"].modules() if isinstance(layer, RotatedConv2d))
+        gemm_rate = 2 * size**3 / min(seconds["gemm"])
+        share = operations / min(seconds["rbnn"]) / gemm_rate
+        note = f"its products alone: {100 * share:.0f} % of the {gemm_rate / 1e9:.0f} GFLOP/s of a {size}^3 product"
+        name = f"rotation update {network}, {device.type}"
+        rows.append(compared(name, BASELINE, seconds["rbnn"], seconds["unfused"], note=note))
+    return rows
+
+
+BENCHMARKS = [
+    Benchmark("rotation update resnet20", BASELINE, partial(rotation_rows, network="resnet20_1w1a")),
+    Benchmark("rotation update resnet18", BASELINE, partial(rotation_rows, network="resnet18_1w1a"), full_only=True),
+]

@@ -1,0 +1,76 @@
+"""The same guarantees on a CUDA device; every test here is marked `gpu` and skips, saying so, where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rbnn.binarize import set_surrogate
+from rbnn.data import open_loaders
+from rbnn.engine import LAST, fit
+from rbnn.layers import RotatedConv2d
+from rbnn.recipe import Recipe
+from rbnn.rotation import bi_rotation_update, objective, orthogonality_error
+
+pytestmark = pytest.mark.gpu
+RECIPE = Recipe(dataset="digits", epochs=3, batch_size=256, Tmin=0.3, Tmax=3, rotation_update=2, threads=1)
+
+
+def trained(directory: Path, resume: Path | None = None, recipe: Recipe = RECIPE) -> list[dict[str, Any]]:
+    device = torch.device("cuda", 0)
+    heard: list[dict[str, Any]] = []
+    loaders = open_loaders(recipe, device)
+    fit(recipe, loaders, lambda metrics, _: heard.append(metrics), device=device, directory=directory, resume=resume)
+    return [{name: value for name, value in metrics.items() if not name.startswith("time/")} for metrics in heard]
+
+
+def test_one_recipe_gives_the_same_bits_twice(tmp_path: Path) -> None:
+    assert trained(tmp_path / "a") == trained(tmp_path / "b")
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole = trained(tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def stop(metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        raise Killed
+
+    device = torch.device("cuda", 0)
+    with pytest.raises(Killed):
+        fit(RECIPE, open_loaders(RECIPE, device), stop, device=device, directory=tmp_path / "cut")
+    assert trained(tmp_path / "cut", resume=tmp_path / "cut" / LAST) == whole[1:]
+
+
+def test_the_layer_computes_what_it_computes_on_a_cpu() -> None:
+    layer = RotatedConv2d(16, 32, 3, stride=2, padding=1).double()
+    set_surrogate(layer, 0.3, 1 / 0.3)
+    with torch.no_grad():
+        layer.rotate.fill_(0.7)
+    x = torch.randn(4, 16, 8, 8, dtype=torch.float64)
+    grad = torch.randn(4, 32, 4, 4, dtype=torch.float64)
+    found = []
+    for device in ("cpu", "cuda"):
+        layer = layer.to(device)
+        layer.zero_grad()
+        given = x.to(device).requires_grad_()
+        y = layer(given)
+        y.backward(grad.to(device))
+        assert given.grad is not None and layer.weight.grad is not None
+        found.append([tensor.detach().cpu() for tensor in (y, given.grad, layer.weight.grad)])
+    for on_cpu, on_gpu in zip(*found, strict=True):
+        torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-9, atol=1e-9)
+
+
+def test_the_rotation_update_raises_the_objective_and_stays_orthogonal() -> None:
+    X = torch.randn(64, 24, 24, device="cuda")
+    R1 = R2 = torch.eye(24, device="cuda")
+    before = objective(X, R1, R2)
+    R1, R2 = bi_rotation_update(X, R1, R2)
+    assert objective(X, R1, R2) > before
+    assert orthogonality_error(R1) < 1e-5
+    assert orthogonality_error(R2) < 1e-5
