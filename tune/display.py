@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from typing import Any
@@ -106,7 +107,7 @@ def print_table(board: Board, num_rows: int) -> str:
         rows.append(board.baseline)
     grid = table(board, rows)
     Console(width=None if sys.stdout.isatty() else 160).print(grid)
-    plain = Console(width=160, no_color=True, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    plain = Console(width=160, no_color=True, record=True, file=io.StringIO())
     plain.print(grid)
     return plain.export_text()
 

@@ -59,4 +59,5 @@ def open_loaders(recipe: Recipe, device: torch.device, world: World | None = Non
             raise
         raise DataError("use_dali needs NVIDIA DALI; run: pip install nvidia-dali-cuda130, or pass --no-use_dali") from None
     train, val, info = splits_of_run(open_source(recipe.dataset, recipe.data_path), recipe)
-    return Loaders(*kind.loaders(recipe, train, val, device, world or World()), info)
+    train_loader, val_loader = kind.loaders(recipe, train, val, device, world or World())
+    return Loaders(train_loader, val_loader, info)

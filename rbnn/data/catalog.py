@@ -7,13 +7,13 @@ from typing import Literal
 
 from rbnn.errors import RecipeError, nearest
 
-Augmentation = Literal["shift", "crop_flip", "rotate_flip", "resized_crop_flip"]
+Augmentation = Literal["none", "crop_flip", "rotate_flip", "resized_crop_flip"]
 Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One data set. `mean`, `std`: per channel, of values in [0, 1]. `module`: whose `open_source` reads it, imported when used."""
+    """One data set. `mean`, `std`: per channel, of values in [0, 1]. `module`: what reads it, imported when it is used."""
 
     num_classes: int
     image_size: int
@@ -34,7 +34,7 @@ HALF = (0.5, 0.5, 0.5)
 
 DATASETS: dict[str, DatasetSpec] = {
     "digits": DatasetSpec(
-        10, 32, HALF, HALF, "shift", "rbnn.data.digits", "resnet20_1w1a", True, False,
+        10, 32, HALF, HALF, "none", "rbnn.data.digits", "resnet20_1w1a", True, False,
         "scikit-learn's handwritten digits, 1,400 + 397 real 8x8 images as 32x32x3; no download",
     ),
     "cifar10": DatasetSpec(

@@ -21,22 +21,24 @@ def torchvision_class(name: str) -> Any:
 
 
 def find_root(name: str, data_path: str | Path) -> Path:
-    """The folder that holds the official folder: `data_path` itself, or `data_path`/`name`. DataError where neither does."""
+    """The folder that holds the official folder: `data_path`, `data_path`/`name`, or the one above `data_path`."""
     folder = torchvision_class(name).base_folder
-    for root in (Path(data_path), Path(data_path) / name):
+    above = [Path(data_path).resolve().parent] if Path(data_path).resolve().name == folder else []
+    for root in (Path(data_path), Path(data_path) / name, *above):
         if (root / folder).is_dir():
             return root
     raise DataError(
-        f"data_path '{data_path}' holds no {folder}; run: rbnn data prepare {name} --data_path '{data_path}', or give its folder"
+        f"data_path '{data_path}' holds no {folder}; run: rbnn data prepare {name} --data_path '{data_path}', "
+        "or give the folder that does"
     )
 
 
 @functools.lru_cache(maxsize=2)
 def _read(name: str, root: Path) -> Source:
     splits = []
-    for train in (True, False):
+    for is_train in (True, False):
         try:
-            data = torchvision_class(name)(root, train=train)
+            data = torchvision_class(name)(root, train=is_train)
         except RuntimeError:
             folder = root / torchvision_class(name).base_folder
             raise DataError(

@@ -98,7 +98,8 @@ def holdout_size(num_images: int, num_classes: int, fraction: float) -> int:
     num = round(num_images * fraction)
     if num < num_classes or num > num_images - num_classes:
         raise DataError(
-            f"val_fraction {fraction:g} holds out {num} of {num_images} images; {num_classes} classes need at least one each side"
+            f"val_fraction {fraction:g} holds out {num} of {num_images} images; "
+            f"{num_classes} classes need at least one on each side"
         )
     return num
 

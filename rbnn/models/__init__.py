@@ -30,14 +30,18 @@ def names_for(dataset: str) -> list[str]:
     return sorted(name for name, image_size in MODELS if image_size == size)
 
 
+def check_model(name: str, dataset: str) -> None:
+    """RecipeError where the data set or the model is unknown, or the model is not one for images of that size."""
+    if (name, dataset_spec(dataset).image_size) not in MODELS:
+        *others, last = names_for(dataset)
+        raise RecipeError(f"model '{name}' is unknown for {dataset}; choose {', '.join(others)} or {last}")
+
+
 def build(name: str, dataset: str, a32: bool = False, *, semantics: Semantics = "reference") -> nn.Module:
     """A fresh network, initialised from torch's global generator, for (N, 3, S, S) images of `dataset`.
 
-    Raises RecipeError where the data set or the model is unknown, or the model is not one for images of that size.
+    Raises RecipeError as `check_model` does.
     """
+    check_model(name, dataset)
     spec = dataset_spec(dataset)
-    constructor = MODELS.get((name, spec.image_size))
-    if constructor is None:
-        *others, last = names_for(dataset)
-        raise RecipeError(f"model '{name}' is unknown for {dataset}; choose {', '.join(others)} or {last}")
-    return constructor(spec.num_classes, a32=a32, semantics=semantics)
+    return MODELS[name, spec.image_size](spec.num_classes, a32=a32, semantics=semantics)

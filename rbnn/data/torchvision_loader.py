@@ -1,0 +1,198 @@
+"""Images decoded and augmented one by one with torchvision, in `workers` processes, as uint8; normalised on the run's device.
+
+A loader process gets a batch's indices and draws and returns its images: it holds no state, and no randomness of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+
+from rbnn.data.augment import (
+    PADDING,
+    Floats,
+    Request,
+    angles,
+    crop_windows,
+    eval_geometry,
+    eval_requests,
+    eval_short_side,
+    flips,
+    train_requests,
+)
+from rbnn.data.catalog import DatasetSpec, dataset_spec
+from rbnn.data.folders import decode
+from rbnn.data.loading import Batch, epoch_positions
+from rbnn.data.resident import Normalize
+from rbnn.data.source import Files, Split
+from rbnn.errors import DataError, RunFailed
+from rbnn.machine import num_cores
+from rbnn.recipe import Recipe
+from rbnn.world import World
+
+
+def resized_crop_flip(image: Image.Image, draws: Floats, size: int) -> Tensor:
+    """Random resized crop, linear without antialias as ImageNet was trained with, and random flip; draws (1, 23)."""
+    top, left, height, width = crop_windows(np.array([[image.height, image.width]]), draws)[0].tolist()
+    crop = TF.pil_to_tensor(image.crop((left, top, left + width, top + height)))
+    resized = TF.resize(crop, [size, size], antialias=False)
+    return resized.flip(2) if flips(draws)[0] else resized
+
+
+def rotate_flip(image: Image.Image, draws: Floats, size: int) -> Tensor:
+    """Enlargement, rotation by up to 20 degrees (nearest pixel, black outside) and random flip; draws (1, 2)."""
+    rotated = TF.rotate(TF.resize(image, [size, size]), float(angles(draws)[0]), InterpolationMode.NEAREST)
+    return TF.pil_to_tensor(TF.horizontal_flip(rotated) if flips(draws)[0] else rotated)
+
+
+TRAIN: dict[str, Callable[[Image.Image, Floats, int], Tensor]] = {
+    "resized_crop_flip": resized_crop_flip,
+    "rotate_flip": rotate_flip,
+}
+
+
+def eval_image(image: Image.Image, size: int, short_side: int | None) -> Tensor:
+    """Resized, antialiased linear ("triangular"), to a shorter side whose centre is cut out, or to `size` outright."""
+    (resized,), (corner,) = eval_geometry(np.array([[image.height, image.width]]), size, short_side)
+    large = TF.resize(image, resized.tolist(), antialias=True)
+    return TF.pil_to_tensor(TF.crop(large, *corner.tolist(), size, size))
+
+
+def shifted(image: Tensor, draws: Floats) -> Tensor:
+    """Crop of an image in memory padded with zeros, and flip; draws (3,)."""
+    top, left, flip = (int(value) for value in draws)
+    size = image.shape[-1]
+    crop = TF.crop(TF.pad(image, [PADDING]), top, left, size, size)
+    return crop.flip(2) if flip else crop
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[tuple[Tensor, Tensor] | DataError]):
+    """request -> (images (N, 3, S, S) uint8, labels (N,)), or the error, which the process that reads it raises.
+
+    (An error raised in a loader process would come out as that process's stack trace.)
+    """
+
+    split: Split
+    name: str
+    spec: DatasetSpec
+
+    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor] | DataError:
+        try:
+            images = [self.image(row, int(index), request) for row, index in enumerate(request.indices)]
+        except DataError as error:
+            return error
+        return torch.stack(images), torch.from_numpy(self.split.labels[request.indices])
+
+    def image(self, row: int, index: int, request: Request) -> Tensor:
+        """One image of a request."""
+        if not isinstance(self.split.images, Files):
+            image = torch.from_numpy(self.split.images[index])
+            return image if request.draws is None else shifted(image, request.draws[row])
+        decoded, size = decode(self.name, self.split.images.path(index)), self.spec.image_size
+        if request.draws is None:
+            return eval_image(decoded, size, eval_short_side(self.spec.augmentation))
+        return TRAIN[self.spec.augmentation](decoded, request.draws[row : row + 1], size)
+
+
+class Requests:
+    """What the next pass over a DataLoader asks for; set before it starts, as its processes outlive an epoch."""
+
+    def __init__(self) -> None:
+        self.next: Iterable[Request] = ()
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.next)
+
+
+class Pool:
+    """Batches by request, made in loader processes (none: in this one) and brought to the device in order.
+
+    The generator given to DataLoader keeps it from drawing on torch's own, which would make later draws depend on it.
+    """
+
+    def __init__(self, batches: Batches, recipe: Recipe, device: torch.device, *, keep: bool) -> None:
+        num = min(recipe.workers, num_cores())
+        self.requests = Requests()
+        self.normalize = Normalize(batches.spec, device)
+        self.device = device
+        self.loader: DataLoader[tuple[Tensor, Tensor] | DataError] = DataLoader(
+            batches,
+            batch_size=None,
+            sampler=self.requests,
+            num_workers=num,
+            persistent_workers=keep and num > 0,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),
+        )
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """Normalised batches; raises DataError naming a damaged image, RunFailed where a loader process died."""
+        self.requests.next = requests
+        try:
+            for made in self.loader:
+                if isinstance(made, DataError):
+                    raise made
+                images, labels = (tensor.to(self.device, non_blocking=True) for tensor in made)
+                yield self.normalize(images), labels
+        except DataError as error:
+            self.close()
+            raise error from None
+        except RuntimeError as error:
+            self.close()
+            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+                raise
+            raise RunFailed(
+                "a data loading process was killed, for lack of memory or of room in /dev/shm; lower workers or batch_size"
+            ) from error
+
+    def close(self) -> None:
+        """End kept loader processes; the next pass starts others.
+
+        Left to the garbage collector, which an error's traceback may hand them to, torch waits 5 s for each of them.
+        """
+        iterator, self.loader._iterator = self.loader._iterator, None
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
+
+
+class TorchvisionTrain:
+    """The recipe's augmentation, image by image."""
+
+    def __init__(self, split: Split, recipe: Recipe, spec: DatasetSpec, device: torch.device, world: World) -> None:
+        self.spec, self.seed, self.total = spec, recipe.seed, len(split)
+        self.pool = Pool(Batches(split, recipe.dataset, spec), recipe, device, keep=True)
+        self.slices = epoch_positions(self.total, recipe.batch_size, world)
+        self.num_batches = len(self.slices)
+        self.num_images = sum(part.stop - part.start for part in self.slices)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        return self.pool.batches(train_requests(self.spec.augmentation, self.total, self.seed, epoch, self.slices))
+
+
+class TorchvisionEval:
+    """This rank's share of the images, in order."""
+
+    def __init__(self, split: Split, recipe: Recipe, spec: DatasetSpec, device: torch.device, world: World) -> None:
+        self.pool = Pool(Batches(split, recipe.dataset, spec), recipe, device, keep=False)
+        self.requests = eval_requests(len(split), recipe.batch_size_test, world)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.pool.batches(self.requests)
+
+
+def loaders(
+    recipe: Recipe, train: Split, val: Split, device: torch.device, world: World
+) -> tuple[TorchvisionTrain, TorchvisionEval]:
+    """Training and validation loaders of one rank."""
+    spec = dataset_spec(recipe.dataset)
+    return TorchvisionTrain(train, recipe, spec, device, world), TorchvisionEval(val, recipe, spec, device, world)

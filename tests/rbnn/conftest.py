@@ -1,0 +1,40 @@
+"""Shared by the tests of the loop: a few real images in memory, and process settings put back after a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from rbnn.data import digits, resident
+from rbnn.data.loading import DataInfo, Loaders
+from rbnn.data.source import Split
+from rbnn.recipe import Recipe
+from rbnn.world import World
+
+
+@pytest.fixture
+def few_digits() -> Callable[..., Loaders]:
+    """Loaders over the first `num_train` and `num_val` digits, of the given classes only."""
+
+    def loaders(recipe: Recipe, num_train: int = 64, num_val: int = 37, num_classes: int = 10) -> Loaders:
+        source = digits.read()
+        splits = []
+        for split, num in ((source.train, num_train), (source.val, num_val)):
+            chosen = (split.labels < num_classes).nonzero()[0][:num]
+            splits.append(Split(split.array[chosen], split.labels[chosen]))
+        train, val = resident.loaders(recipe, *splits, torch.device("cpu"), World())
+        return Loaders(train, val, DataInfo("digits", "sha256:few", {"train": num_train, "validation": num_val}))
+
+    return loaders
+
+
+@pytest.fixture
+def settings_put_back() -> Iterator[None]:
+    """Undo `prepare_process`, whose settings are the process's."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+    torch.use_deterministic_algorithms(False)

@@ -1,0 +1,205 @@
+"""Downloads go on where they stopped, are verified, and unpack whole or not at all; the server is a local one."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from rbnn.data import prepare as module
+from rbnn.data.download import fetch
+from rbnn.data.prepare import Archive, prepare, unpack
+from rbnn.errors import DataError
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content`; `cuts`: after how many bytes each of the next replies breaks off."""
+
+    content = b""
+    ranges = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.cuts: list[int] = []
+        self.asked: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/mirror/file.zip"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.asked.append(wanted)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.ranges else 0
+        if start and start >= len(self.server.content):
+            self.send_error(416)
+            return
+        body = self.server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        cut = self.server.cuts.pop(0) if self.server.cuts else len(body)
+        self.wfile.write(body[:cut])
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def archive(server: Server, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
+    """A tiny Tiny ImageNet on the server, taken for the official one."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as target:
+        for path in sorted(tiny.rglob("*")):
+            target.write(path, Path(tiny.name) / path.relative_to(tiny))
+    server.content = packed.getvalue()
+    official = Archive(server.url, hashlib.md5(server.content).hexdigest(), "tiny-imagenet-200")
+    monkeypatch.setattr(module, "TINY", official)
+    return official
+
+
+def test_a_data_set_is_downloaded_unpacked_and_then_used_as_it_is(server: Server, archive: Archive, tmp_path: Path) -> None:
+    message = prepare("tinyimagenet", tmp_path / "new")
+    assert message == f"tinyimagenet: 12 training and 7 validation images, 3 classes of 200, in '{tmp_path / 'new'}'"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["tiny-imagenet-200"]
+    assert prepare("tinyimagenet", tmp_path / "new") == message
+    assert len(server.asked) == 1
+
+
+def test_a_cut_connection_is_taken_up_again(server: Server, archive: Archive, tmp_path: Path) -> None:
+    server.cuts = [1000, 2000]
+    prepare("tinyimagenet", tmp_path)
+    assert server.asked == [None, "bytes=1000-", "bytes=3000-"]
+
+
+def test_a_later_run_goes_on_where_an_earlier_one_stopped(server: Server, archive: Archive, tmp_path: Path) -> None:
+    server.cuts = [1000, 0, 0]
+    with pytest.raises(DataError, match=r"run again to go on from 0\.0 MiB"):
+        prepare("tinyimagenet", tmp_path)
+    assert (tmp_path / "file.zip.partial").stat().st_size == 1000
+    prepare("tinyimagenet", tmp_path, url=server.url)
+    assert server.asked[-1] == "bytes=1000-"
+
+
+def test_a_server_without_ranges_is_read_from_the_start(server: Server, archive: Archive, tmp_path: Path) -> None:
+    server.ranges = False
+    server.cuts = [1000]
+    prepare("tinyimagenet", tmp_path)
+    assert (tmp_path / "tiny-imagenet-200").is_dir()
+
+
+def test_a_partial_file_that_is_whole_needs_no_more(server: Server, archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "file.zip.partial").write_bytes(server.content)
+    prepare("tinyimagenet", tmp_path)
+
+
+def test_another_file_is_refused_and_deleted(server: Server, archive: Archive, tmp_path: Path) -> None:
+    server.content = b"something else"
+    with pytest.raises(DataError, match=f"md5 {hashlib.md5(server.content).hexdigest()}, not {archive.md5}"):
+        prepare("tinyimagenet", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x.zip", "no-such-scheme://x/y.zip", "nonsense"])
+def test_a_server_that_does_not_answer_is_one_line(archive: Archive, tmp_path: Path, url: str) -> None:
+    with pytest.raises(DataError) as caught:
+        prepare("tinyimagenet", tmp_path, url=url)
+    assert str(caught.value).startswith(f"url '{url}' cannot be downloaded: ") and "--url" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_refusal_of_the_server_is_not_tried_again(server: Server, archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "file.zip.partial").write_bytes(server.content + b"more")
+    with pytest.raises(DataError, match="md5"):
+        prepare("tinyimagenet", tmp_path)
+    assert len(server.asked) == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_line(server: Server, archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        prepare("tinyimagenet", tmp_path / "file")
+
+
+def test_an_incomplete_folder_is_named_not_overwritten(server: Server, archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "tiny-imagenet-200" / "train").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"tiny-imagenet-200' is there, but not whole .*delete it and run again"):
+        prepare("tinyimagenet", tmp_path)
+    assert server.asked == []
+
+
+def test_progress_is_plain_lines_without_a_terminal(
+    server: Server, archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetch(server.url, tmp_path / "file.zip", archive.md5)
+    printed = capsys.readouterr().err
+    assert "file.zip: " in printed and "\r" not in printed and printed.count("\n") <= 11
+
+
+def packed_zip(path: Path, member: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, "x")
+
+
+def packed_tar(path: Path, member: str) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        info = tarfile.TarInfo(member)
+        info.size = 1
+        archive.addfile(info, io.BytesIO(b"x"))
+
+
+@pytest.mark.parametrize("pack", [packed_zip, packed_tar])
+@pytest.mark.parametrize("member", ["../escaped", "folder/../../escaped"])
+def test_an_archive_that_reaches_outside_is_refused(pack: object, member: str, tmp_path: Path) -> None:
+    pack(tmp_path / "archive", member)
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    with pytest.raises(DataError, match="writes outside its folder"):
+        unpack(tmp_path / "archive", inner, "folder")
+    assert list(inner.iterdir()) == [] and not (tmp_path / "escaped").exists()
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "archive").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="is damaged"):
+        unpack(tmp_path / "archive", tmp_path, "folder")
+
+
+def test_a_tar_archive_is_unpacked(tmp_path: Path) -> None:
+    packed_tar(tmp_path / "archive", "folder/file")
+    unpack(tmp_path / "archive", tmp_path, "folder")
+    assert (tmp_path / "folder" / "file").read_text() == "x"
+
+
+def test_what_cannot_or_need_not_be_downloaded(tmp_path: Path, imagenet: Path) -> None:
+    assert "nothing to do" in prepare("digits", tmp_path)
+    with pytest.raises(DataError, match=r"by hand: register at https://image-net\.org"):
+        prepare("imagenet", tmp_path)
+    assert prepare("imagenet", imagenet).startswith("imagenet: 18 training and 7 validation images, 3 classes of 1000")
+
+
+def test_cifar_beside_the_project_is_used_as_it_is(shared_dir: Path) -> None:
+    for path in (shared_dir / "data" / "cifar10", shared_dir / "data" / "cifar10" / "cifar-10-batches-py"):
+        assert prepare("cifar10", path).startswith("cifar10: 50000 training and 10000 validation images, 10 classes, in ")

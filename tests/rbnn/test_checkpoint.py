@@ -1,0 +1,277 @@
+"""Checkpoints: every bit comes back, a kill leaves the old file, and no damaged or foreign file passes or runs code."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rbnn import checkpoint
+from rbnn.checkpoint import Checkpoint, load, load_weights, rng_state, save, set_rng_state, state_digest
+from rbnn.errors import CheckpointError
+from rbnn.models import build
+from rbnn.recipe import Recipe
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(1234)
+    return build("resnet20_1w1a", "digits")
+
+
+@pytest.fixture
+def state(network: nn.Module) -> Checkpoint:
+    """A checkpoint with something in every field, and momentum in the optimiser."""
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9)
+    for parameter in network.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    return Checkpoint(
+        state_dict={name: tensor.clone() for name, tensor in network.state_dict().items()},
+        recipe=Recipe(dataset="digits", lr_type="step", lr_decay_step=(1, 2)).to_dict(),
+        epoch=3,
+        optimizer=optimizer.state_dict(),
+        rng=rng_state(CPU),
+        best={"top1": 12.5, "epoch": 1},
+        metrics={"val/top1": 0.1 + 0.2, "digest": "ab"},
+        data="sha256:" + "0" * 64,
+    )
+
+
+@pytest.fixture
+def file(state: Checkpoint, tmp_path: Path) -> Path:
+    save(tmp_path / "last.ckpt", state)
+    return tmp_path / "last.ckpt"
+
+
+def refusal_of(path: Path) -> str:
+    with pytest.raises(CheckpointError) as refusal:
+        load(path)
+    message = str(refusal.value)
+    assert "\n" not in message and str(path) in message
+    return message
+
+
+def test_every_bit_comes_back(state: Checkpoint, file: Path) -> None:
+    again = load(file)
+    assert checkpoint.digest_of(dataclasses.asdict(again)) == checkpoint.digest_of(dataclasses.asdict(state))
+    assert torch.equal(again.rng["cpu"], state.rng["cpu"])
+    momentum = [entry["momentum_buffer"] for entry in again.optimizer["state"].values()]
+    assert len(momentum) == len(list(state.optimizer["state"])) and all(torch.count_nonzero(part) for part in momentum)
+    assert Recipe(**again.recipe) == Recipe(**state.recipe)
+
+
+def test_unusual_values_survive(tmp_path: Path) -> None:
+    odd = torch.tensor([float("nan"), -0.0, 1e-42, float("inf")])
+    save(tmp_path / "a.ckpt", Checkpoint({"w": odd, "n": torch.tensor(7), "empty": torch.zeros(0, 3)}))
+    again = load(tmp_path / "a.ckpt").state_dict
+    assert again["w"].numpy().tobytes() == odd.numpy().tobytes()
+    assert again["n"].shape == () and again["empty"].shape == (0, 3)
+
+
+def test_anything_can_read_the_file_without_this_project(file: Path, state: Checkpoint) -> None:
+    content = torch.load(file, weights_only=True)
+    assert (content["format"], content["version"], content["epoch"]) == ("rbnn-checkpoint", 1, 3)
+    assert content["state_dict"].keys() == state.state_dict.keys()
+
+
+def test_the_generator_goes_on_where_it_was(file: Path) -> None:
+    set_rng_state(load(file).rng, CPU)
+    first = torch.rand(3)
+    set_rng_state(load(file).rng, CPU)
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_a_folder_that_is_missing_is_made(state: Checkpoint, tmp_path: Path) -> None:
+    save(tmp_path / "new" / "folder" / "last.ckpt", state)
+    assert load(tmp_path / "new" / "folder" / "last.ckpt").epoch == 3
+
+
+@pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()], ids=["full disk", "kill"])
+def test_a_failure_while_writing_leaves_the_previous_file_and_nothing_else(
+    file: Path, state: Checkpoint, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = file.read_bytes()
+
+    def failing(content: Any, stream: Any) -> None:
+        stream.write(b"half a file")
+        raise error
+
+    monkeypatch.setattr(torch, "save", failing)
+    with pytest.raises(type(error)):
+        save(file, dataclasses.replace(state, epoch=4))
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_refused(file: Path, share: float) -> None:
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    assert "truncated, damaged or no checkpoint" in refusal_of(file)
+
+
+def test_random_bytes_text_and_folders_are_refused(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(5)
+    for size in (1, 100, 100_000):
+        path = tmp_path / f"{size}.ckpt"
+        path.write_bytes(bytes(torch.randint(256, (size,), generator=generator, dtype=torch.uint8).tolist()))
+        assert "cannot be read" in refusal_of(path)
+    (tmp_path / "text.ckpt").write_text("epochs: 3\n")
+    assert "cannot be read" in refusal_of(tmp_path / "text.ckpt")
+    assert "cannot be read" in refusal_of(tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "does not exist; give the path of a .ckpt file" in refusal_of(tmp_path / "none.ckpt")
+
+
+def test_no_flipped_bit_passes(file: Path, state: Checkpoint) -> None:
+    content = bytearray(file.read_bytes())
+    weights = state.state_dict["conv1.weight"].numpy().tobytes()
+    place = bytes(content).index(weights) + len(weights) // 2
+    content[place] ^= 1
+    file.write_bytes(content)
+    message = refusal_of(file)
+    assert "damaged" in message
+
+
+@pytest.mark.parametrize("name", ["recipe", "epoch", "optimizer", "rng", "best", "metrics", "data", "state_dict"])
+def test_the_digest_covers_every_field(file: Path, name: str) -> None:
+    content = torch.load(file, weights_only=True)
+    changed: dict[str, Any] = {
+        "recipe": {**content["recipe"], "lr": 0.2},
+        "epoch": 4,
+        "optimizer": {**content["optimizer"], "param_groups": []},
+        "rng": {"cpu": content["rng"]["cpu"] ^ 1},
+        "best": {"top1": 99.0, "epoch": 1},
+        "metrics": {},
+        "data": "sha256:other",
+        "state_dict": {**content["state_dict"], "conv1.weight": content["state_dict"]["conv1.weight"] + 1},
+    }
+    torch.save({**content, name: changed[name]}, file)
+    assert "does not match its digest" in refusal_of(file)
+
+
+@pytest.mark.parametrize("missing", ["digest", "version", "optimizer"])
+def test_a_file_of_ours_that_lacks_something_is_refused(file: Path, missing: str) -> None:
+    content = torch.load(file, weights_only=True)
+    del content[missing]
+    torch.save(content, file)
+    refusal_of(file)
+
+
+def test_no_damage_escapes_as_another_error(tmp_path: Path) -> None:
+    """Bytes changed at random, in our files, in older ones of torch, in plain pickles: read, or refused in one line."""
+    path = tmp_path / "x.ckpt"
+    save(path, Checkpoint({"w": torch.ones(50)}))
+    torch.save({"state_dict": {"w": torch.ones(3)}}, tmp_path / "old", _use_new_zipfile_serialization=False)
+    plain = pickle.dumps({"state_dict": {"w": [1, 2.5, "x"]}}, 2)
+    starts = [path.read_bytes(), (tmp_path / "old").read_bytes(), plain]
+    rng = random.Random(1)
+    num_refused = 0
+    for number in range(1500):
+        damaged = bytearray(starts[number % 3])
+        for _ in range(3):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            load(path)
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+            num_refused += 1
+    assert num_refused > 1000
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize("write", ["torch", "pickle"])
+def test_code_in_a_file_is_refused_and_not_run(write: str, tmp_path: Path) -> None:
+    mark, path = tmp_path / "ran", tmp_path / "evil.ckpt"
+    content = {"state_dict": {"w": torch.ones(1)}, "more": Payload(mark)}
+    if write == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    refusal_of(path)
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Payload(mark)))
+    assert mark.exists()  # the payload works where it is let
+
+
+def test_another_version_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "VERSION", 2)
+    assert refusal_of(file).endswith("has format version 1, this program reads 2")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"weights": {}}, {"state_dict": 3}, torch.ones(2)], ids=repr)
+def test_a_file_without_weights_is_refused(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.ckpt")
+    assert "holds no 'state_dict'" in refusal_of(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize(("model", "dataset"), [("resnet18_1w1a", "digits"), ("vgg_small_1w1a", "digits"), ("", "cifar100")])
+def test_weights_of_another_network_are_refused(model: str, dataset: str, state: Checkpoint) -> None:
+    other = build(model or "resnet20_1w1a", dataset)
+    before = state_digest(other)
+    with pytest.raises(
+        CheckpointError, match=r"^checkpoint 'a\.ckpt' is of another network: '.*' and \d+ more entries"
+    ) as refusal:
+        load_weights(other, state, "a.ckpt")
+    assert "\n" not in str(refusal.value) and state_digest(other) == before
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_authors_files_load_with_their_prefix_and_unused_layers(network: nn.Module, prefix: str, tmp_path: Path) -> None:
+    weights = {f"{prefix}{name}": tensor for name, tensor in network.state_dict().items()}
+    weights |= {f"{prefix}layer1.0.bn3.{name}": torch.ones(16) for name in ("weight", "bias", "running_mean")}
+    torch.save({"epoch": 1000, "state_dict": weights, "best_prec1": 86.5}, tmp_path / "model_best.pth.tar")
+    state = load(tmp_path / "model_best.pth.tar")
+    assert (state.epoch, state.optimizer, state.recipe) == (1000, {}, {})
+    other = build("resnet20_1w1a", "digits")
+    load_weights(other, state, tmp_path)
+    assert state_digest(other) == state_digest(network)
+
+
+def test_equal_networks_have_equal_digests_only(network: nn.Module) -> None:
+    other = build("resnet20_1w1a", "digits")
+    assert state_digest(other) != state_digest(network)
+    other.load_state_dict(network.state_dict())
+    assert state_digest(other) == state_digest(network)
+    first = next(iter(other.buffers()))
+    first.view(-1)[0] = torch.nextafter(first.view(-1)[0], torch.tensor(9.0))
+    assert state_digest(other) != state_digest(network)
+
+
+def test_a_digest_tells_shapes_types_and_nesting_apart() -> None:
+    flat = torch.arange(6.0)
+    contents: list[Any] = [
+        flat,
+        flat.view(2, 3),
+        flat.view(torch.int32),
+        [flat],
+        {"a": flat},
+        {"b": flat},
+        [1, [2]],
+        [1, 2],
+        ["1", 2],
+    ]
+    contents += [[[1], 2], {"a": {}}, {"a": []}, {"a": None}, {"ab": 1}]
+    assert len({checkpoint.digest_of(content) for content in contents}) == len(contents)

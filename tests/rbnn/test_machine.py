@@ -1,0 +1,102 @@
+"""What a machine offers a recipe, with pretended cores and GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from rbnn import machine
+from rbnn.errors import RecipeError
+from rbnn.machine import device_of, gpu_ids, prepare_process, resolve
+from rbnn.recipe import Recipe
+
+RECIPE = Recipe(dataset="digits")
+Pretend = Callable[[int, int], None]
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
+    """Pretend a machine of so many cores and GPUs."""
+
+    def machine_of(cores: int, gpus: int) -> None:
+        monkeypatch.setattr(machine, "num_cores", lambda: cores)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+
+    return machine_of
+
+
+@pytest.mark.parametrize(
+    ("given", "present", "expected"),
+    [("", 0, []), ("", 3, [0]), ("none", 3, []), ("2", 3, [2]), ("0,1", 2, [0, 1]), (" 1 , 0 ", 2, [1, 0])],
+)
+def test_the_gpus_of_a_recipe(given: str, present: int, expected: list[int], pretend: Pretend) -> None:
+    pretend(8, present)
+    assert gpu_ids(RECIPE.replace(gpus=given)) == expected
+    assert device_of(RECIPE.replace(gpus=given)) == torch.device(f"cuda:{expected[0]}" if expected else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "present", "message"),
+    [
+        ("0", 0, "gpus is '0', but this machine has no GPU; pass --gpus none to train on the CPU"),
+        ("0,1,2,3", 1, "gpus is '0,1,2,3', but this machine has 1 GPU; pass --gpus 0"),
+        ("2", 2, "gpus is '2', but this machine has 2 GPUs; pass --gpus 0,1"),
+        ("0,0", 2, "gpus is '0,0'; it must be GPU numbers such as 0,1, or none for the CPU"),
+        ("all", 2, "gpus is 'all'; it must be GPU numbers such as 0,1, or none for the CPU"),
+        ("-1", 2, "gpus is '-1'; it must be GPU numbers such as 0,1, or none for the CPU"),
+    ],
+)
+def test_gpus_that_are_not_there_are_refused(given: str, present: int, message: str, pretend: Pretend) -> None:
+    pretend(8, present)
+    with pytest.raises(RecipeError) as refusal:
+        gpu_ids(RECIPE.replace(gpus=given))
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(
+    ("changes", "machine_of", "share", "workers", "threads"),
+    [
+        ({}, (8, 0), 1, 1, 8),
+        ({}, (8, 0), 3, 1, 2),
+        ({}, (2, 0), 3, 1, 1),
+        ({"train_workers": 2}, (8, 0), 1, 2, 4),
+        ({"threads": 3}, (8, 0), 2, 1, 3),
+        ({"gpus": "0,1,2,3"}, (8, 4), 1, 4, 2),
+        ({"train_workers": 2}, (8, 4), 1, 2, 4),
+        ({"gpus": "none", "train_workers": 4}, (4, 4), 1, 4, 1),
+    ],
+)
+def test_workers_and_threads_become_explicit(
+    changes: dict[str, object], machine_of: tuple[int, int], share: int, workers: int, threads: int, pretend: Pretend
+) -> None:
+    pretend(*machine_of)
+    recipe = resolve(RECIPE.replace(**changes), share)
+    assert (recipe.train_workers, recipe.threads) == (workers, threads)
+    assert resolve(recipe, share) == recipe
+
+
+@pytest.mark.parametrize(
+    ("changes", "machine_of", "message"),
+    [
+        ({"train_workers": 3}, (2, 0), "train_workers is 3, but this machine has 2 cores; use at most 2"),
+        ({"train_workers": 3}, (8, 2), "train_workers is 3 on 2 GPU(s); give one worker per GPU, or --gpus none"),
+        ({"train_workers": 2, "gpus": "0"}, (8, 2), "train_workers is 2 on 1 GPU(s); give one worker per GPU, or --gpus none"),
+    ],
+)
+def test_workers_that_do_not_fit_are_refused(
+    changes: dict[str, object], machine_of: tuple[int, int], message: str, pretend: Pretend
+) -> None:
+    pretend(*machine_of)
+    with pytest.raises(RecipeError) as refusal:
+        resolve(RECIPE.replace(**changes))
+    assert str(refusal.value) == message
+
+
+@pytest.mark.usefixtures("settings_put_back")
+def test_a_process_is_prepared_for_repeatable_bits() -> None:
+    prepare_process(RECIPE.replace(threads=1), torch.device("cpu"))
+    assert torch.get_num_threads() == 1
+    assert torch.are_deterministic_algorithms_enabled()
+    assert float(torch.tensor(1e-40) * 1) == 0

@@ -1,0 +1,139 @@
+"""The command line of a run: documented options word for word, what is given wins, mistakes in one line."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbnn import checkpoint
+from rbnn.checkpoint import Checkpoint
+from rbnn.errors import RecipeError, RunFailed
+from rbnn.options import OneLineParser, add_recipe_options, exit_status, find_checkpoint, given_options, recipe_from
+from rbnn.recipe import FIELDS, TYPES, Recipe, load_recipe
+
+# The two command lines of the RBNN repository's README, as they stand there.
+DOCUMENTED = {
+    "cifar10_resnet20_1w1a": """--gpus 0 --model resnet20_1w1a --results_dir ./result --data_path ./data --dataset cifar10
+        --epochs 1000 --lr 0.1 -b 256 -bt 128 --Tmin 1e-2 --Tmax 1e1 --lr_type cos --warm_up""",
+    "imagenet_resnet18_1w1a": """--gpus 0,1,2,3 --model resnet18_1w1a --results_dir ./result --data_path ./data
+        --dataset imagenet --epochs 120 --lr 0.1 -b 256 -bt 128 --Tmin 1e-2 --Tmax 1e1 --lr_type cos --warm_up --use_dali""",
+}
+# A value other than the default, as text of a command line, for every option.
+OTHER_VALUES: dict[str, tuple[list[str], Any]] = {
+    "dataset": (["digits"], "digits"),
+    "model": (["resnet18_1w1a"], "resnet18_1w1a"),
+    "lr_type": (["step"], "step"),
+    "lr_decay_step": (["30", "60", "90"], (30, 60, 90)),
+    "semantics": (["through_rotation"], "through_rotation"),
+    "loader": (["torchvision"], "torchvision"),
+    "val_fraction": (["0.25"], 0.25),
+    "momentum": (["0.25"], 0.25),
+}
+
+
+def parsed(line: str, *, positional: bool = True) -> argparse.Namespace:
+    parser = OneLineParser(prog="rbnn train")
+    add_recipe_options(parser, positional=positional)
+    return parser.parse_args(shlex.split(line))
+
+
+def other_value(name: str) -> tuple[list[str], Any]:
+    texts: dict[type, tuple[list[str], Any]] = {int: (["7"], 7), float: (["0.5"], 0.5), bool: ([], True), str: (["x"], "x")}
+    return OTHER_VALUES.get(name) or texts[TYPES[name]]
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_a_documented_command_line_is_the_documented_recipe(name: str) -> None:
+    recipe = recipe_from(parsed(DOCUMENTED[name]))
+    gpus = "0,1,2,3" if "imagenet" in name else "0"
+    assert recipe == load_recipe(name, gpus=gpus, results_dir="./result", data_path="./data")
+
+
+@pytest.mark.parametrize(("number", "name"), [*enumerate(DOCUMENTED)])
+def test_the_command_lines_above_are_the_readmes(number: int, name: str, shared_dir: Path) -> None:
+    text = (shared_dir / "spec" / "seed-readme.txt").read_text()
+    commands = re.findall(r"```bash\npython -u main\.py(.*?)```", text, flags=re.DOTALL)
+    assert shlex.split(commands[number].replace("\\\n", " ")) == DOCUMENTED[name].split()
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_recipe_field_is_an_option_under_all_its_names(name: str) -> None:
+    words, value = other_value(name)
+    assert FIELDS[name].default != value
+    short = FIELDS[name].metadata["short"]
+    for flag in [f"--{name}", *([f"-{short}"] if short else [])]:
+        args = parsed(shlex.join([flag, *words]))
+        given = given_options(args)
+        assert list(given) == [name]
+        if name == "lr_type":
+            given["lr_decay_step"] = [1]
+        assert getattr(Recipe(**given), name) == value
+
+
+def test_what_is_not_given_is_not_there() -> None:
+    assert given_options(parsed("")) == {} and recipe_from(parsed("")) == Recipe()
+
+
+@pytest.mark.parametrize(
+    "line", ["cifar10_resnet18_1w1a --epochs 400 --no-warm_up", "--recipe cifar10_resnet18_1w1a --epochs 400 --no-warm_up"]
+)
+def test_what_is_given_wins_over_the_recipe(line: str) -> None:
+    recipe = recipe_from(parsed(line))
+    assert (recipe.model, recipe.epochs, recipe.warm_up) == ("resnet18_1w1a", 400, False)
+    assert load_recipe("cifar10_resnet18_1w1a").warm_up
+
+
+def test_a_value_that_equals_the_default_wins_too(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("lr: 0.3\nwarm_up: true\n")
+    recipe = recipe_from(parsed(f"{tmp_path}/mine.yaml --lr 0.1"))
+    assert (recipe.lr, recipe.warm_up) == (Recipe().lr, True)
+
+
+def test_a_resumed_run_takes_its_recipe_from_its_checkpoint(tmp_path: Path) -> None:
+    recipe = Recipe(dataset="digits", epochs=7, lr=0.3)
+    checkpoint.save(tmp_path / "last.ckpt", Checkpoint({}, recipe=recipe.to_dict()))
+    for place in (tmp_path, tmp_path / "last.ckpt"):
+        assert recipe_from(parsed(f"--resume {place}")) == recipe.replace(resume=str(place))
+        assert recipe_from(parsed(f"--evaluate {place} -b 32")) == recipe.replace(evaluate=str(place), batch_size=32)
+        assert find_checkpoint(str(place)) == str(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--epoch 3", "unrecognized arguments: --epoch"),
+        ("--bogus", "unrecognized arguments: --bogus"),
+        ("--lr", "argument --lr: expected one argument"),
+        ("--lr_decay_step", "argument --lr_decay_step: expected at least one argument"),
+        ("a b", "unrecognized arguments: b"),
+    ],
+)
+def test_a_wrong_line_ends_with_status_2_and_one_line(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parsed(line)
+    captured = capsys.readouterr()
+    assert end.value.code == 2
+    assert (captured.out, captured.err) == ("", f"rbnn train: {message}; see rbnn train --help\n")
+
+
+def test_help_names_every_option_with_meaning_and_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parsed("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0
+    for name, spec in FIELDS.items():
+        assert f"--{name}" in text
+        assert " ".join(spec.metadata["meaning"].split()) in text
+
+
+@pytest.mark.parametrize(("error", "status"), [(RecipeError("lr is 0"), 2), (RunFailed("worker died"), 1)])
+def test_the_exit_status_tells_a_wrong_request_from_a_failed_run(
+    error: Exception, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status(error, "rbnn") == status
+    assert capsys.readouterr().err == f"rbnn: {error}\n"

@@ -1,0 +1,121 @@
+"""What a sweep file becomes on a machine: trials at once, threads, GPUs, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rbnn import machine
+from rbnn.errors import RecipeError
+from tune import sweep
+from tune.sweep import Plan, make_scheduler, make_searcher, plan
+from tune.sweepfile import parse_sweep
+
+KEYS: dict[str, Any] = {
+    "name": "look",
+    "base": {"dataset": "digits", "epochs": 10},
+    "space": {"lr": {"log": [0.01, 1]}, "seed": {"fixed": 7}},
+    "trials": 20,
+}
+PlanOf = Callable[..., Plan]
+
+
+@pytest.fixture
+def plan_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlanOf:
+    """The plan of a sweep file's keys on a pretended machine of so many cores and GPUs."""
+    monkeypatch.chdir(tmp_path)
+
+    def planned(cores: int, gpus: int, *, name: str = "", results_dir: str = "", **keys: Any) -> Plan:
+        for module in (machine, sweep):
+            monkeypatch.setattr(module, "num_cores", lambda: cores)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        return plan(parse_sweep({**KEYS, **keys}, tmp_path), name=name, results_dir=results_dir)
+
+    return planned
+
+
+@pytest.mark.parametrize(
+    ("machine_of", "keys", "concurrent", "threads", "cpus", "gpus"),
+    [
+        ((8, 0), {}, 5, 1, 1.0, 0.0),
+        ((8, 0), {"trials": 8}, 2, 4, 4.0, 0.0),
+        ((2, 0), {"trials": 3}, 1, 2, 2.0, 0.0),
+        ((8, 0), {"concurrent": 8}, 8, 1, 1.0, 0.0),
+        ((8, 0), {"workers_per_trial": 2, "trials": 8}, 2, 2, 0.01, 0.0),
+        ((16, 4), {}, 4, 4, 4.0, 1.0),
+        ((16, 4), {"gpus_per_trial": 0.5}, 5, 3, 3.0, 0.5),
+        ((16, 4), {"gpus_per_trial": 0.5, "concurrent": 8}, 8, 2, 2.0, 0.5),
+        ((16, 4), {"workers_per_trial": 2}, 2, 4, 0.01, 0.0),
+    ],
+)
+def test_a_plan_fits_its_machine(
+    machine_of: tuple[int, int],
+    keys: dict[str, Any],
+    concurrent: int,
+    threads: int,
+    cpus: float,
+    gpus: float,
+    plan_of: PlanOf,
+) -> None:
+    made = plan_of(*machine_of, **keys)
+    assert (made.concurrent, made.recipe.threads, made.cpus, made.gpus) == (concurrent, threads, cpus, gpus)
+    assert made.concurrent * made.recipe.train_workers * made.recipe.threads <= machine_of[0]
+
+
+@pytest.mark.parametrize(
+    ("machine_of", "keys", "message"),
+    [
+        ((2, 0), {"concurrent": 3}, "3 trial(s) at once with 1 worker(s) each do not fit this machine (2 cores, 0 GPUs)"),
+        ((2, 0), {"workers_per_trial": 4}, "do not fit this machine"),
+        ((8, 0), {"gpus_per_trial": 1}, "gpus_per_trial is 1, but this machine has 0 GPUs"),
+        ((8, 2), {"gpus_per_trial": 4}, "gpus_per_trial is 4, but this machine has 2 GPUs"),
+        ((8, 2), {"concurrent": 3}, "3 trial(s) at once"),
+    ],
+)
+def test_a_sweep_that_can_never_be_placed_is_refused(
+    machine_of: tuple[int, int], keys: dict[str, Any], message: str, plan_of: PlanOf, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError) as refusal:
+        plan_of(*machine_of, **keys)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_writes_nothing_and_never_takes_a_folder_that_is_there(plan_of: PlanOf, tmp_path: Path) -> None:
+    made = plan_of(2, 0, name="mine", results_dir="out")
+    assert made.directory == Path("out/mine") and list(tmp_path.iterdir()) == []
+    made.directory.mkdir(parents=True)
+    with pytest.raises(RecipeError, match="sweep 'mine' exists in out/mine; choose another --name"):
+        plan_of(2, 0, name="mine", results_dir="out")
+    assert plan_of(2, 0).name.startswith("look-")
+
+
+def test_the_baseline_is_the_first_proposal_and_fixed_values_hold(plan_of: PlanOf) -> None:
+    made = plan_of(2, 0)
+    made.directory.mkdir(parents=True)
+    assert made.recipe.seed == 7
+    searcher = make_searcher(made)
+    assert searcher.suggest("a") == {"overrides": {"lr": made.recipe.lr, "seed": 7}, "number": 0}
+    assert searcher.suggest("b")["overrides"]["lr"] != made.recipe.lr
+    assert (made.directory / "optuna.db").is_file()
+
+
+def test_a_trial_that_reaches_its_last_epoch_is_not_stopped_by_the_scheduler(plan_of: PlanOf) -> None:
+    from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+    class Trial:
+        trial_id = "a"
+
+    made = plan_of(2, 0, scheduler={"grace_period": 2})
+    scheduler = make_scheduler(made)
+    scheduler.on_trial_add(None, Trial())
+    answers = {
+        scheduler.on_trial_result(None, Trial(), {"epoch": epoch, "val/top1": 50.0})
+        for epoch in range(1, made.recipe.epochs + 1)
+    }
+    assert answers == {TrialScheduler.CONTINUE}
+    assert isinstance(make_scheduler(plan_of(2, 0, scheduler="none")), FIFOScheduler)
