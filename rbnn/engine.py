@@ -152,10 +152,12 @@ def evaluate(model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
     counts = Counts(device)
     was_training = model.training
     model.eval()
-    with frozen_weights(model):
-        for images, labels in loader:
-            counts.add(model(images), labels)
-    model.train(was_training)
+    try:
+        with frozen_weights(model):
+            for images, labels in loader:
+                counts.add(model(images), labels)
+    finally:
+        model.train(was_training)
     World.current().sum_(counts.sums)
     return counts.metrics("val")
 

@@ -56,10 +56,11 @@ def parser() -> OneLineParser:
     page.add_argument("--port", type=int, default=5000, help="port (default 5000; the next free one if it is taken)")
     page.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
 
-    data = command("data", prepare_data, "download and verify a data set")
-    data.add_argument("action", choices=["prepare"], help="prepare: download, verify, unpack")
+    data = command("data", data_set, "prepare a data set, or check the one that is there")
+    data.add_argument("action", choices=["prepare", "check"], help="prepare: download, verify, unpack; check: count and decode")
     data.add_argument("name", metavar="NAME", help="data set")
-    data.add_argument("--data_path", default="./data", metavar="DIR", help="folder to put it in (default ./data)")
+    data.add_argument("--data_path", default="./data", metavar="DIR", help="folder that holds it (default ./data)")
+    data.add_argument("--url", metavar="URL", help="prepare: where to download from (default: the official address)")
     return top
 
 
@@ -165,12 +166,18 @@ def ui(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare_data(args: argparse.Namespace) -> int:
-    """Download, verify and unpack a data set."""
-    from rbnn.data.prepare import prepare
+def data_set(args: argparse.Namespace) -> int:
+    """Download, verify and unpack a data set; or count its images and name the damaged ones (exit status 1 if there are any)."""
+    if args.action == "prepare":
+        from rbnn.data.prepare import prepare
 
-    print(prepare(args.name, args.data_path))
-    return 0
+        print(prepare(args.name, args.data_path, url=args.url))
+        return 0
+    from rbnn.data.check import check
+
+    report = check(args.name, args.data_path)
+    print(*report.lines(), sep="\n")
+    return 0 if report.ok else 1
 
 
 if __name__ == "__main__":

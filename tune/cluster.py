@@ -36,6 +36,9 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    logging.getLogger("ray.tune").setLevel(
+        logging.CRITICAL
+    )  # a failed trial's traceback is in its error.txt, its cause is recorded
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         env = {name: os.environ[name] for name in SETTINGS} | {"PYTHONPATH": _python_path()}
