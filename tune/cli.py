@@ -167,7 +167,7 @@ def ui(args: argparse.Namespace) -> int:
 
 
 def data_set(args: argparse.Namespace) -> int:
-    """Download, verify and unpack a data set; or count its images and name the damaged ones (exit status 1 if there are any)."""
+    """Download, verify and unpack a data set; or count its images and name the damaged ones (exit status 1 then)."""
     if args.action == "prepare":
         from rbnn.data.prepare import prepare
 
