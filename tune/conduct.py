@@ -43,15 +43,23 @@ def conduct(file: SweepFile, *, name: str = "", results_dir: str = "") -> int:
 
 
 def opening(planned: Plan) -> str:
-    """What is about to run, in three lines."""
+    """What is about to run, in four lines."""
     space = "  ".join(f"{name} {text}" for name, _, text in planned.file.space.describe())
     workers = planned.recipe.train_workers
     each = f"{workers} workers of {planned.recipe.threads} threads" if workers > 1 else f"{planned.recipe.threads} thread(s)"
+    sizes = ", ".join(f"{size} {split}" for split, size in planned.data.sizes.items())
+    fraction = planned.recipe.val_fraction
+    selection = (
+        f"{fraction:.0%} of the training images, held out"
+        if fraction
+        else f"the validation split {planned.data.name} comes with"
+    )
     return (
         f"sweep {planned.name}: up to {planned.file.trials} trials of {planned.recipe.model} on {planned.recipe.dataset}, "
         f"{planned.recipe.epochs} epochs, {planned.concurrent} at once, {each} each\n"
         f"searching {space}\n"
-        f"data {planned.data.name} {planned.data.sizes}, results in {planned.directory}"
+        f"{planned.data.name}: {sizes}; trials are compared on {selection}\n"
+        f"results in {planned.directory}"
     )
 
 
