@@ -8,10 +8,11 @@ CANDIDATES := python3.13 python3.12 python3.11 python3
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
 
-.PHONY: help sweep test bench
+.PHONY: help sweep test bench chaos
 help:
 	@echo "make sweep   install what is needed and run experiments/quickstart.yaml: a search that a CPU-only machine finishes in minutes"
 	@echo "make test    lint, types and tests"
+	@echo "make chaos   kill parts of small sweeps at random moments, resume, and compare with undisturbed ones; a quarter of an hour"
 	@echo "make bench   speed, as ratios against a baseline measured in the same run"
 	@echo "             PYTHON=/path/to/python chooses the interpreter that .venv is made from (3.11 or newer)"
 
@@ -22,7 +23,11 @@ test: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/tune/test_service.py
+	$(PY) -m pytest tests/tune/test_service.py  # alone: the agent of a second Ray that starts meanwhile takes its ports
+
+chaos: $(READY)
+	RBNN_CHAOS=1 $(PY) -m pytest tests/tune/test_chaos.py -v
 
 bench: $(READY)
 	$(PY) -m benchmarks

@@ -1,6 +1,6 @@
 """`make bench`: one table of ratios, ours / baseline, each measured in this run; below 1 ours is cheaper.
 
-The short form takes under three minutes on two cores; --full adds the larger networks and batches, and rounds.
+The short form takes under three minutes on two cores; --full adds the larger networks, and rounds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
@@ -25,8 +26,9 @@ HEADER = ("what", "ratio", "min..max", "rounds", "ours", "theirs", "baseline")
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    top.add_argument("--full", action="store_true", help="all rows, batch 256, more rounds (about half an hour)")
+    top.add_argument("--full", action="store_true", help="all rows, more rounds (about half an hour)")
     top.add_argument("--json", metavar="FILE", type=Path, help="also write the rows and what the machine is to FILE")
+    top.add_argument("--markdown", metavar="FILE", type=Path, help="also write the table to FILE (the record: RESULTS.md)")
     top.add_argument("--only", metavar="PATTERN", default="*", help='only benchmarks whose name holds it, e.g. "loader*dali"')
     return top
 
@@ -53,7 +55,28 @@ def main(arguments: list[str] | None = None) -> int:
     if args.json:
         record["rows"] = [vars(row) | ({"median": row.median} if row.ratios else {}) for row in rows]
         args.json.write_text(json.dumps(record, indent=2) + "\n")
+    if args.markdown:
+        args.markdown.write_text("\n".join(markdown(record, rows)) + "\n")
     return 0
+
+
+def markdown(record: dict[str, Any], rows: list[Row]) -> Iterator[str]:
+    """The table of record: what it was measured on, then a line per row."""
+    yield "# Results of record\n"
+    yield f"`python -m benchmarks{' --full' if record['full'] else ''}`, {record['date']}, commit {record['commit'][:10]}"
+    yield f"{'(tree changed)' if record['dirty'] == 'true' else '(tree clean)'}; {record['cpu']}, {record['cores']} cores,"
+    yield f"{record['gpus'] or 'no GPU'}, torch {record['torch']}.\n"
+    yield "Ratios are ours / baseline, measured in turns in this run, median of the rounds; below 1 ours is cheaper.\n"
+    yield "| what | ratio | min..max | ours | baseline's | baseline |"
+    yield "|---|---|---|---|---|---|"
+    for row in rows:
+        note = f" ({row.note})" if row.note else ""
+        if row.ratios:
+            spread = f"{min(row.ratios):.2f}..{max(row.ratios):.2f}"
+            figures = f"{row.median:.2f} | {spread} | {row.ours:.3g} {row.unit} | {row.theirs:.3g} {row.unit}"
+        else:
+            figures = "- | | |"
+        yield f"| {row.name}{note} | {figures} | {row.baseline} |"
 
 
 def shown(benchmark: Benchmark, setting: Any) -> list[Row]:

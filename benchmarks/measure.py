@@ -38,18 +38,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """How the benchmarks run. full: all networks and batch sizes, more rounds. folder: for files, removed afterwards."""
+    """How the benchmarks run. full: all networks, more rounds. folder: for files, removed afterwards."""
 
     full: bool
     folder: Path
 
     @property
     def rounds(self) -> int:
-        return 9 if self.full else 5
-
-    @property
-    def batch_size(self) -> int:
-        return 256 if self.full else 128
+        return 9 if self.full else 3
 
     @property
     def devices(self) -> list[torch.device]:

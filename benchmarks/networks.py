@@ -1,4 +1,4 @@
-"""The networks under measurement: ours, the same unfused, the same in full precision; and one training step of any of them."""
+"""The networks under measurement: ours, eager and compiled, unfused, in full precision; and a training step of any of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from torch.nn import functional as F
 
 from benchmarks.baseline import to_float, unfuse
 from rbnn.binarize import set_surrogate
+from rbnn.compiling import Network, obstacle
 from rbnn.machine import prepare_process
 from rbnn.models import build
 from rbnn.recipe import Recipe
 
+EVAL_BATCH_SIZE = 128
 UNFUSED = "unfused layer, plain autograd"
 FLOAT = "full-precision network of the same shape"
 MAKERS: dict[str, Callable[[nn.Module], nn.Module]] = {"rbnn": lambda model: model, "unfused": unfuse, "float": to_float}
@@ -29,6 +31,17 @@ def networks(name: str, device: torch.device, kinds: tuple[str, ...] = tuple(MAK
     return {kind: MAKERS[kind](copy.deepcopy(model)).to(device).train() for kind in kinds}
 
 
+def compiled(model: nn.Module, batch_size: int, device: torch.device) -> Network:
+    """A copy of `model` as a run with `compile on` calls it, for batches of that size."""
+    recipe = Recipe(dataset="cifar10", batch_size=batch_size, compile="on")
+    return Network(copy.deepcopy(model), recipe, device).train()
+
+
+def compile_obstacle(device: torch.device) -> str:
+    """Why there are no compiled rows on this device; "" where there are."""
+    return obstacle(device.type)
+
+
 def images_and_labels(batch_size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Random CIFAR-shaped images (N, 3, 32, 32) and labels (N,)."""
     generator = torch.Generator().manual_seed(1234)
@@ -37,9 +50,9 @@ def images_and_labels(batch_size: int, device: torch.device) -> tuple[torch.Tens
     return images.to(device), labels.to(device)
 
 
-def training_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
-    """Forward, backward and SGD, as `rbnn.engine.train_epoch` does them."""
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-4)
+def training_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, fused: bool = False) -> Callable[[], None]:
+    """Forward, backward and SGD (`fused`: as `rbnn.engine.train_epoch` does it; else torch's default)."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-4, fused=fused or None)
 
     def step() -> None:
         loss = F.cross_entropy(model(images), labels)

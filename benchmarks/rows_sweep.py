@@ -8,6 +8,7 @@ the loop's digest and checkpoint, and in a sweep the report to Ray Tune and MLfl
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import statistics
 import subprocess
@@ -79,6 +80,7 @@ def sweep(folder: Path, num_trials: int, num_epochs: int) -> tuple[float, float,
         "trials": num_trials,
         "concurrent": 1,
         "scheduler": "none",
+        "confirm_seeds": 0,
     }
     file = folder / "bench.yaml"
     file.write_text(yaml.safe_dump(content))
@@ -96,6 +98,19 @@ def trials(folder: Path) -> Iterator[Timeline]:
     for run in tracker.client.search_runs([tracker.experiment_id], "tags.`rbnn.kind` = 'trial'"):
         points = sorted(tracker.client.get_metric_history(run.info.run_id, "time/epoch_s"), key=lambda point: point.step)
         yield Timeline([point.timestamp / 1000 for point in points], [point.value for point in points])
+
+
+def empty_trials_row(setting: Setting) -> Row:
+    """Seconds a trial that computes nothing, two at once, against the 1.5 s that it may take."""
+    num_trials = 64 if setting.full else 16
+    folder = setting.folder / "empty"
+    folder.mkdir()
+    lines = output_of("benchmarks.empty_trials", str(folder), str(num_trials), folder=folder).splitlines()
+    found = json.loads(lines[-1])
+    memory = (
+        f"memory of the sweep's process {found['mb_at_16']:.0f} MB at 16 trials, {found['mb_at_end']:.0f} MB at {num_trials}"
+    )
+    return compared(f"sweep: one of {num_trials} empty trials, two at once", "1.5 s", [found["trial_s"]], [1.5], note=memory)
 
 
 def sweep_rows(setting: Setting) -> list[Row]:
@@ -134,6 +149,7 @@ def sweep_rows(setting: Setting) -> list[Row]:
             [num_trials * value for value in plain_s],
             note=f"{start_s:.1f} s before the first epoch (MLflow, Ray, a worker), {end_s:.1f} s after the last",
         ),
+        empty_trials_row(setting),
     ]
 
 

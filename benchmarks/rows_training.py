@@ -4,42 +4,64 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
 from benchmarks.measure import Benchmark, Row, Setting, alternate, compared
-from benchmarks.networks import FLOAT, UNFUSED, images_and_labels, networks, training_step
+from benchmarks.networks import (
+    EVAL_BATCH_SIZE,
+    FLOAT,
+    UNFUSED,
+    compile_obstacle,
+    compiled,
+    images_and_labels,
+    networks,
+    training_step,
+)
 from rbnn.engine import evaluate
 
+BATCH_SIZE = 256
 NUM_EVAL_BATCHES = 2
 MIB = 2**20
 
 
 def step_rows(setting: Setting, network: str) -> list[Row]:
-    """One training step against both baselines, on each device."""
+    """One training step, eager and compiled, against both baselines, on each device."""
     rows = []
     for device in setting.devices:
-        data = images_and_labels(setting.batch_size, device)
-        steps = {kind: training_step(model, *data) for kind, model in networks(network, device).items()}
+        data = images_and_labels(BATCH_SIZE, device)
+        models = networks(network, device)
+        steps = {kind: training_step(model, *data, fused=kind == "rbnn") for kind, model in models.items()}
+        name, why, note = f"training step {network}, batch {BATCH_SIZE}, {device.type}", compile_obstacle(device), ""
+        if not why:
+            steps["compiled"] = training_step(compiled(models["rbnn"], BATCH_SIZE, device), *data, fused=True)
+            began = time.perf_counter()
+            steps["compiled"]()
+            note = f"the first step, with compiling or reading what was compiled before: {time.perf_counter() - began:.0f} s"
         seconds = alternate(steps, setting.rounds, device=device, repeats=1 if device.type == "cpu" else 10)
-        name = f"training step {network}, batch {setting.batch_size}, {device.type}"
-        rows += [
-            compared(name, UNFUSED, seconds["rbnn"], seconds["unfused"]),
-            compared(name, FLOAT, seconds["rbnn"], seconds["float"]),
-        ]
+        for kind, words in (("rbnn", "eager"), ("compiled", "compiled")):
+            if kind not in seconds:
+                rows.append(Row(f"{name}, {words}", UNFUSED, note=f"skipped: {why}"))
+                continue
+            rows += [
+                compared(f"{name}, {words}", UNFUSED, seconds[kind], seconds["unfused"]),
+                compared(f"{name}, {words}", FLOAT, seconds[kind], seconds["float"], note=note if kind == "compiled" else ""),
+            ]
     return rows
 
 
 def evaluation_rows(setting: Setting, network: str) -> list[Row]:
-    """`rbnn.engine.evaluate` over a few batches of 128."""
+    """`rbnn.engine.evaluate` over a few batches; it runs eagerly whatever `compile` says."""
     rows = []
     for device in setting.devices:
-        batches = [images_and_labels(128, device)] * NUM_EVAL_BATCHES
+        batches = [images_and_labels(EVAL_BATCH_SIZE, device)] * NUM_EVAL_BATCHES
         models = networks(network, device, ("rbnn", "unfused"))
         seconds = alternate(
             {kind: partial(evaluate, model, batches) for kind, model in models.items()}, setting.rounds, device=device
         )
-        rows.append(compared(f"evaluation {network}, 256 images, {device.type}", UNFUSED, seconds["rbnn"], seconds["unfused"]))
+        name = f"evaluation {network}, {NUM_EVAL_BATCHES * EVAL_BATCH_SIZE} images, {device.type}"
+        rows.append(compared(name, UNFUSED, seconds["rbnn"], seconds["unfused"]))
     return rows
 
 
@@ -47,7 +69,7 @@ def memory_rows(setting: Setting, network: str) -> list[Row]:
     """What a training step adds to the peak of a process's resident memory; each in processes of its own."""
 
     def measured(kind: str) -> float:
-        command = [sys.executable, "-m", "benchmarks.peak_memory", kind, network, str(setting.batch_size)]
+        command = [sys.executable, "-m", "benchmarks.peak_memory", kind, network, str(BATCH_SIZE)]
         ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
         return float(ran.stdout) / MIB
 
@@ -56,7 +78,7 @@ def memory_rows(setting: Setting, network: str) -> list[Row]:
     for _ in range(3 if setting.full else 2):
         for kind in kinds:
             added[kind].append(measured(kind))
-    name = f"peak memory of a step {network}, batch {setting.batch_size}"
+    name = f"peak memory of a step {network}, batch {BATCH_SIZE}"
     return [
         compared(name, UNFUSED, added["rbnn"], added["unfused"], unit="MiB"),
         compared(name, FLOAT, added["rbnn"], added["float"], unit="MiB"),

@@ -21,48 +21,77 @@ ACTIVATION_PEAK = 1.41421353816986083984375
 
 def sign(v: Tensor) -> Tensor:
     """+1 where v >= 0 (and at -0.0), else -1, in v's dtype and shape. Not differentiable."""
+    if torch.compiler.is_compiling():
+        return torch.where(v >= 0, 1.0, -1.0).to(v.dtype)
     return torch.copysign(v.new_ones(()), v + 0.0)
 
 
 def surrogate_gradient(grad: Tensor, v: Tensor, peak: Tensor, slope: Tensor) -> Tensor:
     """grad * max(0, peak - slope * |v|), elementwise; peak and slope broadcast to v (0-dim, or one per row)."""
-    return v.abs().mul_(-slope).add_(peak).clamp_min_(0).mul_(grad)
+    if torch.compiler.is_compiling():
+        return grad * (peak - slope * v.abs()).clamp_min(0)
+    height = v.abs()
+    return torch.addcmul(peak, height, -slope, out=height).clamp_min_(0).mul_(grad)
 
 
-def standardized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(z, scale) of x (rows, n): z = (x - mean) * scale; scale (rows, 1) is 1 / std (n - 1), 0 where a row is constant.
+def row_axes(x: Tensor) -> tuple[int, ...]:
+    """All axes of x but the first, whatever its memory format: flattening a channels-last tensor would copy it."""
+    return tuple(range(1, x.ndim))
 
-    Constant to rounding: std <= 4 eps |mean|. z is then +0, never -0, so that its sign is +1. A row of one value is constant.
+
+def row_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(mean, scale, x - mean) over everything but the first axis of x (N, ...); mean and scale (N, 1, ...).
+
+    scale is 1 / std (n - 1), 0 where a row is constant to rounding: std <= 4 eps |mean|. A row of one value is constant.
     The mean and a norm, as torch.var_mean takes 10 times as long on a CPU.
     """
-    mean = x.mean(1, keepdim=True)
+    axes, num = row_axes(x), x[0].numel()
+    mean = x.mean(axes, keepdim=True)
     centred = x - mean
-    std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(max(x.shape[1] - 1, 1))
+    std = torch.linalg.vector_norm(centred, dim=axes, keepdim=True) / math.sqrt(max(num - 1, 1))
     constant = std <= 4 * torch.finfo(std.dtype).eps * mean.abs()
     scale = torch.where(constant, 0.0, 1.0 / std.masked_fill(constant, 1.0))
-    return torch.addcmul(centred.new_zeros(()), centred, scale, out=centred), scale
+    return mean, scale, centred
+
+
+def scaled(centred: Tensor, scale: Tensor) -> Tensor:
+    """centred * scale, overwriting `centred`; in eager mode a constant row gives +0, never -0, as `sign_of_scaled` needs it."""
+    if torch.compiler.is_compiling():
+        return centred * scale
+    return torch.addcmul(centred.new_zeros(()), centred, scale, out=centred)
 
 
 def standardize_backward(grad: Tensor, z: Tensor) -> Tensor:
-    """g - mean(g) - z * sum(g z) / (n - 1) per row, g and z (rows, n): the gradient through z = (x - mean) / std, times std.
+    """g - mean(g) - z * sum(g z) / (n - 1) per row, g and z (N, ...): the gradient through z = (x - mean) / std, times std.
 
-    It is linear in g, so a caller scales g by 1 / std where that costs nothing.
+    It is linear in g, so a caller scales g by 1 / std where that costs nothing. Overwrites `grad`.
     """
-    projection = (grad * z).sum(1, keepdim=True) / -max(z.shape[1] - 1, 1)
-    return torch.addcmul(grad, z, projection).sub_(grad.mean(1, keepdim=True))
+    axes, num = row_axes(z), z[0].numel()
+    projection = (grad * z).sum(axes, keepdim=True) / -max(num - 1, 1)
+    mean = grad.mean(axes, keepdim=True)
+    if torch.compiler.is_compiling():
+        return grad - mean + z * projection
+    return torch.addcmul(grad, z, projection, out=grad).sub_(mean)
+
+
+def activation_backward(grad: Tensor, z: Tensor, scale: Tensor, t: Tensor) -> Tensor:
+    """The gradient of x where z = standardize(x), scale = 1 / std, and `grad` is that of sign(z) (eq. 14)."""
+    peak = torch.where(t > 1, SQRT2 * t, ACTIVATION_PEAK)
+    return standardize_backward(surrogate_gradient(grad, z, peak * scale, t.clamp_min(1.0).square() * scale), z)
 
 
 class _Standardize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        z, scale = standardized(x)
+        _, scale, centred = row_statistics(x)
+        z = scaled(centred, scale)
         ctx.save_for_backward(z, scale)
         return z
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         z, scale = ctx.saved_tensors
-        return standardize_backward(grads[0], z).mul_(scale)
+        return standardize_backward(grads[0] * scale, z)
 
 
 class _BinarizeWeight(torch.autograd.Function):
@@ -78,20 +107,25 @@ class _BinarizeWeight(torch.autograd.Function):
 
 
 class _BinarizeActivation(torch.autograd.Function):
-    """Standardise and sign in one step: forward keeps the standardised values and one scale per sample, nothing else."""
+    """Standardise and sign in one step."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, t: Tensor) -> Tensor:
-        z, scale = standardized(x)
+        _, scale, centred = row_statistics(x)
+        z = scaled(centred, scale)
         ctx.save_for_backward(z, scale, t)
-        return torch.copysign(z.new_ones(()), z)
+        return sign_of_scaled(z)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        z, scale, t = ctx.saved_tensors
-        peak = torch.where(t > 1, SQRT2 * t, ACTIVATION_PEAK)
-        grad = surrogate_gradient(grads[0], z, peak * scale, t.clamp_min(1.0).square() * scale)
-        return standardize_backward(grad, z), None
+        return activation_backward(grads[0], *ctx.saved_tensors), None
+
+
+def sign_of_scaled(z: Tensor) -> Tensor:
+    """sign(z) for z as `scaled` gives it: one pass, as it holds no -0.0."""
+    if torch.compiler.is_compiling():
+        return sign(z)
+    return torch.copysign(z.new_ones(()), z)
 
 
 def standardize(x: Tensor) -> Tensor:
@@ -99,7 +133,7 @@ def standardize(x: Tensor) -> Tensor:
 
     x (N, ...) floating; returns the same shape. Differentiable, the gradient of a constant row being 0.
     """
-    return _Standardize.apply(x.flatten(1)).view(x.shape)
+    return _Standardize.apply(x)
 
 
 def binarize_weight(v: Tensor, t: Tensor, k: Tensor) -> Tensor:
@@ -109,7 +143,7 @@ def binarize_weight(v: Tensor, t: Tensor, k: Tensor) -> Tensor:
 
 def binarize_activation(x: Tensor, t: Tensor) -> Tensor:
     """sign(standardize(x)) for x (N, I, H, W); backward as for weights with k = 1 and t replaced by max(t, 1) (eq. 14)."""
-    return _BinarizeActivation.apply(x.flatten(1), t).view(x.shape)
+    return _BinarizeActivation.apply(x, t)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,17 @@ from torch import Tensor, nn
 from rbnn.errors import CheckpointError
 
 FORMAT = "rbnn-checkpoint"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)  # 1 has no `step` and `partial`: it was written between epochs only
 
 
 @dataclass
 class Checkpoint:
-    """The state of a run after `epoch` completed epochs.
+    """The state of a run after `epoch` completed epochs and `step` training steps of the next.
 
     recipe: the resolved recipe's fields ({} in the authors' files). optimizer: SGD's state dict.
     rng: generator states by device. best: {"top1": percent, "epoch": 0-based}. metrics: the last epoch's.
-    data: the data's fingerprint.
+    data: the data's fingerprint. partial: what the epoch in progress counted so far, {} between epochs.
     """
 
     state_dict: dict[str, Tensor]
@@ -41,10 +43,19 @@ class Checkpoint:
     best: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     data: str = ""
+    step: int = 0
+    partial: dict[str, Any] = field(default_factory=dict)
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write the file completely, or leave what was there: a kill in the middle costs nothing."""
+    with writing(path, checkpoint):
+        pass
+
+
+@contextmanager
+def writing(path: str | Path, checkpoint: Checkpoint) -> Iterator[Path]:
+    """`save` in two steps: within, the complete file is on disk under the name given; it takes its place at the end."""
     path = Path(path)
     content = {"format": FORMAT, "version": VERSION, **asdict_shallow(checkpoint)}
     content["digest"] = digest_of(content)
@@ -55,6 +66,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -80,8 +92,9 @@ def load(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint '{path}' holds no 'state_dict'; give a file of rbnn train or of the authors' code")
     if content.get("format") != FORMAT:
         return Checkpoint(_cleaned(content["state_dict"]), epoch=int(content.get("epoch", 0)))
-    if content.get("version") != VERSION:
-        raise CheckpointError(f"checkpoint '{path}' has format version {content.get('version')}, this program reads {VERSION}")
+    if content.get("version") not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise CheckpointError(f"checkpoint '{path}' has format version {content.get('version')}, this program reads {known}")
     if content.pop("digest", None) != digest_of(content):
         raise CheckpointError(f"checkpoint '{path}' is damaged: its content does not match its digest; use another file")
     del content["format"], content["version"]

@@ -7,16 +7,80 @@ angle of the mix (`rotate` in a state dict); alpha (O, 1, 1) the learned scaling
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rbnn.binarize import binarize_activation, binarize_weight, standardize
+from rbnn.binarize import (
+    activation_backward,
+    binarize_weight,
+    row_statistics,
+    scaled,
+    sign_of_scaled,
+    standardize,
+    standardize_backward,
+)
+from rbnn.convolution import encoded, sign_convolution, takes_integers
 from rbnn.rotation import bi_rotation_update, factor_pair, random_orthogonal, rotate
 
+TOGETHER = 1 << 20  # weights that one call of the rotation update takes
 Semantics = Literal["reference", "through_rotation"]
+
+
+class _BinaryConvolution(torch.autograd.Function):
+    """y = conv2d(sign(z) or, with a32, z; bw) * alpha, z = standardize(x): the activations' side of the layer in one step.
+
+    Backward keeps x, which the layer before keeps anyway, and one mean and scale per sample: z and its sign are computed
+    again, which costs less than the memory. alpha costs no pass over the activations: dy/dalpha is the sum over
+    the weight gradient times bw, and the input gradient is a convolution with bw * alpha. Under autocast y has x's dtype;
+    statistics and sums are float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, bw: Tensor, alpha: Tensor, t: Tensor, stride: list[int], padding: list[int], a32: bool
+    ) -> Tensor:
+        wide = x.to(bw.dtype)
+        mean, scale, centred = row_statistics(wide)
+        ctx.save_for_backward(x, mean, scale, bw, alpha, t)
+        ctx.stride, ctx.padding, ctx.a32 = stride, padding, a32
+        if a32:
+            y = F.conv2d(scaled(centred, scale), bw, None, stride, padding)
+        elif takes_integers(wide):
+            y = sign_convolution(encoded(centred >= torch.where(scale == 0, -math.inf, 0.0)), bw, stride, padding)
+        else:
+            y = sign_convolution(sign_of_scaled(scaled(centred, scale)), bw, stride, padding)
+        return (y * alpha if torch.compiler.is_compiling() else y.mul_(alpha)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, scale, bw, alpha, t = ctx.saved_tensors
+        z = scaled(x.to(bw.dtype) - mean, scale)
+        by_alpha = alpha[..., None]
+        grad_bx, grad_bw, _ = torch.ops.aten.convolution_backward(
+            grads[0],
+            (z if ctx.a32 else sign_of_scaled(z)).to(x.dtype),
+            (bw * by_alpha).to(x.dtype),
+            None,
+            ctx.stride,
+            ctx.padding,
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            [ctx.needs_input_grad[0], True, False],
+        )
+        grad_bw = grad_bw.to(bw.dtype)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_z = grad_bx.to(bw.dtype)
+            grad_x = standardize_backward(grad_z * scale, z) if ctx.a32 else activation_backward(grad_z, z, scale, t)
+            grad_x = grad_x.to(x.dtype)
+        grad_alpha = (grad_bw * bw).sum((1, 2, 3)).view_as(alpha)
+        return grad_x, grad_bw * by_alpha, grad_alpha, None, None, None, None
 
 
 class RotatedConv2d(nn.Conv2d):
@@ -58,41 +122,62 @@ class RotatedConv2d(nn.Conv2d):
         self.register_buffer("k", torch.ones(()), persistent=False)
         self._frozen_weight: Tensor | None = None
 
-    def _as_matrices(self, w: Tensor) -> Tensor:
-        return w.view(len(w), len(self.R1), len(self.R2))
+    def matrices(self) -> Tensor:
+        """X (O, a, b): the standardised filters as the rotation takes them."""
+        return standardize(self.weight.reshape(len(self.weight), len(self.R1), len(self.R2)))
 
     def mixed_weight(self) -> Tensor:
         """w3 (O, I, kh, kw): the standardised weight moved towards its rotation by |sin beta|; its sign is the weight used."""
-        w2 = standardize(self.weight)
-        rotated = rotate(self._as_matrices(w2), self.R1, self.R2).view_as(w2)
+        X = self.matrices()
+        rotated = rotate(X, self.R1, self.R2)
         if self.semantics == "reference":
             rotated = rotated.detach()
-        return w2 + torch.sin(self.rotate).abs() * (rotated - w2)
+        return (X + torch.sin(self.rotate[..., 0]).abs() * (rotated - X)).view(self.weight.shape)
 
     def binary_weight(self) -> Tensor:
         """sign(w3) in {-1, +1}, (O, I, kh, kw)."""
         return binarize_weight(self.mixed_weight(), self.t, self.k)
 
     def forward(self, x: Tensor) -> Tensor:
-        bx = standardize(x) if self.a32 else binarize_activation(x, self.t)
         bw = self.binary_weight() if self._frozen_weight is None else self._frozen_weight
-        return F.conv2d(bx, bw, None, self.stride, self.padding) * self.alpha
+        stride, padding = list(self.stride), [int(p) for p in self.padding]
+        return _BinaryConvolution.apply(x, bw, self.alpha, self.t, stride, padding, self.a32)
 
     @torch.no_grad()
     def freeze_weight(self, frozen: bool) -> None:
         """Compute the binary weight once and keep it (an evaluation does), or go back to computing it in every forward."""
         self._frozen_weight = self.binary_weight() if frozen else None
 
-    @torch.no_grad()
     def update_rotation(self, rounds: int = 3) -> None:
         """Replace R1 and R2 in place by `rounds` rounds of `rotation.bi_rotation_update` on the standardised weight."""
-        X = self._as_matrices(standardize(self.weight))
-        R1, R2 = bi_rotation_update(X, self.R1, self.R2, rounds)
-        self.R1.copy_(R1)
-        self.R2.copy_(R2)
+        update_rotations([self], rounds)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, a32={self.a32}, semantics={self.semantics}"
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """The images in the memory format that the layers are fastest in; what follows a convolution keeps it."""
+    return images.to(memory_format=torch.channels_last)
+
+
+def _parts(group: list[RotatedConv2d]) -> list[list[RotatedConv2d]]:
+    """Layers of one shape, as many together as TOGETHER allows: large ones gain nothing from company, and memory hurts."""
+    size = max(1, TOGETHER // group[0].weight.numel())
+    return [group[start : start + size] for start in range(0, len(group), size)]
+
+
+@torch.no_grad()
+def update_rotations(layers: Iterable[RotatedConv2d], rounds: int = 3) -> None:
+    """`update_rotation` of every layer, those of one shape together; a layer's result does not depend on the others."""
+    groups: dict[tuple[int, ...], list[RotatedConv2d]] = {}
+    for layer in layers:
+        groups.setdefault((len(layer.weight), len(layer.R1), len(layer.R2)), []).append(layer)
+    for group in [part for same in groups.values() for part in _parts(same)]:
+        X, R1, R2 = (torch.stack(parts) for parts in zip(*((g.matrices(), g.R1, g.R2) for g in group), strict=True))
+        for layer, new_R1, new_R2 in zip(group, *bi_rotation_update(X, R1, R2, rounds), strict=True):
+            layer.R1.copy_(new_R1)
+            layer.R2.copy_(new_R2)
 
 
 def rotated_layers(model: nn.Module) -> dict[str, RotatedConv2d]:

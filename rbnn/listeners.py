@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
 
 
@@ -18,6 +19,8 @@ class EpochPrinter:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.best = float("-inf")
+        if recipe.resume:
+            self._take_up(Path(find_checkpoint(recipe.resume)))
         self.begun = time.monotonic()
         self.first_epoch: int | None = None
 
@@ -34,6 +37,18 @@ class EpochPrinter:
             f"lr {metrics['lr']:.4f}  t {metrics['t']:.3g}  {metrics['time/epoch_s']:.1f} s{self._finish(done)}",
             flush=True,
         )
+
+    def _take_up(self, path: Path) -> None:
+        """Say where a run that was stopped goes on, and know its best epoch so far."""
+        from rbnn.checkpoint import load
+
+        state = load(path)
+        self.best = state.best.get("top1", self.best)
+        if state.epoch >= self.recipe.epochs:
+            print(f"{path}: all {self.recipe.epochs} epochs are done", flush=True)
+        else:
+            after = f" after step {state.step}" if state.step else ""
+            print(f"{path}: going on in epoch {state.epoch + 1} of {self.recipe.epochs}{after}", flush=True)
 
     def _finish(self, done: int) -> str:
         if not self.recipe.time_estimate or done >= self.recipe.epochs or self.first_epoch is None:

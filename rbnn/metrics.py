@@ -1,10 +1,15 @@
-"""Exact loss and top-k counts, kept on the device until an epoch ends."""
+"""Exact loss and top-k counts, kept on the device until an epoch ends; and the time spent waiting for batches."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from rbnn.data.loading import Batch
 
 
 class Counts:
@@ -28,3 +33,25 @@ class Counts:
         """`prefix`/loss (mean per sample), `prefix`/top1 and `prefix`/top5 (percent)."""
         loss, top1, top5, num = self.sums.tolist()
         return {f"{prefix}/loss": loss / num, f"{prefix}/top1": 100 * top1 / num, f"{prefix}/top5": 100 * top5 / num}
+
+
+class Waiting:
+    """Iterates over `batches` and notes how long each was waited for."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.batches = batches
+        self.waited_s = 0.0
+        self.whole_s = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        began = asked = time.perf_counter()
+        for batch in self.batches:
+            self.waited_s += time.perf_counter() - asked
+            yield batch
+            asked = time.perf_counter()
+            self.whole_s = asked - began
+
+    @property
+    def share(self) -> float:
+        """The share of the time, from 0 to 1, that was spent waiting."""
+        return min(1.0, self.waited_s / self.whole_s) if self.whole_s else 0.0

@@ -6,6 +6,7 @@ Loads neither torch nor Ray, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from typing import Any, NoReturn
 
@@ -14,10 +15,20 @@ from rbnn.recipe import FIELDS, TYPES, Recipe, load_recipe
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Argument errors in one line, exit status 2; options are never guessed from their beginnings."""
+    """Argument errors in one line, exit status 2; options are never guessed from their beginnings, but the nearest is named."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(allow_abbrev=False, **arguments)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; what is left over is this parser's own error, which knows its options."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        if rest:
+            word = next((word for word in rest if word.startswith("-")), rest[0]).partition("=")[0]
+            options = [option[2:] for option in self._option_string_actions if word[:2] == option[:2] == "--"]
+            close = difflib.get_close_matches(word[2:], options, n=1, cutoff=0.7)
+            self.error(f"unrecognized arguments: {word}" + (f"; nearest: --{close[0]}" if close else ""))
+        return namespace, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -51,7 +62,7 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def recipe_from(args: argparse.Namespace) -> Recipe:
     """The recipe that a parsed command line asks for: a named one, the one of a checkpoint to resume, or the defaults."""
-    given = given_options(args)
+    given = given_options(args) | _folder_of_resumed(args)
     name = args.start_from_option or args.start_from
     if name:
         return load_recipe(name, **given)
@@ -60,6 +71,18 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
 
         return Recipe(**{**load(find_checkpoint(given.get("resume") or given["evaluate"])).recipe, **given})
     return Recipe(**given)
+
+
+def _folder_of_resumed(args: argparse.Namespace) -> dict[str, str]:
+    """A run resumed from its folder, or from last.ckpt in it, goes on in that folder unless another is given."""
+    from pathlib import Path
+
+    given = given_options(args)
+    path = Path(find_checkpoint(given["resume"])) if given.get("resume") else Path()
+    if path.name != "last.ckpt" or given.keys() & {"save", "results_dir"}:
+        return {}
+    folder = path.parent if path.parent.name else path.parent.resolve()
+    return {"results_dir": str(folder.parent), "save": folder.name}
 
 
 def find_checkpoint(path: str) -> str:

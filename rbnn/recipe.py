@@ -68,12 +68,25 @@ class Recipe:
     )
     seed: int = option(1234, "seed of initialisation, data order and augmentation", SEED)
     train_workers: int = option(1, "training processes (Ray Train workers); batches are split among them", FROM_ONE)
+    compile: Literal["auto", "on", "off"] = option(
+        "auto", "run full batches through torch.compile; auto: where the run is long enough to earn the compilation back"
+    )
+    precision: Literal["float32", "tf32", "bf16"] = option(
+        "float32", "of float convolutions and gradients; the forward binary convolution is exact in each of them"
+    )
     threads: int = option(0, "CPU threads per training process; 0 shares the cores. Results depend on it", FROM_ZERO)
     workers: int = option(8, "data loading processes or threads", FROM_ZERO, affects=False)
     gpus: str = option("", 'GPUs to use, e.g. "0,1"; "none" for the CPU; empty: a GPU where there is one')
     data_path: str = option("./data", "folder that holds the data set", affects=False)
     results_dir: str = option("./result", "folder that results are written under", affects=False)
     save: str = option("", "name of this run's folder under results_dir; default: recipe and time", affects=False)
+    checkpoint_steps: int = option(
+        0, "also checkpoint every n steps within an epoch; 0: at the end of each epoch only", FROM_ZERO, affects=False
+    )
+    checkpoint_every: int = option(
+        0, "also keep the checkpoint of every n-th epoch, as epoch-NNNN.ckpt; 0: last and best only", FROM_ZERO, affects=False
+    )
+    keep_checkpoints: int = option(0, "of those of checkpoint_every, keep the newest n; 0: all", FROM_ZERO, affects=False)
     resume: str = option("", "checkpoint file, or folder of a run, to continue from", affects=False)
     evaluate: str = option("", "checkpoint file to evaluate instead of training", short="e", affects=False)
     print_freq: int = option(100, "print progress every n steps", FROM_ONE, affects=False)
@@ -98,8 +111,11 @@ class Recipe:
             raise RecipeError(f"lr_decay_step is {list(steps)}; it must be rising epochs of at least 1, e.g. 30 60 90")
         if self.lr_type == "step" and not steps:
             raise RecipeError("lr_type is step and lr_decay_step is empty; give the milestones, e.g. lr_decay_step 30 60 90")
-        if self.train_workers > self.batch_size:
-            raise RecipeError(f"train_workers is {self.train_workers}; it must be at most batch_size, {self.batch_size}")
+        if 2 * self.train_workers > self.batch_size:  # batch normalisation of a single vector is not defined
+            least = 2 * self.train_workers
+            raise RecipeError(
+                f"batch_size is {self.batch_size} for {self.train_workers} worker(s); it must be at least {least}"
+            )
         if self.loader == "resident" and not dataset_spec(self.dataset).in_memory:
             raise RecipeError(f"loader 'resident' holds a data set in memory, {self.dataset} is too large; choose torchvision")
 

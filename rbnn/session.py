@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbnn import checkpoint as ckpt
+from rbnn.compiling import Network
 from rbnn.data import open_loaders
 from rbnn.data.loading import DataInfo, Loaders
 from rbnn.engine import LAST, Progress, Report, Run, evaluate, fit
@@ -60,4 +61,5 @@ def evaluate_file(recipe: Recipe, path: str) -> tuple[dict[str, float], DataInfo
     model = build(recipe.model, recipe.dataset, recipe.a32, semantics=recipe.semantics)
     ckpt.load_weights(model, state, path)
     loaders = open_loaders(recipe, device)
-    return evaluate(model.to(device), loaders.val), loaders.info
+    network = Network(model.to(device), recipe.replace(compile="off"), device)
+    return evaluate(network, loaders.val), loaders.info

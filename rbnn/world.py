@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from rbnn.errors import RunFailed
+
 
 @dataclass(frozen=True)
 class World:
@@ -36,6 +38,23 @@ class World:
         """Replace `tensor` by its sum over the ranks."""
         if self.size > 1:
             dist.all_reduce(tensor)
+
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """(size, ...) the tensors of all ranks, by rank, on every rank."""
+        if self.size == 1:
+            return tensor[None]
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor)
+        return torch.stack(parts)
+
+    def check_equal(self, digest: str, what: str) -> None:
+        """RunFailed where the ranks' hexadecimal digests differ: they would train on, each a network of its own."""
+        if self.size == 1:
+            return
+        device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+        digests = self.gathered(torch.tensor([int(digest[i : i + 8], 16) for i in range(0, len(digest), 8)], device=device))
+        if not bool((digests == digests[0]).all()):
+            raise RunFailed(f"{what} differ between the {self.size} workers; this is a fault of the program or of a machine")
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """Give every rank the bits of rank 0's tensors, in place; one message per dtype."""

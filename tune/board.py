@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+METRIC = "val/top1"
 State = Literal["running", "complete", "pruned", "failed", "killed"]
 
 
@@ -26,13 +27,18 @@ class Row:
 
 @dataclass
 class Board:
-    """All trials of a sweep so far. num_trials: how many there will be; num_epochs: of a full trial."""
+    """All trials of a sweep so far. num_trials: how many there will be, None without end; num_epochs: of a full trial.
+
+    epochs_before: those done before `began`, by an earlier process. noun: what a row is called.
+    """
 
     name: str
-    num_trials: int
+    num_trials: int | None
     num_epochs: int
     rows: dict[int, Row] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
+    epochs_before: int = 0
+    noun: str = "trial"
 
     @property
     def running(self) -> list[Row]:
@@ -59,13 +65,17 @@ class Board:
 
     def seconds_left(self) -> float | None:
         """Expected time to the end: the epochs still to come, at the pace so far; None before the first epoch."""
-        done = sum(row.epochs for row in self.rows.values())
-        if not done:
+        done = sum(row.epochs for row in self.rows.values()) - self.epochs_before
+        if done <= 0 or self.num_trials is None:
             return None
+        return self.epochs_to_come(self.num_trials) * (time.monotonic() - self.began) / done
+
+    def epochs_to_come(self, num_trials: int) -> float:
+        """The epochs that `num_trials` trials in all still need, if those to come are as long as those that ended."""
         ended = self.ended
         usual = sum(row.epochs for row in ended) / len(ended) if ended else self.num_epochs
-        to_come = usual * (self.num_trials - len(self.rows)) + sum(max(usual - row.epochs, 0) for row in self.running)
-        return to_come * (time.monotonic() - self.began) / done
+        unfinished = sum(max(usual - row.epochs, 0) for row in self.running)
+        return usual * max(num_trials - len(self.rows), 0) + unfinished
 
 
 def columns(rows: Sequence[Row]) -> list[str]:

@@ -1,103 +1,224 @@
-"""A whole sweep as the command runs it: plan, record, show, and say what it found and what to do next."""
+"""A whole sweep as the command runs it, begun anew or gone on with: plan, search, confirm, record, show, say what it found."""
 
 from __future__ import annotations
 
-from threading import Event
+import dataclasses
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
-from tune.board import Board, Row
-from tune.display import SweepDisplay, print_table, verdict
-from tune.recording import RecordTrials
-from tune.sweep import Plan, plan, run
+import yaml
+
+from rbnn.errors import RunFailed
+from rbnn.recipe import Recipe
+from tune.aligning import examine, runs_by_number
+from tune.board import Board
+from tune.cluster import capacity, cluster_address, connected, joined
+from tune.confirm import SUFFIX, confirmation_table, settings_of
+from tune.display import SweepDisplay, say
+from tune.folder import SWEEP_FILE, Record, State, SweepFolder
+from tune.history import History, check_storage_url
+from tune.outcome import close_parent, find_parent, opening, print_result, start_parent
+from tune.publish import publish
+from tune.recording import RecordConfirmation, RecordTrials
+from tune.standing import board_of
+from tune.stopping import BUDGET, SIGNAL, Stop, set_by_signals
+from tune.sweep import Phase, Plan, Trainable, confirm_phase, plan, plan_again, run, search_phase
 from tune.sweepfile import SweepFile
-from tune.tracking import Status, Tracker
+from tune.tracking import Tracker
+from tune.trial import run_trial
 
-NUM_TABLE_ROWS = 10
+DAEMONS = ("raylet", "gcs_server")
 
 
-def conduct(file: SweepFile, *, name: str = "", results_dir: str = "") -> int:
-    """Run a sweep file to its end, or to Ctrl-C; returns the exit status. Raises RequestError before anything is started."""
+def conduct(
+    file: SweepFile,
+    *,
+    name: str = "",
+    results_dir: str = "",
+    address: str = "",
+    trainable: Trainable = run_trial,
+) -> int:
+    """Run a sweep file to its end, or to Ctrl-C; returns the exit status. Raises RequestError before anything is started.
+
+    address: of a running Ray cluster; "" for RAY_ADDRESS, and without that a Ray of its own.
+    """
     tracker = Tracker.open()
-    planned = plan(file, name=name, results_dir=results_dir)
-    stop = Event()
-    board = Board(planned.name, file.trials, planned.recipe.epochs)
-    print(opening(planned), flush=True)
-    parent = start_parent(tracker, planned)
-    status: Status = "FAILED"
-    try:
-        with SweepDisplay(board) as display:
-            recorder = RecordTrials(planned, board, tracker, parent, stop, display.changed)
+    check_storage_url(file.storage)
+    with joined(address):
+        planned = plan(file, name=name, results_dir=results_dir, capacity=capacity(address))
+        folder = create_folder(planned, tracker)
+        print(opening(planned), flush=True)
+        with folder.conducting():
+            return Conductor(planned, folder, tracker, address, trainable).conduct()
+
+
+def resume(folder: SweepFolder, *, address: str = "", trainable: Trainable = run_trial) -> int:
+    """Go on with a sweep where it was left: finished trials stay, those that were cut off continue, then new ones follow.
+
+    Raises RequestError where another process conducts it, or where it does not fit what is here now.
+    """
+    record = folder.record
+    tracker = Tracker.open(uri=record.store)
+    with joined(address):
+        recipe = Recipe(**record.recipe)
+        planned = plan_again(folder.file, recipe, record.name, folder.directory, record.concurrent, capacity(address))
+        with folder.conducting():
+            return Conductor(planned, folder, tracker, address, trainable).conduct()
+
+
+def create_folder(planned: Plan, tracker: Tracker) -> SweepFolder:
+    """The new folder of a sweep, with all that going on with it needs."""
+    file = planned.file
+    planned.directory.mkdir(parents=True)
+    (planned.directory / SWEEP_FILE).write_text(yaml.safe_dump(file.to_dict(), sort_keys=False))
+    folder = SweepFolder(planned.directory)
+    folder.write(
+        Record(
+            planned.name,
+            store=tracker.uri,
+            storage=file.storage,
+            recipe=planned.recipe.to_dict(),
+            concurrent=planned.concurrent,
+            data=dataclasses.asdict(planned.data),
+            cpus=float(planned.recipe.threads * planned.recipe.train_workers),
+            gpus=planned.gpus_of_trial,
+            trials=file.trials,
+            budget_s=file.time_budget_min * 60 if file.time_budget_min else None,
+            confirm_seeds=file.confirm_seeds,
+            began=time.time(),
+        )
+    )
+    return folder
+
+
+@dataclass
+class Conductor:
+    """One session of a sweep: this process, from here to its end."""
+
+    plan: Plan
+    folder: SweepFolder
+    tracker: Tracker
+    address: str
+    trainable: Trainable
+    parent: str = ""
+    ray: ExitStack = field(default_factory=ExitStack)
+
+    def conduct(self) -> int:
+        """Search, confirm, say what was found; returns the exit status."""
+        with self.tracker.buffered(self.folder.directory):
+            self.parent = self._parent_run()
             try:
-                run(planned, [recorder], stop)
+                with self.ray:
+                    return self._conduct()
+            except BaseException as error:
+                self.tracker.finish(self.parent, "FAILED", cause=f"{type(error).__name__}: {error}")
+                self.folder.end_session("failed", f"{type(error).__name__}: {error}")
+                raise
+
+    def _conduct(self) -> int:
+        storage = self.folder.storage_url()
+        phase = search_phase(self.plan, storage, self.folder.record.trials)
+        board, stop = self._search(phase)
+        settings = None
+        if not stop.by_user and board.best and self.folder.record.confirm_seeds:
+            stop, confirmation = self._confirm(storage, board)
+            settings = confirmation_table(settings_of(confirmation))
+        state: State = "stopped" if stop.by_user else "finished" if board.best else "failed"
+        close_parent(self.tracker, self.parent, board, state, self.folder.record.sessions, stop.reason)
+        self.folder.end_session(state, stop.reason)
+        report = publish(self.folder, self.tracker)
+        print_result(board, stop, settings)
+        print(f"report:                            {report.files[0]}")
+        return {"finished": 0, "stopped": 130}.get(state, 1)
+
+    def _search(self, phase: Phase) -> tuple[Board, Stop]:
+        record = self.folder.record
+        left = None if record.budget_s is None else record.budget_s - record.used_s
+        stop = self._stop(left)
+        runs = self._align(phase.history, RecordTrials, "trial")
+        board = board_of(phase.history, record.trials, self.plan.recipe.epochs, runs)
+        if left is not None and left <= 0:
+            stop.because(BUDGET)
+        else:
+            self._run(phase, board, runs, stop, RecordTrials)
+        return board, stop
+
+    def _confirm(self, storage: str, search: Board) -> tuple[Stop, History]:
+        stop, num_seeds = self._stop(None), self.folder.record.confirm_seeds
+        earlier = History(storage, self.plan.name + SUFFIX)
+        runs = self._align(earlier, RecordConfirmation, "confirm")
+        phase = confirm_phase(self.plan, storage, search.rows, num_seeds)
+        total = len(phase.history.trials())
+        board = board_of(phase.history, total, self.plan.recipe.epochs, runs, noun=RecordConfirmation.noun)
+        if phase.num_trials:
+            say(f"confirming the best settings with {num_seeds} fresh seeds each: {phase.num_trials} runs")
+        self._run(phase, board, runs, stop, RecordConfirmation)
+        return stop, phase.history
+
+    def _run(self, phase: Phase, board: Board, runs: dict[int, str], stop: Stop, recorder_type: type[RecordTrials]) -> None:
+        if phase.num_trials == 0:
+            return
+        self._connect()
+        with SweepDisplay(board) as display, set_by_signals(stop):
+            recorder = recorder_type(self.plan, board, self.tracker, self.parent, stop, display.changed, runs, phase.history)
+            try:
+                run(self.plan, phase, [recorder], stop, trainable=self.trainable)
+            except KeyboardInterrupt:
+                stop.because(SIGNAL)
             finally:
                 recorder.end_unfinished()
-        status = "KILLED" if stop.is_set() else "FINISHED" if board.best else "FAILED"
-    except KeyboardInterrupt:
-        stop.set()
-        status = "KILLED"
-    finally:
-        close_parent(tracker, parent, board, status)
-    if stop.is_set():
-        print(f"stopped; {len(board.ended)} trials are recorded, those that ran as killed")
-    print_next(board, parent, print_table(board, NUM_TABLE_ROWS))
-    return 0 if status == "FINISHED" else 130 if stop.is_set() else 1
+
+    def _connect(self) -> None:
+        """Ray, once for both phases; signal handlers are set later, as Ray sets its own."""
+        import ray
+
+        if not ray.is_initialized():
+            self.ray.enter_context(connected(self.address))
+            self.folder.update(ray=own_ray_session(self.address))
+
+    def _align(self, history: History, recorder_type: type[RecordTrials], kind: str) -> dict[int, str]:
+        """Put right what an earlier session left when it died; returns the MLflow run of each trial."""
+        self.tracker.flush()
+        runs = runs_by_number(self.tracker, self.plan.name, self.parent, kind)
+        ids = {number: run.info.run_id for number, run in runs.items()}
+        board = Board(self.plan.name, None, self.plan.recipe.epochs)
+        recorder = recorder_type(self.plan, board, self.tracker, self.parent, Stop(), lambda row: None, ids)
+        for finding in examine(history, runs, recorder):
+            finding.fix()
+        return ids
+
+    def _stop(self, seconds: float | None) -> Stop:
+        return Stop(self.folder.stop_file, seconds, beat=self._beat)
+
+    def _beat(self) -> None:
+        self.folder.beat()
+        lost = lost_of_own_ray()
+        if lost:  # Ray Tune would wait for ever
+            raise RunFailed(f"Ray ended: its {lost} is gone, perhaps killed for lack of memory; rbnn resume {self.plan.name}")
+
+    def _parent_run(self) -> str:
+        """The sweep's own run in MLflow: the one it has, or a new one."""
+        record = self.folder.record
+        begun = record.parent or find_parent(self.tracker, record)
+        if begun:
+            self.tracker.resume_run(begun)
+        parent = begun or start_parent(self.tracker, self.plan)
+        self.folder.update(parent=parent)
+        return parent
 
 
-def opening(planned: Plan) -> str:
-    """What is about to run, in four lines."""
-    space = "  ".join(f"{name} {text}" for name, _, text in planned.file.space.describe())
-    workers = planned.recipe.train_workers
-    each = f"{workers} workers of {planned.recipe.threads} threads" if workers > 1 else f"{planned.recipe.threads} thread(s)"
-    sizes = ", ".join(f"{size} {split}" for split, size in planned.data.sizes.items())
-    fraction = planned.recipe.val_fraction
-    selection = (
-        f"{fraction:.0%} of the training images, held out"
-        if fraction
-        else f"the validation split {planned.data.name} comes with"
-    )
-    return (
-        f"sweep {planned.name}: up to {planned.file.trials} trials of {planned.recipe.model} on {planned.recipe.dataset}, "
-        f"{planned.recipe.epochs} epochs, {planned.concurrent} at once, {each} each\n"
-        f"searching {space}\n"
-        f"{planned.data.name}: {sizes}; trials are compared on {selection}\n"
-        f"results in {planned.directory}"
-    )
+def own_ray_session(address: str) -> str:
+    """The folder of the Ray that this process started, "" where it joined a cluster."""
+    from ray._private.worker import global_worker
+
+    return "" if cluster_address(address) else str(global_worker.node.get_session_dir_path())
 
 
-def start_parent(tracker: Tracker, planned: Plan) -> str:
-    """The sweep's own run in MLflow, with its file and its data."""
-    tags = {"rbnn.sweep": planned.name, "rbnn.recipe": planned.file.name}
-    run_id = tracker.start_run("sweep", planned.name, recipe=planned.recipe, tags=tags, description=planned.file.description)
-    tracker.log_dict(run_id, planned.file.to_dict(), "sweep.yaml")
-    tracker.log_data(run_id, planned.data.name, planned.data.fingerprint, planned.data.sizes)
-    return run_id
+def lost_of_own_ray() -> str:
+    """Which daemon of the Ray that this process started has ended; "" while all run, and for a cluster that it joined."""
+    from ray._private.worker import global_worker
 
-
-def close_parent(tracker: Tracker, parent: str, board: Board, status: Status) -> None:
-    """The result on the sweep's own run: winner, baseline, and how many trials ended how."""
-    best, base = board.best, board.baseline
-    summary: dict[str, float] = {f"sweep/{state}": float(count) for state, count in state_counts(board.ended).items()}
-    if best and best.top1 is not None:
-        summary["val/top1"] = best.top1
-        tracker.set_tags(parent, {"rbnn.best_run": best.run_id, "rbnn.best_trial": str(best.number)})
-    if base and base.top1 is not None:
-        summary["sweep/default_top1"] = base.top1
-    if summary:
-        tracker.log_epoch(parent, summary, 0)
-    cause = "" if status != "FAILED" else next((row.cause for row in board.ended if row.cause), "no trial ran to its end")
-    tracker.finish(parent, status, cause=cause)
-
-
-def state_counts(rows: list[Row]) -> dict[str, int]:
-    """How many trials ended in each state."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.state] = counts.get(row.state, 0) + 1
-    return counts
-
-
-def print_next(board: Board, parent: str, table: str) -> None:
-    """What the sweep found, and the exact commands that go on from here."""
-    print(f"\n{verdict(board)}")
-    if board.best:
-        print(f"run the winner again, to the bit:  rbnn replay {board.best.run_id[:8]}")
-    print(f"see every trial:                   rbnn ui {board.name}")
+    daemons = global_worker.node.all_processes if global_worker.node else {}
+    ended = (name for name in DAEMONS for info in daemons.get(name, []) if info.process.poll() is not None)
+    return next(ended, "")

@@ -21,6 +21,7 @@ class SweepDisplay:
         self.board = board
         self.live: Any = None
         self._last_line = 0.0
+        self._said: set[int] = set()
 
     def __enter__(self) -> SweepDisplay:
         if sys.stdout.isatty():
@@ -38,16 +39,18 @@ class SweepDisplay:
         """A trial began, reported or ended."""
         if self.live:
             return
+        epoch = f"epoch {row.epochs}/{self.board.num_epochs}"
         if row.state != "running":
-            say(f"trial {row.number} {row.state} after {row.epochs} epochs, val/top1 {percent(row.top1)} %{_because(row)}")
-        elif row.epochs == 0:
+            ended = f"{row.state} after {row.epochs} epochs, val/top1 {percent(row.top1)} %{_because(row)}"
+            say(f"{self.board.noun} {row.number} {ended}")
+        elif row.number not in self._said:
+            self._said.add(row.number)
             values = "  ".join(f"{name} {shown(value)}" for name, value in row.values.items())
-            say(f"trial {row.number} starts: {values}")
+            say(f"{self.board.noun} {row.number} {f'goes on from {epoch}' if row.epochs else 'starts'}: {values}")
         elif time.monotonic() - self._last_line < PLAIN_INTERVAL_S:
             return
         else:
-            epoch = f"epoch {row.epochs}/{self.board.num_epochs}"
-            say(f"trial {row.number} {epoch}, val/top1 {percent(row.top1)} %; {self.summary()}")
+            say(f"{self.board.noun} {row.number} {epoch}, val/top1 {percent(row.top1)} %; {self.summary()}")
         self._last_line = time.monotonic()
 
     def summary(self) -> str:
@@ -56,7 +59,8 @@ class SweepDisplay:
         tops = [row.top1 for row in self.board.rows.values() if row.top1 is not None]
         best = f"best top-1 {max(tops):.2f} %" if tops else "no epoch finished yet"
         finish = f"finish {finish_time(left)}" if left is not None else "finish not known yet"
-        return f"{len(self.board.ended)} of {self.board.num_trials} trials done, {best}, {finish}"
+        of = f" of {self.board.num_trials}" if self.board.num_trials is not None else ""
+        return f"{len(self.board.ended)}{of} {self.board.noun}s done, {best}, {finish}"
 
     def _renderable(self) -> Any:
         from rich.console import Group

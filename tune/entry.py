@@ -88,9 +88,7 @@ class Entry:
             for raw, known in self.choices:
                 if known == value:
                     return raw
-        raise RecipeError(
-            f"{self.name} of the baseline is {value!r}, outside its search space ({self.text}); widen it, or change base"
-        )
+        raise RecipeError(f"{self.name} is {value!r}, outside its search space ({self.text}); widen it, or change the value")
 
     def floor(self, other: float | None) -> float:
         """The least value the entry takes while the option it must stay above is `other`."""

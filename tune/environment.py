@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,7 +14,12 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "nvidia-dali-cuda130", "rbnn-tune")
+CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")  # which kernels torch takes, hence the bits
 COMMAND_TIMEOUT_S = 10
+MAX_DIFF_BYTES = 1_000_000
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
+PASSWORD_IN_URI = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
+SECRET_OPTION = re.compile(r"(?i)(--?[\w-]*(?:password|passwd|token|secret|api-?key)[\w-]*(?:=|\s+))('[^']*'|\S+)")
 
 
 @functools.cache
@@ -29,14 +35,39 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         **{name: _version(name) for name in PACKAGES},
-        "cpu": _cpu_model(),
+        "cpu": _cpu_line("model name") or platform.processor(),
+        "cpu_features": " ".join(name for name in CPU_FEATURES if name in _cpu_line("flags").split()),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "gpus": ", ".join(gpus),
         "driver": driver[0] if driver else "",
         "git_commit": commit,
         "git_dirty": dirty,
-        "command": shlex.join(sys.argv),
+        **{name: os.environ.get(name, "") for name in THREAD_VARIABLES},
+        "command": without_secrets(shlex.join(sys.argv)),
     }
+
+
+def without_secrets(text: str) -> str:
+    """The text with passwords in URIs and values of options such as --token replaced by ***.
+
+    >>> without_secrets("rbnn ui --store postgresql://ann:geheim@db/runs --token abc")
+    'rbnn ui --store postgresql://ann:***@db/runs --token ***'
+    """
+    return SECRET_OPTION.sub(r"\1***", PASSWORD_IN_URI.sub(r"\1***@", text))
+
+
+@functools.cache
+def source_changes() -> str:
+    """What this project's tracked files differ by from the commit, as a diff; "" where they do not."""
+    if environment()["git_dirty"] != "true":
+        return ""
+    diff = without_secrets(_output("git", "-C", str(_root()), "diff", "--no-ext-diff", "HEAD") or "")
+    rest = f"\n... and {len(diff) - MAX_DIFF_BYTES} characters more\n"
+    return diff + "\n" if len(diff) <= MAX_DIFF_BYTES else diff[:MAX_DIFF_BYTES] + rest
+
+
+def _root() -> Path:
+    return Path(__file__).resolve().parent.parent
 
 
 def _version(package: str) -> str:
@@ -46,13 +77,13 @@ def _version(package: str) -> str:
         return ""
 
 
-def _cpu_model() -> str:
+def _cpu_line(key: str) -> str:
+    """The first value of a key in /proc/cpuinfo; "" where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition("\t")[0].strip() == key), "")
 
 
 def _output(*command: str) -> str | None:
@@ -72,7 +103,7 @@ def _nvidia_smi(field: str) -> list[str]:
 
 def _commit() -> tuple[str, str]:
     """The commit of the tree that holds this package and whether it is changed; empty where it is not a tree of its own."""
-    root = Path(__file__).resolve().parent.parent
+    root = _root()
     if not (root / ".git").exists():
         return "", ""
     commit = _output("git", "-C", str(root), "rev-parse", "HEAD") or ""

@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe, load_recipe
 from tune.store import shown
@@ -54,6 +56,23 @@ class RunReader:
             path.write_text(text)
             return load_recipe(path)
 
+    def text_of(self, run_id: str, artifact_file: str) -> str:
+        """The text of an artifact at the top of the run; "" where it is not there."""
+        return self._artifact_text(run_id, artifact_file)
+
+    def environment_of(self, run_id: str) -> dict[str, str]:
+        """What the run ran on, as `tune.environment` listed it; empty where it recorded none."""
+        found = yaml.safe_load(self._artifact_text(run_id, "environment.yaml") or "{}")
+        return {str(key): str(value) for key, value in found.items()}
+
+    def digests_of(self, run_id: str) -> dict[int, dict[str, str]]:
+        """Epoch -> digests of the network's bits by name."""
+        found: dict[int, dict[str, str]] = {}
+        for line in self._artifact_text(run_id, "digests.txt").splitlines():
+            epoch, key, value = line.split()
+            found.setdefault(int(epoch), {})[key] = value
+        return found
+
     def sweep_run(self, name_or_run_id: str) -> Run:
         """The parent run of a sweep, by the sweep's name (the latest of that name) or by run id; RequestError for none."""
         named = self._search(f"tags.`rbnn.sweep` = {quoted(name_or_run_id)} and tags.`rbnn.kind` = 'sweep'")
@@ -70,13 +89,21 @@ class RunReader:
             raise refusal
         return run
 
+    def trial_run(self, sweep: str, number: int) -> str:
+        """The id of the run of a sweep's trial; RequestError where the store holds none."""
+        named = f"tags.`rbnn.sweep` = {quoted(sweep)} and tags.`rbnn.kind` = 'trial' and tags.`rbnn.trial` = '{number}'"
+        found = self._search(named)
+        if not found:
+            raise RequestError(f"trial {number} of sweep '{sweep}' has no run in {shown(self.uri)}; see rbnn doctor {sweep}")
+        return str(found[-1].info.run_id)
+
     def sweeps(self) -> list[Run]:
         """The parent runs of all sweeps, oldest first."""
         return self._search("tags.`rbnn.kind` = 'sweep'")
 
-    def children(self, parent_run_id: str) -> list[Run]:
-        """The trials of a sweep, in the order in which they started."""
-        return self._search(f"tags.`{PARENT_TAG}` = {quoted(parent_run_id)}")
+    def children(self, parent_run_id: str, kind: str = "trial") -> list[Run]:
+        """The trials of a sweep, or its runs of another kind (confirm), in the order in which they started."""
+        return self._search(f"tags.`{PARENT_TAG}` = {quoted(parent_run_id)} and tags.`rbnn.kind` = {quoted(kind)}")
 
     def _search(self, filter_string: str) -> list[Run]:
         found: list[Run] = []
@@ -92,10 +119,15 @@ class RunReader:
 
     def _artifact_text(self, run_id: str, artifact_file: str) -> str:
         """The text of an artifact at the top of the run; "" where it is not there."""
-        if artifact_file not in [entry.path for entry in self.client.list_artifacts(run_id)]:
-            return ""
-        with tempfile.TemporaryDirectory() as folder:
-            return Path(self.client.download_artifacts(run_id, artifact_file, folder)).read_text()
+        return artifact_text(self.client, run_id, artifact_file)
+
+
+def artifact_text(client: MlflowClient, run_id: str, artifact_file: str) -> str:
+    """The text of an artifact at the top of the run; "" where it is not there."""
+    if artifact_file not in [entry.path for entry in client.list_artifacts(run_id)]:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, artifact_file, folder)).read_text()
 
 
 def quoted(text: str) -> str:

@@ -36,7 +36,10 @@ class Space:
         self._known = self.baseline.to_dict()
         self._order = self._ordered()
         self._check_above()
-        self.raw(self._known)
+        try:
+            self.raw(self._known)
+        except RecipeError as error:
+            raise RecipeError(f"baseline: {error}") from None
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:

@@ -131,6 +131,7 @@ def quiet_client(uri: str) -> MlflowClient:
     """An MLflow client that logs warnings only, draws no bars and reports nothing home; a process's first takes seconds."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every run that ends
     from mlflow import MlflowClient
 
     if not os.environ.get("MLFLOW_LOGGING_LEVEL"):

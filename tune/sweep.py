@@ -1,33 +1,40 @@
 """A sweep: Optuna proposes, Ray Tune runs, ASHA stops early, MLflow records; the documented default is trial 0.
 
-Everything of a sweep lives in results_dir/NAME: sweep.yaml as resolved, optuna.db, trials/NUMBER/{last,best}.ckpt, ray/.
+A sweep has two phases: the search, and the confirmation of what it found (tune/confirm.py). Both run here, each from its own
+Optuna study, and a phase that was cut off is simply run again: what its study says has ended is not touched.
 """
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
 
-import yaml
+from optuna.trial import TrialState
 
 from rbnn.data import open_loaders
 from rbnn.data.loading import DataInfo
 from rbnn.errors import RecipeError
 from rbnn.machine import device_of, gpu_ids, num_cores, resolve
 from rbnn.recipe import Recipe
+from tune.board import METRIC, Row
+from tune.checkpoint_store import check_storage, folder_of, store_of
 from tune.cluster import connected
+from tune.confirm import SUFFIX, chosen
+from tune.history import VALUES, History
+from tune.placement import Capacity, place_on_cluster
+from tune.stopping import Stop, stopper
 from tune.sweepfile import SweepFile
+from tune.trainer import DRIVER_SHARE
 from tune.trial import run_trial
 
-METRIC = "val/top1"
 TRIALS_PER_SLOT = 4  # fewer trials than this for each that runs at once would leave the sampler nothing to learn from
+Trainable = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Plan:
     """A sweep as it will run on this machine: checked, nothing started.
 
     recipe: the baseline with workers and threads resolved; concurrent: trials at once; cpus, gpus: what one trial takes.
+    worker_resources: of each of several workers, on a cluster; None as the trial's machine allows.
     """
 
     file: SweepFile
@@ -45,10 +53,74 @@ class Plan:
     concurrent: int
     cpus: float
     gpus: float
+    worker_resources: dict[str, float] | None = None
+
+    @property
+    def gpus_of_trial(self) -> float:
+        """GPUs that a trial takes, with all of its workers."""
+        workers = self.recipe.train_workers
+        if workers == 1:
+            return self.gpus
+        return workers * self.worker_resources.get("GPU", 0.0) if self.worker_resources else float(len(gpu_ids(self.recipe)))
+
+    @property
+    def elsewhere(self) -> dict[str, Any]:
+        """What `run_trial` must know on a cluster: the address of the sweep's checkpoints, and what each worker takes."""
+        store = store_of(self.file.storage_path, self.name)
+        resources = self.worker_resources
+        return ({"store": store} if store else {}) | ({"worker_resources": resources} if resources else {})
 
 
-def plan(file: SweepFile, *, name: str = "", results_dir: str = "") -> Plan:
-    """Resolve a sweep file on this machine and open its data; RecipeError or DataError, one line, where it cannot run."""
+def plan(file: SweepFile, *, name: str = "", results_dir: str = "", capacity: Capacity | None = None) -> Plan:
+    """Resolve a sweep file on this machine, or on the cluster of that capacity, and open its data.
+
+    RecipeError or DataError, one line, where it cannot run.
+    """
+    check_storage(file.storage_path, len(capacity.nodes) if capacity else 1)
+    recipe, gpus, concurrent = _place(file, max(1, file.trials // TRIALS_PER_SLOT), capacity)
+    name = name or f"{file.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    directory = folder_of(file.storage_path, results_dir, recipe.results_dir) / name
+    if directory.exists():
+        raise RecipeError(f"sweep '{name}' exists in {directory}; choose another --name, or go on with it: rbnn resume {name}")
+    return _plan(file, name, directory, recipe, concurrent, gpus, capacity)
+
+
+def plan_again(file: SweepFile, recipe: Recipe, name: str, directory: Path, at_once: int, capacity: Capacity | None) -> Plan:
+    """The plan of a sweep that began earlier, with the recipe as resolved then, which its checkpoints belong to.
+
+    at_once: trials at once as planned then; fewer where this machine, or this cluster, is smaller. Raises as `plan` does.
+    """
+    check_storage(file.storage_path, len(capacity.nodes) if capacity else 1)
+    _, gpus, concurrent = _place(dataclasses.replace(file, baseline=recipe, concurrent=0), at_once, capacity)
+    return _plan(file, name, directory, recipe, concurrent, gpus, capacity)
+
+
+def _plan(
+    file: SweepFile, name: str, directory: Path, recipe: Recipe, concurrent: int, gpus: float, capacity: Capacity | None
+) -> Plan:
+    recipe = recipe.replace(data_path=str(Path(recipe.data_path).absolute()))  # trials run in working directories of their own
+    data = open_loaders(recipe.replace(train_workers=1), device_of(recipe.replace(gpus="none"))).info
+    if recipe.train_workers == 1:
+        return Plan(file, name, directory, recipe, data, concurrent, float(recipe.threads), gpus)
+    worker = {"CPU": recipe.threads - DRIVER_SHARE} | ({"GPU": 1.0} if gpus else {})
+    return Plan(file, name, directory, recipe, data, concurrent, 0.01, 0.0, worker if capacity else None)
+
+
+def _place(file: SweepFile, most_at_once: int, capacity: Capacity | None) -> tuple[Recipe, float, int]:
+    """(resolved baseline, GPUs of one trial, trials at once) on the cluster of that capacity, or on this machine."""
+    if not capacity:
+        return _place_here(file, most_at_once)
+    placed = place_on_cluster(
+        file.baseline,
+        capacity,
+        gpus_per_trial=file.gpus_per_trial,
+        most_at_once=most_at_once,
+        concurrent=file.concurrent,
+    )
+    return placed.recipe, placed.gpus, placed.concurrent
+
+
+def _place_here(file: SweepFile, most_at_once: int) -> tuple[Recipe, float, int]:
     baseline = file.baseline
     num_gpus = len(gpu_ids(baseline.replace(train_workers=_all_gpus(baseline))))
     gpus = file.gpus_per_trial or (float(file.workers_per_trial) if num_gpus else 0.0)
@@ -57,20 +129,13 @@ def plan(file: SweepFile, *, name: str = "", results_dir: str = "") -> Plan:
             f"gpus_per_trial is {gpus:g}, but this machine has {num_gpus} GPUs; lower it or run where there are more"
         )
     slots = int(num_gpus / gpus) if gpus else num_cores() // file.workers_per_trial
-    concurrent = file.concurrent or max(1, min(slots, file.trials // TRIALS_PER_SLOT))
+    concurrent = file.concurrent or max(1, min(slots, most_at_once))
     if concurrent > max(slots, 1) or slots == 0:
         raise RecipeError(
             f"{concurrent} trial(s) at once with {file.workers_per_trial} worker(s) each do not fit this machine "
             f"({num_cores()} cores, {num_gpus} GPUs); at most {slots} do: lower --concurrent or workers_per_trial"
         )
-    recipe = resolve(baseline, share=concurrent)
-    data = open_loaders(recipe.replace(train_workers=1), device_of(recipe.replace(gpus="none"))).info
-    name = name or f"{file.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    directory = Path(results_dir or recipe.results_dir) / name
-    if directory.exists():
-        raise RecipeError(f"sweep '{name}' exists in {directory}; choose another --name")
-    cpus = float(recipe.threads) if recipe.train_workers == 1 else 0.01
-    return Plan(file, name, directory, recipe, data, concurrent, cpus, gpus if recipe.train_workers == 1 else 0.0)
+    return resolve(baseline, share=concurrent), gpus, concurrent
 
 
 def _all_gpus(recipe: Recipe) -> int:
@@ -79,120 +144,105 @@ def _all_gpus(recipe: Recipe) -> int:
     return min(max(torch.cuda.device_count(), 1), recipe.batch_size)
 
 
-def storage_url(directory: Path) -> str:
-    """The Optuna storage of a sweep's folder."""
-    return f"sqlite:///{directory.resolve()}/optuna.db"
+@dataclass(frozen=True)
+class Phase:
+    """A part of a sweep: trials from one study. `num_trials`: how many are still to run, None without end."""
+
+    history: History
+    searcher: Any
+    scheduler: Any
+    num_trials: int | None
 
 
-def make_searcher(plan: Plan) -> Any:
-    """Optuna behind Ray Tune, on the sweep's own storage, with the baseline first."""
+def search_phase(plan: Plan, storage: str, num_trials: int | None) -> Phase:
+    """The search on the study that `storage` holds, or begins: up to `num_trials` in all, the baseline first."""
     from tune.searcher import OptunaSearcher
+
+    history = History(storage, plan.name)
+    searcher = OptunaSearcher(history, metric=METRIC, num_epochs=plan.recipe.epochs, proposals=proposals_of(plan))
+    left = None if num_trials is None else max(num_trials - len(history.finished), 0)
+    return Phase(history, searcher, make_scheduler(plan, history), left)
+
+
+def confirm_phase(plan: Plan, storage: str, rows: Mapping[int, Row], num_seeds: int) -> Phase:
+    """The confirmation of what the search found: the runs still to be done; those that its study holds already are kept."""
+    from tune.searcher import OptunaSearcher
+
+    history = History(storage, plan.name + SUFFIX)
+    known = {(trial.user_attrs["setting"], trial.user_attrs[VALUES]["seed"]) for trial in history.trials()}
+    for seed in range(plan.recipe.seed + 1, plan.recipe.seed + 1 + num_seeds):
+        for number in chosen(rows, plan.file.confirm_top):
+            if (number, seed) not in known:
+                history.add_waiting({VALUES: {**rows[number].values, "seed": seed}, "setting": number, "test": True})
+    searcher = OptunaSearcher(history, metric=METRIC, num_epochs=plan.recipe.epochs)
+    scheduler = make_scheduler(plan, history, stops=False)
+    return Phase(history, searcher, scheduler, len(history.trials(TrialState.WAITING)))
+
+
+def proposals_of(plan: Plan) -> Any:
+    """What the search tries: the baseline, then what the sampler draws from the space."""
+    from tune.proposals import Proposals
 
     file = plan.file
     searched = {field: getattr(plan.recipe, field) for field in file.space.entries}
-    return OptunaSearcher(
-        file.space,
-        metric=METRIC,
-        storage=storage_url(plan.directory),
-        study_name=plan.name,
-        sampler=file.sampler,
-        seed=file.seed,
-        num_epochs=plan.recipe.epochs,
-        num_trials=file.trials,
-        first=[searched],
-    )
+    return Proposals(file.space, sampler=file.sampler, seed=file.seed, num_trials=file.trials, first=[searched, *file.first])
 
 
-def make_scheduler(plan: Plan) -> Any:
-    """ASHA on epochs completed, or first-in first-out."""
-    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+def make_scheduler(plan: Plan, history: History, *, stops: bool = True) -> Any:
+    """ASHA on epochs completed; scheduler none, or `stops` False, stops nobody."""
+    from tune.halving import SuccessiveHalving
 
     settings = plan.file.scheduler
-    if settings.name == "none":
-        return FIFOScheduler()
-    return AsyncHyperBandScheduler(
-        time_attr="epoch",
+    return SuccessiveHalving(
+        history,
         metric=METRIC,
-        mode="max",
-        max_t=plan.recipe.epochs + 1,  # a trial that reaches its last epoch ends by itself, and is not "stopped"
-        grace_period=settings.grace_period,
+        num_epochs=plan.recipe.epochs,
+        grace_period=settings.grace_period if stops and settings.name == "asha" else None,
         reduction_factor=settings.reduction_factor,
         brackets=settings.brackets,
+        seed=plan.file.seed,
     )
 
 
-def run(plan: Plan, callbacks: list[Any], stop: Event) -> None:
-    """Run the sweep to its end, or until `stop` is set: running trials then end where they are.
+def run(plan: Plan, phase: Phase, callbacks: list[Any], stop: Stop, *, trainable: Trainable = run_trial) -> None:
+    """Run a phase to its end, or until `stop` is set: trials that run then wait in the study for the next time.
 
-    callbacks: Ray Tune callbacks (recording, display), called in this process.
+    callbacks: Ray Tune callbacks (recording, display), called in this process. trainable: what a trial does, as `run_trial`.
     """
-    plan.directory.mkdir(parents=True)
-    (plan.directory / "sweep.yaml").write_text(yaml.safe_dump(plan.file.to_dict(), sort_keys=False))
+    if phase.num_trials == 0:
+        return
     with connected():
         import ray.tune
 
-        trainable = partial(run_trial, base=plan.recipe.to_dict(), sweep_directory=str(plan.directory.resolve()))
-        file, searcher = plan.file, make_searcher(plan)
+        here = {"base": plan.recipe.to_dict(), "sweep_directory": str(plan.directory.resolve())}
+        task = partial(trainable, **here, **plan.elsewhere)
         tuner = ray.tune.Tuner(
-            ray.tune.with_resources(trainable, {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})),
+            ray.tune.with_resources(task, {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})),
             tune_config=ray.tune.TuneConfig(
-                num_samples=file.trials,
-                search_alg=searcher,
-                scheduler=make_scheduler(plan),
+                num_samples=-1 if phase.num_trials is None else phase.num_trials,
+                search_alg=phase.searcher,
+                scheduler=phase.scheduler,
                 max_concurrent_trials=plan.concurrent,
                 reuse_actors=plan.recipe.train_workers == 1,
-                time_budget_s=file.time_budget_min * 60 if file.time_budget_min else None,
                 trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:04d}",
             ),
             run_config=ray.tune.RunConfig(
-                name="ray",
-                storage_path=str(plan.directory.resolve()),
+                name=phase.history.name,
+                storage_path=str(ray_directory(plan, phase)),
                 callbacks=callbacks,
                 stop=stopper(stop),
-                failure_config=ray.tune.FailureConfig(max_failures=file.max_failures),
+                failure_config=ray.tune.FailureConfig(max_failures=plan.file.max_failures),
                 verbose=0,
             ),
         )
         try:
-            with set_by_signals(stop):
-                tuner.fit()
+            tuner.fit()
         finally:
-            searcher.reconcile()
+            phase.searcher.interrupt()
 
 
-def stopper(stop: Event) -> Any:
-    """Ray Tune's stopper for a whole sweep, obeying an event of this process."""
-    from ray.tune import Stopper
-
-    class StopWhenSet(Stopper):
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return False
-
-        def stop_all(self) -> bool:
-            return stop.is_set()
-
-        def __reduce__(self) -> tuple[Any, ...]:
-            return _never_stops, ()  # Ray pickles it into its state files; the event belongs to this process alone
-
-    return StopWhenSet()
-
-
-def _never_stops() -> Any:
-    return stopper(Event())
-
-
-@contextmanager
-def set_by_signals(stop: Event) -> Iterator[None]:
-    """Within it, SIGINT (Ctrl-C) and SIGTERM set `stop`; a second one raises KeyboardInterrupt."""
-
-    def handle(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def ray_directory(plan: Plan, phase: Phase) -> Path:
+    """Where Ray Tune keeps its own state of a phase: errors of failed trials, nothing that a resumed sweep reads."""
+    directory = plan.directory.resolve() / "ray"
+    shutil.rmtree(directory / phase.history.name, ignore_errors=True)
+    return directory

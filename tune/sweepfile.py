@@ -37,6 +37,10 @@ KEYS: dict[str, Check] = {
     "recipe": TEXT,
     "base": MAPPING,
     "space": (lambda v: isinstance(v, dict) and bool(v), "a mapping with at least one range, e.g. lr: {log: [0.01, 1]}"),
+    "first": (
+        lambda v: isinstance(v, list) and all(isinstance(point, dict) and point for point in v),
+        "a list of settings, e.g. [{lr: 0.2, Tmax: 5}]",
+    ),
     "trials": _whole(1),
     "time_budget_min": (lambda v: v is None or (_number(v) and 0 < v < float("inf")), "minutes above 0"),
     "concurrent": _whole(0),
@@ -46,6 +50,10 @@ KEYS: dict[str, Check] = {
     "workers_per_trial": _whole(1),
     "gpus_per_trial": (lambda v: _number(v) and (0 <= v <= 1 or v == int(v) > 1), "0, a fraction up to 1, or a whole number"),
     "max_failures": _whole(0),
+    "confirm_top": _whole(1),
+    "confirm_seeds": _whole(0),
+    "storage": TEXT,
+    "storage_path": TEXT,
     "val_fraction": (lambda v: _number(v) and 0 <= v < 1, "a number from 0 to below 1"),
 }
 SCHEDULER_KEYS: dict[str, Check] = {
@@ -70,10 +78,14 @@ class TrialScheduler:
 class SweepFile:
     """One search: its baseline (always the first trial), its space and its budget.
 
-    `recipe`: recipe name or absolute path, empty where the baseline is `base` over the defaults. `trials`: 20 by default, or
-    the whole grid. `time_budget_min`: minutes or None. `concurrent`: trials at a time, 0 as the machine allows.
-    `gpus_per_trial`: 0 as the machine allows. `max_failures`: restarts of one failed trial. Sampler gp learns only from trials
-    that ran to their end, and so goes with scheduler none.
+    `recipe`: recipe name or absolute path, empty where the baseline is `base` over the defaults. `first`: settings tried after
+    the baseline and before any is sampled; options left out are the baseline's. `trials`: 20 by default, or the whole grid.
+    `time_budget_min`: minutes or None. `concurrent`: trials at a time, 0 as the machine allows. `gpus_per_trial`: 0 as the
+    machine allows. `max_failures`: restarts of one failed trial. Sampler gp learns only from trials that ran to their end, and
+    so goes with scheduler none. `confirm_top`, `confirm_seeds`: at the end the best so many settings and the baseline are each
+    trained with so many fresh seeds; 0 seeds leaves the result unconfirmed. `storage`: URL of another Optuna storage than the
+    sweep's own file. `storage_path`: of the checkpoints, a folder that all nodes share or an address in an object store; ""
+    for the sweep's own folder.
     """
 
     name: str
@@ -82,6 +94,7 @@ class SweepFile:
     baseline: Recipe
     space: Space
     space_entries: dict[str, Any]
+    first: tuple[dict[str, Any], ...]
     trials: int
     time_budget_min: float | None
     concurrent: int
@@ -91,6 +104,10 @@ class SweepFile:
     workers_per_trial: int
     gpus_per_trial: float
     max_failures: int
+    confirm_top: int
+    confirm_seeds: int
+    storage: str
+    storage_path: str
 
     @property
     def val_fraction(self) -> float:
@@ -102,6 +119,7 @@ class SweepFile:
         values: dict[str, Any] = {key: getattr(self, key) for key in KEYS if key not in ("base", "space", "scheduler")}
         recipe = self.baseline.to_dict()
         del recipe["val_fraction"]
+        values["first"] = list(self.first)
         return {**values, "base": recipe, "space": self.space_entries, "scheduler": dict(vars(self.scheduler))}
 
 
@@ -142,6 +160,7 @@ def parse_sweep(values: Mapping[str, Any], folder: Path) -> SweepFile:
         baseline=baseline,
         space=space,
         space_entries=values["space"],
+        first=tuple(_within(space, point) for point in values.get("first", [])),
         trials=values.get("trials", num_points),
         time_budget_min=values.get("time_budget_min"),
         concurrent=values.get("concurrent", 0),
@@ -151,6 +170,10 @@ def parse_sweep(values: Mapping[str, Any], folder: Path) -> SweepFile:
         workers_per_trial=baseline.train_workers,
         gpus_per_trial=values.get("gpus_per_trial", 0),
         max_failures=values.get("max_failures", 1),
+        confirm_top=values.get("confirm_top", 3),
+        confirm_seeds=values.get("confirm_seeds", 3),
+        storage=values.get("storage", ""),
+        storage_path=values.get("storage_path", ""),
     )
 
 
@@ -180,6 +203,16 @@ def _baseline(values: Mapping[str, Any], folder: Path) -> tuple[str, Recipe]:
         val_fraction = values.get("val_fraction", VAL_FRACTION)
     workers = values.get("workers_per_trial", 1)
     return recipe, baseline.replace(val_fraction=val_fraction, train_workers=workers)
+
+
+def _within(space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
+    """A setting of `first`, all of it searched and in its range."""
+    check_known(point, space.entries, "searched option in first")
+    try:
+        space.raw(point)
+    except RecipeError as error:
+        raise RecipeError(f"first: {error}") from None
+    return dict(point)
 
 
 def _scheduler(given: Any, baseline: Recipe, space: Space) -> TrialScheduler:

@@ -1,8 +1,8 @@
 """Records runs in MLflow: one writer process, explicit run ids, never MLflow's global active run.
 
 Names that others read: tags `rbnn.kind`, `rbnn.recipe`, `rbnn.sweep`, `rbnn.trial`, `rbnn.pruned`, `rbnn.cause` and
-`rbnn.data_fingerprint`; artifacts `recipe.yaml`, `environment.yaml`, `digests.txt`, `checkpoints/`; params are
-the recipe's options.
+`rbnn.data_fingerprint`; artifacts `recipe.yaml`, `environment.yaml`, `source_changes.diff` (of a changed tree),
+`digests.txt`, `checkpoints/`; params are the recipe's options.
 """
 
 from __future__ import annotations
@@ -10,35 +10,47 @@ from __future__ import annotations
 import getpass
 import json
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
-from tune.environment import environment
+from tune.describing import described
+from tune.environment import environment, source_changes
+from tune.folder import Process
+from tune.logged_models import PERIODIC
 from tune.run_reader import PARENT_TAG, RunReader
-from tune.store import artifact_folder, check_reachable, quiet_client, tracking_uri, unreachable
+from tune.store import artifact_folder, check_reachable, quiet_client, shown, tracking_uri, unreachable
+from tune.store_writes import STATE_TAG, Applier, written
+from tune.write_buffer import CLOSE_PATIENCE_S, WriteBuffer, is_outage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-Kind = Literal["train", "sweep", "trial", "replay", "evaluate"]
+Kind = Literal["train", "sweep", "trial", "confirm", "replay", "evaluate"]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 NOTE_TAG = "mlflow.note.content"
+STATES: dict[Status, str] = {"FINISHED": "complete", "KILLED": "killed", "FAILED": "failed"}
 MAX_TAG_LENGTH = 5000
-MAX_DIGEST_LENGTH = 36
 
 
 class Tracker(RunReader):
-    """Reads and writes one MLflow experiment. Meant for a single writing process; SQLite locks under several."""
+    """Reads and writes one MLflow experiment. Meant for a single writing process; SQLite locks under several.
 
-    def __init__(self, client: MlflowClient, uri: str, experiment_id: str) -> None:
+    Writes are carried out when asked for, and raise; within `buffered` a thread carries them out, and they never raise.
+    """
+
+    def __init__(self, client: MlflowClient, uri: str, experiment_id: str, experiment: str = "rbnn") -> None:
         super().__init__(client, uri, experiment_id)
-        self._last_epoch: dict[str, int] = {}
-        self._digests: dict[str, list[str]] = {}
+        self.experiment = experiment
+        self._applier = Applier(client, experiment_id)
+        self._buffer: WriteBuffer | None = None
 
     @classmethod
     def open(cls, experiment: str = "rbnn", *, uri: str = "") -> Tracker:
@@ -57,13 +69,55 @@ class Tracker(RunReader):
             if found is None:
                 folder = artifact_folder(uri)
                 location = folder.as_uri() if folder else None
-                return cls(client, uri, client.create_experiment(experiment, artifact_location=location))
+                try:
+                    new_id = client.create_experiment(experiment, artifact_location=location)
+                    return cls(client, uri, new_id, experiment)
+                except MlflowException:  # where another process made it at this very moment, it is there now
+                    found = client.get_experiment_by_name(experiment)
+                    if found is None:
+                        raise
         except (MlflowException, SQLAlchemyError) as error:
             raise unreachable(uri, error) from error
         if found.lifecycle_stage != "active":
             remedy = f"mlflow experiments restore --experiment-id {found.experiment_id}"
             raise unreachable(uri, f"its experiment '{experiment}' is deleted", remedy)
-        return cls(client, uri, found.experiment_id)
+        return cls(client, uri, found.experiment_id, experiment)
+
+    @contextmanager
+    def buffered(self, folder: Path, *, patience_s: float = CLOSE_PATIENCE_S) -> Iterator[None]:
+        """Within it, writes are handed to a thread; at its end they are all in the store, or in `folder`/pending.jsonl.
+
+        patience_s: how long the end waits for a store that does not answer. Reads may precede writes: `flush` first. A block
+        inside another one uses the outer one's thread.
+        """
+        if self._buffer:
+            yield
+            return
+        header = {"store": shown(self.uri), "experiment": self.experiment, "process": str(Process.current())}
+        self._buffer = WriteBuffer(self._applier, folder, header, self._answers)
+        try:
+            yield
+        finally:
+            buffer, self._buffer = self._buffer, None
+            buffer.close(patience_s)
+
+    def flush(self, timeout_s: float = CLOSE_PATIENCE_S) -> bool:
+        """Wait until everything written so far is in the store; False where it is not after `timeout_s`."""
+        return self._buffer is None or self._buffer.flush(timeout_s)
+
+    def _answers(self) -> bool:
+        try:
+            check_reachable(self.uri)
+        except RequestError:
+            return False
+        return True
+
+    def _write(self, op: str, run: str, **given: Any) -> None:
+        write = {"op": op, "run": run, **given}
+        if self._buffer:
+            self._buffer.put(write)
+        else:
+            self._applier.apply(write)
 
     def start_run(
         self,
@@ -77,111 +131,114 @@ class Tracker(RunReader):
     ) -> str:
         """Create a RUNNING run with its recipe and environment; returns the run id. A sweep is tagged with its own name.
 
+        Without a description, the run's page says what its recipe is.
         `rbnn.recipe` (the recipe's name) is the caller's to give in `tags`; without it, `name` stands there.
         """
         env = environment()
+        if recipe and not description:
+            description = described(kind, recipe, (tags or {}).get("rbnn.recipe", name))
         values = {"rbnn.kind": kind, "rbnn.recipe": name if recipe else "", "mlflow.source.name": env["command"]}
         values |= {"mlflow.source.type": "LOCAL", "mlflow.user": _user(), "mlflow.source.git.commit": env["git_commit"]}
         values |= {"rbnn.sweep": name if kind == "sweep" else "", PARENT_TAG: parent or "", NOTE_TAG: description}
-        values |= tags or {}
-        limited = {key: str(value)[:MAX_TAG_LENGTH] for key, value in values.items() if value != ""}
-        run_id: str = self.client.create_run(self.experiment_id, tags=limited, run_name=name).info.run_id
-        self._last_epoch[run_id] = -1
-        self._digests[run_id] = []
+        values |= {"rbnn.seed": str(recipe.seed) if recipe else "", "rbnn.process": str(Process.current()), **(tags or {})}
+        run_id = self._create_run(name, {key: str(value)[:MAX_TAG_LENGTH] for key, value in values.items() if value != ""})
         if recipe is not None:
             self.log_params(run_id, recipe.to_dict())
             self.log_text(run_id, recipe.to_yaml(), "recipe.yaml")
+            env = {**env, "threads": str(recipe.threads)}
         self.log_text(run_id, yaml.safe_dump(env, sort_keys=False), "environment.yaml")
+        if source_changes():
+            self.log_text(run_id, source_changes(), "source_changes.diff")
         return run_id
+
+    def _create_run(self, name: str, tags: dict[str, str]) -> str:
+        """The new run's id; one of ours, which the store's will replace, where the store is away and writes are buffered."""
+        began = _now_ms()
+        if self._buffer is None or not self._buffer.away:
+            try:
+                return self._applier.create_run("", name, tags, began)
+            except Exception as error:
+                if self._buffer is None or not is_outage(error):
+                    raise
+        ours = uuid.uuid4().hex
+        self._buffer.put({"op": "create_run", "run": ours, "name": name, "tags": tags, "start_ms": began})
+        return ours
 
     def resume_run(self, run_id: str) -> None:
         """Mark a run that ended, or whose process died, as RUNNING again; what it logged stays and is not logged twice."""
-        self.client.update_run(run_id, status="RUNNING")
-        for tag in ("rbnn.cause", "rbnn.pruned") & self.client.get_run(run_id).data.tags.keys():
-            self.client.delete_tag(run_id, tag)
+        self._write("resume", run_id)
+        self.set_tags(run_id, {"rbnn.process": str(Process.current())})
 
     def log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
         """Record each value as text: a list as its items with spaces between, true and false as in a recipe file."""
-        from mlflow.entities import Param
-
-        self.client.log_batch(run_id, params=[Param(name, _text(value)) for name, value in values.items()])
+        self._write("params", run_id, values={name: _text(value) for name, value in values.items()})
 
     def log_epoch(self, run_id: str, metrics: Mapping[str, Any], epoch: int) -> None:
         """Record one epoch (0-based) in one call; an epoch that the run already holds, as after a resume, is left as it is.
 
         Keys that begin with `digest` hold text and become lines "epoch key value" of digests.txt; all others hold numbers.
         """
-        from mlflow.entities import Metric
-
-        if epoch <= self._logged_until(run_id):
-            return
-        now_ms = int(time.time() * 1000)
         numbers = {key: value for key, value in metrics.items() if not key.startswith("digest")}
         texts = [key for key, value in numbers.items() if isinstance(value, str) or value is None]
         if texts:
             raise TypeError(f"metric {texts[0]!r} is {numbers[texts[0]]!r}, not a number; name text digest...")
-        lines = [f"{epoch} {key} {value}" for key, value in metrics.items() if key.startswith("digest")]
-        if lines:
-            if run_id not in self._digests:
-                self._digests[run_id] = self._artifact_text(run_id, "digests.txt").splitlines()
-            earlier = [line for line in self._digests[run_id] if int(line.split()[0]) < epoch]
-            self._digests[run_id] = earlier + lines
-            self.log_text(run_id, "\n".join(self._digests[run_id]) + "\n", "digests.txt")
-        self.client.log_batch(run_id, metrics=[Metric(key, float(value), now_ms, epoch) for key, value in numbers.items()])
-        self._last_epoch[run_id] = epoch
+        digests = {key: str(value) for key, value in metrics.items() if key.startswith("digest")}
+        values = {key: written(float(value)) for key, value in numbers.items()}
+        self._write("epoch", run_id, metrics=values, digests=digests, epoch=epoch, time_ms=_now_ms())
 
-    def _logged_until(self, run_id: str) -> int:
-        """The last epoch in the store, -1 for none; read once for a run that this process did not start."""
-        if run_id not in self._last_epoch:
-            keys = self.client.get_run(run_id).data.metrics
-            steps = [point.step for key in keys for point in self.client.get_metric_history(run_id, key)]
-            self._last_epoch[run_id] = max(steps, default=-1)
-        return self._last_epoch[run_id]
+    def log_points(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        """Record values that do not come by epoch, such as a sweep's best by trial number."""
+        values = {key: written(float(value)) for key, value in metrics.items()}
+        self._write("points", run_id, metrics=values, step=step, time_ms=_now_ms())
 
     def log_checkpoints(self, run_id: str, files: Sequence[Path]) -> None:
-        """Copy the files under the artifact folder checkpoints/; a file of the same name is replaced."""
-        for file in files:
-            self.client.log_artifact(run_id, str(file), "checkpoints")
+        """Keep these files, and the periodic checkpoints beside them, as artifacts in checkpoints/ and as LoggedModels.
+
+        Files of the same name are replaced; periodic ones that are no longer there are dropped from the store as well.
+        """
+        folders = dict.fromkeys(file.parent for file in files)
+        beside = [file for folder in folders for file in sorted(folder.glob(f"{PERIODIC}*.ckpt"))]
+        self._write("checkpoints", run_id, files=[str(file.resolve()) for file in dict.fromkeys([*files, *beside])])
+
+    def log_artifact(self, run_id: str, file: Path, folder: str = "") -> None:
+        """Copy a file to the run's artifacts."""
+        self._write("artifact", run_id, path=str(file.resolve()), folder=folder)
 
     def log_data(self, run_id: str, name: str, fingerprint: str, sizes: Mapping[str, int]) -> None:
         """Record the data set as MLflow inputs, one per split: `sizes` maps a context (train, validation) to its images."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        digest = fingerprint.rpartition(":")[2][:MAX_DIGEST_LENGTH]
-        source = json.dumps({"name": name, "fingerprint": fingerprint})
-        inputs = [
-            DatasetInput(
-                Dataset(f"{name} {context}", digest, "local", source, profile=json.dumps({"num_rows": size})),
-                [InputTag("mlflow.data.context", context)],
-            )
-            for context, size in sizes.items()
-        ]
-        self.client.log_inputs(run_id, inputs)
+        self._write("inputs", run_id, name=name, fingerprint=fingerprint, sizes=dict(sizes))
         self.set_tags(run_id, {"rbnn.data_fingerprint": fingerprint})
 
     def log_text(self, run_id: str, text: str, artifact_file: str) -> None:
         """Write `text` as the artifact of that name, replacing it."""
-        self.client.log_text(run_id, text, artifact_file)
+        self._write("text", run_id, text=text, file=artifact_file)
 
     def log_dict(self, run_id: str, content: Mapping[str, Any], artifact_file: str) -> None:
         """Write a mapping as a .json or .yaml artifact, by the name's ending."""
-        self.client.log_dict(run_id, dict(content), artifact_file)
+        as_json = artifact_file.endswith(".json")
+        text = json.dumps(content, indent=2) if as_json else yaml.safe_dump(dict(content), sort_keys=False)
+        self.log_text(run_id, text, artifact_file)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set or replace tags, in one call."""
-        from mlflow.entities import RunTag
+        self._write("tags", run_id, tags={key: str(value)[:MAX_TAG_LENGTH] for key, value in tags.items()})
 
-        self.client.log_batch(run_id, tags=[RunTag(key, str(value)[:MAX_TAG_LENGTH]) for key, value in tags.items()])
+    def tag_experiment(self, key: str, value: str) -> None:
+        """Set or replace a tag of the experiment."""
+        self._write("experiment_tag", "", key=key, value=value)
 
     def finish(self, run_id: str, status: Status, *, pruned: bool = False, cause: str = "") -> None:
         """End the run: FINISHED ran to its end, KILLED was stopped (always so when pruned), FAILED broke, for `cause`."""
         if pruned and status != "KILLED":
             raise ValueError(f"a pruned run ends as KILLED, not {status}")
-        tags = {"rbnn.pruned": "true"} if pruned else {}
+        tags = {STATE_TAG: "pruned" if pruned else STATES[status], **({"rbnn.pruned": "true"} if pruned else {})}
         tags |= {"rbnn.cause": cause} if cause else {}
-        if tags:
-            self.set_tags(run_id, tags)
-        self.client.set_terminated(run_id, status)
+        self.set_tags(run_id, tags)
+        self._write("end", run_id, status=status, end_ms=_now_ms())
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _text(value: Any) -> str:

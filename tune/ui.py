@@ -17,23 +17,13 @@ from typing import IO, Any
 from urllib.parse import urlencode
 
 from rbnn.errors import RequestError, RunFailed
-from tune.run_reader import quoted
+from tune.saved_view import save_view, searched_options, view_link
 from tune.store import artifact_folder, is_server
 from tune.tracking import Tracker
 
 NUM_PORTS_TRIED = 20
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
-
-
-def sweep_link(base_url: str, experiment_id: str, sweep_name: str) -> str:
-    """The address that shows exactly a sweep's trials with their curves, the best val/top1 first.
-
-    MLflow 3 otherwise opens an experiment on traces, and hides trials under a folded parent.
-    """
-    filters = f"tags.`rbnn.sweep` = {quoted(sweep_name)} and tags.`rbnn.kind` = 'trial'"
-    order = {"searchFilter": filters, "orderByKey": "metrics.`val/top1`", "orderByAsc": "false"}
-    return _runs_link(base_url, experiment_id, {"compareRunsMode": "CHART", **order})
 
 
 def all_runs_link(base_url: str, experiment_id: str) -> str:
@@ -58,6 +48,8 @@ def serve_ui(
     tracker = Tracker.open(uri=tracker_uri)
     sweeps = [tracker.sweep_run(sweep)] if sweep else tracker.sweeps()[-1:]
     names = [run.data.tags["rbnn.sweep"] for run in sweeps]
+    for name, run in zip(names, sweeps, strict=True):
+        save_view(tracker, name, searched_options(tracker, run))
     if is_server(tracker.uri):
         _say_links(tracker.uri, tracker.experiment_id, names, say)
         return
@@ -75,7 +67,8 @@ def serve_ui(
 
 def _say_links(base_url: str, experiment_id: str, sweep_names: list[str], say: Callable[[str], Any]) -> None:
     for name in sweep_names:
-        say(f"sweep {name}: {sweep_link(base_url, experiment_id, name)}")
+        say(f"sweep {name}: {view_link(base_url, experiment_id, name)}")
+        say(f"  as a table: {view_link(base_url, experiment_id, name, charts=False)}")
     say(f"all runs: {all_runs_link(base_url, experiment_id)}")
 
 

@@ -25,6 +25,7 @@ class DatasetSpec:
     in_memory: bool
     has_test_split: bool
     description: str
+    num_train: int  # as published; what is found on disk may be less
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -35,23 +36,23 @@ HALF = (0.5, 0.5, 0.5)
 DATASETS: dict[str, DatasetSpec] = {
     "digits": DatasetSpec(
         10, 32, HALF, HALF, "none", "rbnn.data.digits", "resnet20_1w1a", True, False,
-        "scikit-learn's handwritten digits, 1,400 + 397 real 8x8 images as 32x32x3; no download",
+        "scikit-learn's handwritten digits, 1,400 + 397 real 8x8 images as 32x32x3; no download", 1_400,
     ),
     "cifar10": DatasetSpec(
         10, 32, IMAGENET_MEAN, IMAGENET_STD, "crop_flip", "rbnn.data.cifar", "resnet20_1w1a", True, True,
-        "CIFAR-10, 50,000 + 10,000 images of 32x32",
+        "CIFAR-10, 50,000 + 10,000 images of 32x32", 50_000,
     ),
     "cifar100": DatasetSpec(
         100, 32, CIFAR100_MEAN, CIFAR100_STD, "crop_flip", "rbnn.data.cifar", "resnet20_1w1a", True, True,
-        "CIFAR-100, 50,000 + 10,000 images of 32x32",
+        "CIFAR-100, 50,000 + 10,000 images of 32x32", 50_000,
     ),
     "tinyimagenet": DatasetSpec(
         200, 224, TINY_MEAN, TINY_STD, "rotate_flip", "rbnn.data.folders", "resnet18_1w1a", False, True,
-        "Tiny ImageNet, 100,000 + 10,000 images of 64x64, enlarged to 224x224",
+        "Tiny ImageNet, 100,000 + 10,000 images of 64x64, enlarged to 224x224", 100_000,
     ),
     "imagenet": DatasetSpec(
         1000, 224, IMAGENET_MEAN, IMAGENET_STD, "resized_crop_flip", "rbnn.data.folders", "resnet18_1w1a", False, True,
-        "ImageNet (ILSVRC 2012), 1,281,167 + 50,000 images",
+        "ImageNet (ILSVRC 2012), 1,281,167 + 50,000 images", 1_281_167,
     ),
 }  # fmt: skip
 

@@ -147,8 +147,8 @@ class DaliTrain:
         largest = max((part.stop - part.start for part in self.slices), default=1)
         self.pipe = ImagePipe(feed, spec, largest, recipe, device)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        requests = train_requests(self.spec.augmentation, len(self.labels), self.seed, epoch, self.slices)
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        requests = train_requests(self.spec.augmentation, len(self.labels), self.seed, epoch, self.slices[start:])
         return self.pipe.batches(requests, self.labels)
 
 

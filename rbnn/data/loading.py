@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rbnn.errors import DataError
+from rbnn.errors import DataError, RunFailed
 from rbnn.world import World
 
 Batch = tuple[Tensor, Tensor]
@@ -26,8 +28,11 @@ class TrainLoader(Protocol):
     num_batches: int
     num_images: int
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This rank's batches of an epoch: a function of the recipe's seed, the epoch, the rank and nothing else."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This rank's batches of an epoch: a function of the recipe's seed, the epoch, the rank and nothing else.
+
+        start: number of batches to leave out, none of which is read or decoded.
+        """
         ...
 
 
@@ -47,6 +52,25 @@ class Loaders:
     train: TrainLoader
     val: Iterable[Batch]
     info: DataInfo
+
+
+@contextmanager
+def dead_loaders_told() -> Iterator[None]:
+    """Within it, a loader process that dies is one line, RunFailed, wherever the run is when torch notices.
+
+    Between two batches torch raises from its handler of SIGCHLD, in whatever Python code runs at that moment.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\).*?(?:signal: (\w+)|exited unexpectedly)", str(error))
+        if isinstance(error, RunFailed) or not found:
+            raise
+        how = f"was ended by the signal {found[2]}" if found[2] else "ended unexpectedly"
+        raise RunFailed(
+            f"a data loading process (pid {found[1]}) {how}, most likely for lack of memory or of room in /dev/shm; "
+            "lower workers or batch_size, and go on with --resume"
+        ) from None
 
 
 def derived_seed(*parts: object) -> int:

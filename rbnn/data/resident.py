@@ -53,12 +53,12 @@ class ResidentTrain:
         self.num_batches = len(self.slices)
         self.num_images = sum(s.stop - s.start for s in self.slices)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         device = self.labels.device
         order, offsets, flip = (
             drawn.to(device) for drawn in shift_draws(self.augmentation, self.seed, epoch, len(self.labels))
         )
-        for part in self.slices:
+        for part in self.slices[start:]:
             index = order[part]
             images = self.augmented(index, offsets[:, part], flip[part])
             yield self.normalize(images), self.labels[index]

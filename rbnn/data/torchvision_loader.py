@@ -31,10 +31,10 @@ from rbnn.data.augment import (
 )
 from rbnn.data.catalog import DatasetSpec, dataset_spec
 from rbnn.data.folders import decode
-from rbnn.data.loading import Batch, epoch_positions
+from rbnn.data.loading import Batch, dead_loaders_told, epoch_positions
 from rbnn.data.resident import Normalize
 from rbnn.data.source import Files, Split
-from rbnn.errors import DataError, RunFailed
+from rbnn.errors import DataError
 from rbnn.machine import num_cores
 from rbnn.recipe import Recipe
 from rbnn.world import World
@@ -139,21 +139,15 @@ class Pool:
         """Normalised batches; raises DataError naming a damaged image, RunFailed where a loader process died."""
         self.requests.next = requests
         try:
-            for made in self.loader:
-                if isinstance(made, DataError):
-                    raise made
-                images, labels = (tensor.to(self.device, non_blocking=True) for tensor in made)
-                yield self.normalize(images), labels
-        except DataError as error:
+            with dead_loaders_told():
+                for made in self.loader:
+                    if isinstance(made, DataError):
+                        raise made
+                    images, labels = (tensor.to(self.device, non_blocking=True) for tensor in made)
+                    yield self.normalize(images), labels
+        except (DataError, RuntimeError) as error:
             self.close()
             raise error from None
-        except RuntimeError as error:
-            self.close()
-            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
-                raise
-            raise RunFailed(
-                "a data loading process was killed, for lack of memory or of room in /dev/shm; lower workers or batch_size"
-            ) from error
 
     def close(self) -> None:
         """End kept loader processes; the next pass starts others.
@@ -175,8 +169,8 @@ class TorchvisionTrain:
         self.num_batches = len(self.slices)
         self.num_images = sum(part.stop - part.start for part in self.slices)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        return self.pool.batches(train_requests(self.spec.augmentation, self.total, self.seed, epoch, self.slices))
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        return self.pool.batches(train_requests(self.spec.augmentation, self.total, self.seed, epoch, self.slices[start:]))
 
 
 class TorchvisionEval:

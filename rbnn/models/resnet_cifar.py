@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rbnn.layers import RotatedConv2d, Semantics
+from rbnn.layers import RotatedConv2d, Semantics, channels_last
 
 
 class PadShortcut(nn.Module):
@@ -71,7 +71,7 @@ class ResNet20(nn.Module):
         init_kaiming(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.hardtanh(self.bn1(self.conv1(x)))
+        out = F.hardtanh(self.bn1(self.conv1(channels_last(x))))
         out = self.layer3(self.layer2(self.layer1(out)))
         return self.linear(self.bn2(out.mean((2, 3))))
 
@@ -100,7 +100,7 @@ class ResNet18(nn.Module):
         self.bn2 = nn.BatchNorm1d(512)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn1(self.conv1(x))
+        out = self.bn1(self.conv1(channels_last(x)))
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
         return self.linear(self.bn2(F.avg_pool2d(out, 4).flatten(1)))
 

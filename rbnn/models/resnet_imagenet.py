@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rbnn.layers import RotatedConv2d, Semantics
+from rbnn.layers import RotatedConv2d, Semantics, channels_last
 from rbnn.models.resnet_cifar import init_kaiming
 
 
@@ -53,6 +53,6 @@ class ResNet(nn.Module):
         init_kaiming(self, (nn.Conv2d,))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.max_pool2d(F.hardtanh(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
+        out = F.max_pool2d(F.hardtanh(self.bn1(self.conv1(channels_last(x)))), 3, stride=2, padding=1)
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
         return self.fc(self.bn2(out.mean((2, 3))))

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rbnn.layers import RotatedConv2d, Semantics
+from rbnn.layers import RotatedConv2d, Semantics, channels_last
 
 
 class VGGSmall(nn.Module):
@@ -39,7 +39,7 @@ class VGGSmall(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.hardtanh(self.bn0(self.conv0(x)))
+        out = F.hardtanh(self.bn0(self.conv0(channels_last(x))))
         out = F.hardtanh(self.bn1(F.max_pool2d(self.conv1(out), 2)))
         out = F.hardtanh(self.bn2(self.conv2(out)))
         out = F.hardtanh(self.bn3(F.max_pool2d(self.conv3(out), 2)))

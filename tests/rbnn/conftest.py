@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from rbnn import checkpoint
 from rbnn.data import digits, resident
 from rbnn.data.loading import DataInfo, Loaders
 from rbnn.data.source import Split
+from rbnn.diagnostics import TABLE
+from rbnn.engine import BEST, LAST
 from rbnn.recipe import Recipe
 from rbnn.world import World
 
@@ -28,6 +33,22 @@ def few_digits() -> Callable[..., Loaders]:
         return Loaders(train, val, DataInfo("digits", "sha256:few", {"train": num_train, "validation": num_val}))
 
     return loaders
+
+
+@pytest.fixture
+def outcome() -> Callable[[Path], list[str]]:
+    """What a run left in its folder, to compare: checkpoints without times, the table, half-written files."""
+
+    def content(path: Path) -> str:
+        state = checkpoint.load(path)
+        metrics = {name: value for name, value in state.metrics.items() if not name.startswith("time/")}
+        recipe = Recipe(**state.recipe).to_dict(only_affecting=True)
+        return checkpoint.digest_of({**dataclasses.asdict(state), "metrics": metrics, "recipe": recipe})
+
+    def of(folder: Path) -> list[str]:
+        return [content(folder / LAST), content(folder / BEST), (folder / TABLE).read_text(), *map(str, folder.glob(".*"))]
+
+    return of
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_unusual_values_survive(tmp_path: Path) -> None:
 
 def test_anything_can_read_the_file_without_this_project(file: Path, state: Checkpoint) -> None:
     content = torch.load(file, weights_only=True)
-    assert (content["format"], content["version"], content["epoch"]) == ("rbnn-checkpoint", 1, 3)
+    assert (content["format"], content["version"], content["epoch"]) == ("rbnn-checkpoint", 2, 3)
     assert content["state_dict"].keys() == state.state_dict.keys()
 
 
@@ -217,8 +217,8 @@ def test_code_in_a_file_is_refused_and_not_run(write: str, tmp_path: Path) -> No
 
 
 def test_another_version_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "VERSION", 2)
-    assert refusal_of(file).endswith("has format version 1, this program reads 2")
+    monkeypatch.setattr(checkpoint, "READABLE", (3, 4))
+    assert refusal_of(file).endswith("has format version 2, this program reads 3 and 4")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"weights": {}}, {"state_dict": 3}, torch.ones(2)], ids=repr)

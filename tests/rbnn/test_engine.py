@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from rbnn import checkpoint, engine
 from rbnn.data.loading import Batch, Loaders
+from rbnn.diagnostics import TABLE
 from rbnn.engine import BEST, LAST, evaluate, fit
 from rbnn.errors import CheckpointError, NonFiniteLoss
 from rbnn.layers import RotatedConv2d, rotated_layers
@@ -29,7 +30,8 @@ pytestmark = pytest.mark.usefixtures("settings_put_back")
 RECIPE = Recipe(dataset="digits", epochs=3, batch_size=32, batch_size_test=16, Tmin=0.3, Tmax=3, threads=2)
 NAMES = {
     *(f"{split}/{name}" for split in ("train", "val") for name in ("loss", "top1", "top5")),
-    *("epoch", "lr", "t", "k", "time/epoch_s", "time/images_per_s", "digest"),
+    *("epoch", "lr", "t", "k", "time/epoch_s", "time/images_per_s", "time/data_wait", "digest"),
+    *(f"rbnn/{name}" for name in ("sin_beta", "cosine", "weight_flips", "rotation_gain")),
 }
 FewDigits = Callable[..., Loaders]
 
@@ -60,8 +62,8 @@ class Wrapped:
         self.inner, self.change, self.taken = loaders.train, change, 0
         self.num_batches, self.num_images = loaders.train.num_batches, loaders.train.num_images
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        for step, batch in enumerate(self.inner.epoch(epoch)):
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for step, batch in enumerate(self.inner.epoch(epoch, start), start):
             self.taken += 1
             yield self.change(epoch, step, batch)
 
@@ -97,8 +99,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(
         fit(recipe, few_digits(recipe), before, directory=tmp_path / "parts")
     torch.rand(3)
     run = fit(recipe, few_digits(recipe), after, directory=tmp_path / "parts", resume=tmp_path / "parts" / LAST)
-    assert [metrics["epoch"] for metrics in after.heard] == list(range(num_before, recipe.epochs))
-    assert before.heard + after.heard == whole.heard
+    assert [metrics["epoch"] for metrics in after.heard] == list(range(num_before - 1, recipe.epochs))
+    assert before.heard[:-1] + after.heard == whole.heard
     ends = [dataclasses.asdict(checkpoint.load(tmp_path / name / LAST)) for name in ("whole", "parts")]
     for end in ends:
         end["metrics"] = {name: value for name, value in end["metrics"].items() if not name.startswith("time/")}
@@ -111,7 +113,7 @@ def test_a_run_at_its_end_has_nothing_to_continue(few_digits: FewDigits, tmp_pat
     recipe, listener = RECIPE.replace(epochs=1), Listener()
     done = fit(recipe, few_digits(recipe), Listener(), directory=tmp_path)
     again = fit(recipe, few_digits(recipe), listener, directory=tmp_path, resume=tmp_path / LAST)
-    assert listener.heard == [] and again.epoch == 1
+    assert [metrics["epoch"] for metrics in listener.heard] == [0] and again.epoch == 1
     assert checkpoint.state_digest(again.model) == checkpoint.state_digest(done.model)
 
 
@@ -176,7 +178,7 @@ def test_rotations_change_every_nth_epoch_only(
     interval: int, updated: list[int], few_digits: FewDigits, entered: list[dict[str, Any]]
 ) -> None:
     recipe = RECIPE.replace(epochs=4, rotation_update=interval)
-    engine.train_epoch(engine.start(recipe, torch.device("cpu")), [], 0, 0)
+    engine.train_epoch(engine.start(recipe, torch.device("cpu")), [], 0)
     fit(recipe, few_digits(recipe), Listener())
     rotations = [state["rotations"] for state in entered]
     assert [epoch for epoch in range(4) if rotations[epoch + 1] != rotations[epoch]] == updated
@@ -201,7 +203,7 @@ def test_report_hears_every_epoch_once_by_the_documented_names(few_digits: FewDi
     assert [metrics["epoch"] for metrics, _ in heard] == [0, 1]
     assert all(set(metrics) == NAMES for metrics, _ in heard)
     assert [path for _, path in heard] == [tmp_path / LAST] * 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([BEST, LAST])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([BEST, LAST, TABLE])
     assert checkpoint.load(tmp_path / LAST).metrics == heard[-1][0]
 
 

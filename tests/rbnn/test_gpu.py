@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 
 from rbnn.binarize import set_surrogate
 from rbnn.data import open_loaders
-from rbnn.engine import LAST, fit
+from rbnn.data.loading import Batch
+from rbnn.engine import LAST, fit, start, train_epoch, update_rotations
 from rbnn.layers import RotatedConv2d
 from rbnn.recipe import Recipe
 from rbnn.rotation import bi_rotation_update, objective, orthogonality_error
+from rbnn.world import World
 
 pytestmark = pytest.mark.gpu
 RECIPE = Recipe(dataset="digits", epochs=3, batch_size=256, Tmin=0.3, Tmax=3, rotation_update=2, threads=1)
@@ -43,7 +46,25 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     device = torch.device("cuda", 0)
     with pytest.raises(Killed):
         fit(RECIPE, open_loaders(RECIPE, device), stop, device=device, directory=tmp_path / "cut")
-    assert trained(tmp_path / "cut", resume=tmp_path / "cut" / LAST) == whole[1:]
+    assert trained(tmp_path / "cut", resume=tmp_path / "cut" / LAST) == whole  # the epoch that nobody heard is reported again
+
+
+def test_a_run_resumed_within_an_epoch_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    recipe = RECIPE.replace(batch_size=64, checkpoint_steps=3, print_freq=1)
+    whole = trained(tmp_path / "whole", recipe=recipe)
+
+    class Killed(Exception):
+        pass
+
+    def stop(epoch: int, step: int, num_steps: int) -> None:
+        if (epoch, step) == (1, 5):
+            raise Killed
+
+    device = torch.device("cuda", 0)
+    with pytest.raises(Killed):
+        loaders = open_loaders(recipe, device)
+        fit(recipe, loaders, lambda *heard: None, device=device, directory=tmp_path / "cut", progress=stop)
+    assert trained(tmp_path / "cut", resume=tmp_path / "cut" / LAST, recipe=recipe) == whole
 
 
 def test_the_layer_computes_what_it_computes_on_a_cpu() -> None:
@@ -74,3 +95,33 @@ def test_the_rotation_update_raises_the_objective_and_stays_orthogonal() -> None
     assert objective(X, R1, R2) > before
     assert orthogonality_error(R1) < 1e-5
     assert orthogonality_error(R2) < 1e-5
+
+
+@pytest.mark.parametrize("changes", [{}, {"precision": "tf32"}, {"precision": "bf16"}, {"compile": "on"}], ids=str)
+def test_no_step_of_an_epoch_waits_for_the_host(changes: dict[str, Any]) -> None:
+    device = torch.device("cuda", 0)
+    recipe = RECIPE.replace(batch_size=64, **changes)
+    loaders = open_loaders(recipe, device)
+    num_batches = loaders.train.num_batches
+
+    def guarded() -> Iterator[Batch]:
+        """From the fourth step (compiled code has been captured) to the one before the last, a wait is an error."""
+        for step, batch in enumerate(loaders.train.epoch(0)):
+            torch.cuda.set_sync_debug_mode("error" if 3 <= step < num_batches - 2 else "default")
+            yield batch
+
+    run = start(recipe, device)
+    try:
+        train_epoch(run, guarded(), num_batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_rotation_update_of_a_network_waits_for_nothing() -> None:
+    run = start(RECIPE, torch.device("cuda", 0))
+    update_rotations(run.model, World())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        update_rotations(run.model, World())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

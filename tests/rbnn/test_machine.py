@@ -100,3 +100,43 @@ def test_a_process_is_prepared_for_repeatable_bits() -> None:
     assert torch.get_num_threads() == 1
     assert torch.are_deterministic_algorithms_enabled()
     assert float(torch.tensor(1e-40) * 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "compiler", "expected"),
+    [
+        ({"dataset": "cifar10", "epochs": 4}, "g++", "on"),
+        ({"dataset": "cifar10", "epochs": 3}, "g++", "off"),
+        ({"dataset": "digits", "epochs": 100}, "g++", "off"),
+        ({"dataset": "digits", "epochs": 1, "compile": "on"}, "g++", "on"),
+        ({"dataset": "cifar10", "compile": "off"}, "g++", "off"),
+        ({"dataset": "cifar10", "compile": "off"}, "", "off"),
+        ({"dataset": "digits", "epochs": 3}, "", "off"),
+    ],
+)
+def test_compile_becomes_explicit_by_the_amount_of_work(
+    changes: dict[str, object],
+    compiler: str,
+    expected: str,
+    pretend: Pretend,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pretend(2, 0)
+    monkeypatch.setattr(machine, "obstacle", lambda kind: "" if compiler else "there is no C++ compiler")
+    recipe = resolve(RECIPE.replace(**changes))
+    assert recipe.compile == expected
+    assert resolve(recipe).compile == expected
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_compiler_auto_is_off_with_one_line_and_on_is_refused(
+    pretend: Pretend, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend(2, 0)
+    monkeypatch.setattr(machine, "obstacle", lambda kind: "there is no C++ compiler (g++)")
+    assert resolve(Recipe(dataset="cifar10")).compile == "off"
+    assert capsys.readouterr().err == "compile auto: off, as there is no C++ compiler (g++)\n"
+    with pytest.raises(RecipeError) as refusal:
+        resolve(Recipe(dataset="cifar10", compile="on"))
+    assert str(refusal.value) == "compile is 'on', but there is no C++ compiler (g++); install it, or pass --compile off"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from rbnn.metrics import Counts
+from rbnn import metrics
+from rbnn.data.loading import Batch
+from rbnn.metrics import Counts, Waiting
 
 CPU = torch.device("cpu")
 
@@ -50,3 +54,21 @@ def test_counting_keeps_no_graph() -> None:
     logits = torch.randn(4, 10, requires_grad=True)
     counts.add(logits, torch.arange(4))
     assert not counts.sums.requires_grad
+
+
+def test_waiting_is_the_share_of_the_time_before_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: clock[0])
+    batch: Batch = (torch.zeros(1), torch.zeros(1))
+
+    def batches() -> Iterator[Batch]:
+        for _ in range(4):
+            clock[0] += 3.0
+            yield batch
+
+    waiting = Waiting(batches())
+    assert waiting.share == 0
+    for given in waiting:
+        assert given is batch
+        clock[0] += 1.0
+    assert waiting.share == 0.75

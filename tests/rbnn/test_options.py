@@ -31,6 +31,8 @@ OTHER_VALUES: dict[str, tuple[list[str], Any]] = {
     "lr_decay_step": (["30", "60", "90"], (30, 60, 90)),
     "semantics": (["through_rotation"], "through_rotation"),
     "loader": (["torchvision"], "torchvision"),
+    "compile": (["off"], "off"),
+    "precision": (["bf16"], "bf16"),
     "val_fraction": (["0.25"], 0.25),
     "momentum": (["0.25"], 0.25),
 }
@@ -98,7 +100,9 @@ def test_a_resumed_run_takes_its_recipe_from_its_checkpoint(tmp_path: Path) -> N
     recipe = Recipe(dataset="digits", epochs=7, lr=0.3)
     checkpoint.save(tmp_path / "last.ckpt", Checkpoint({}, recipe=recipe.to_dict()))
     for place in (tmp_path, tmp_path / "last.ckpt"):
-        assert recipe_from(parsed(f"--resume {place}")) == recipe.replace(resume=str(place))
+        in_place = {"results_dir": str(tmp_path.parent), "save": tmp_path.name}
+        assert recipe_from(parsed(f"--resume {place}")) == recipe.replace(resume=str(place), **in_place)
+        assert recipe_from(parsed(f"--resume {place} --save b")) == recipe.replace(resume=str(place), save="b")
         assert recipe_from(parsed(f"--evaluate {place} -b 32")) == recipe.replace(evaluate=str(place), batch_size=32)
         assert find_checkpoint(str(place)) == str(tmp_path / "last.ckpt")
 
@@ -106,7 +110,8 @@ def test_a_resumed_run_takes_its_recipe_from_its_checkpoint(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--epoch 3", "unrecognized arguments: --epoch"),
+        ("--epoch 3", "unrecognized arguments: --epoch; nearest: --epochs"),
+        ("--batchsize=3 --lr 1", "unrecognized arguments: --batchsize; nearest: --batch_size"),
         ("--bogus", "unrecognized arguments: --bogus"),
         ("--lr", "argument --lr: expected one argument"),
         ("--lr_decay_step", "argument --lr_decay_step: expected at least one argument"),

@@ -27,7 +27,7 @@ DOCUMENTED = {
 COMMON = dict(lr=0.1, weight_decay=1e-4, momentum=0.9, Tmin=1e-2, Tmax=10.0, lr_type="cos", rotation_update=1, a32=False)
 
 REFUSALS: list[tuple[dict[str, Any], str]] = [
-    ({"modle": "x"}, "recipe option 'modle' is unknown; nearest: model"),
+    ({"modle": "x"}, "recipe option 'modle' is unknown; nearest: model, compile"),
     ({"dataset": "cifra10"}, "dataset 'cifra10' is unknown; choose cifar10, cifar100"),
     ({"epochs": -3}, "epochs is -3; it must be a whole number of at least 1"),
     ({"epochs": True}, "epochs is True; it must be a whole number"),
@@ -53,7 +53,8 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"seed": 2**32}, "seed is 4294967296; it must be a whole number from 0 to 4294967295"),
     ({"gpus": [0]}, "gpus is [0]; it must be text"),
     ({"semantics": "paper"}, "semantics is 'paper'; choose reference or through_rotation"),
-    ({"train_workers": 257}, "train_workers is 257; it must be at most batch_size, 256"),
+    ({"train_workers": 129}, "batch_size is 256 for 129 worker(s); it must be at least 258"),
+    ({"batch_size": 1}, "batch_size is 1 for 1 worker(s); it must be at least 2"),
     (
         {"dataset": "imagenet", "loader": "resident"},
         "loader 'resident' holds a data set in memory, imagenet is too large; choose torchvision",

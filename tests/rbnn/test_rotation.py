@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from rbnn.binarize import sign, standardize
-from rbnn.rotation import bi_rotation_update, factor_pair, objective, orthogonality_error, random_orthogonal, rotate
+from rbnn.rotation import (
+    bi_rotation_update,
+    factor_pair,
+    newton_schulz,
+    objective,
+    orthogonality_error,
+    polar_factor,
+    random_orthogonal,
+    rotate,
+)
 
 # num_filters, a, b
 SHAPES = [(16, 12, 12), (5, 16, 18), (3, 1, 7), (40, 2, 2), (1, 3, 4), (64, 24, 24)]
@@ -108,3 +117,29 @@ def test_rotations_stay_orthogonal_over_many_updates_in_float32(shape: tuple[int
 def test_a_rotation_keeps_every_filters_length() -> None:
     X, R1, R2 = problem(4, (5, 16, 18))
     torch.testing.assert_close(rotate(X, R1, R2).flatten(1).norm(dim=1), X.flatten(1).norm(dim=1))
+
+
+def test_layers_updated_together_are_updated_as_each_alone() -> None:
+    problems = [problem(seed, (16, 12, 12)) for seed in range(3)]
+    together = bi_rotation_update(*(torch.stack(parts) for parts in zip(*problems, strict=True)))
+    for index, alone in enumerate(problems):
+        for one, all_of_them in zip(bi_rotation_update(*alone), together, strict=True):
+            torch.testing.assert_close(all_of_them[index], one, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 12, 24, 72])
+@pytest.mark.parametrize("kind", ["random", "ill-conditioned", "singular", "zero"])
+def test_newton_schulz_finds_the_polar_factor_by_products_alone(n: int, kind: str) -> None:
+    generator = torch.Generator().manual_seed(n)
+    D = torch.randn(2, n, n, generator=generator)
+    near = torch.stack([random_orthogonal(n, generator) for _ in range(2)])
+    if kind == "ill-conditioned":
+        U, _, Vh = torch.linalg.svd(D)
+        D = U @ torch.diag_embed(torch.logspace(0, -4, n).expand(2, n)) @ Vh
+    elif kind != "random":
+        D[:, :, : 1 if kind == "singular" else n] = 0
+    R = newton_schulz(D, near)
+    assert R.dtype == D.dtype
+    assert max(orthogonality_error(one) for one in R) < 1e-6
+    reached, best = ((D * factor).sum((1, 2)) for factor in (R, polar_factor(D, near)))
+    assert bool((reached >= best - 2e-5 * best.abs()).all())

@@ -6,8 +6,8 @@ import pytest
 
 from tune import board as board_module
 from tune.board import Board, Row, State, columns, percent, shown
-from tune.conduct import state_counts
 from tune.display import SweepDisplay, print_table, verdict
+from tune.outcome import state_counts
 
 
 def row(number: int, state: State, epochs: int, top1: float | None, cause: str = "") -> Row:

@@ -61,6 +61,11 @@ MISTAKES = {
     "evaluate none.ckpt --dataset digits": "checkpoint 'none.ckpt' does not exist",
     "evaluate other.ckpt --dataset digits": "checkpoint 'other.ckpt' is of another network",
     "ui no_such_sweep": "sweep 'no_such_sweep'",
+    "status no_such_sweep": "sweep 'no_such_sweep' is not in ./result (there is none; start one with rbnn sweep)",
+    "resume no_such_sweep": "is not in ./result",
+    "extend no_such_sweep --trials 1": "is not in ./result",
+    "stop no_such_sweep": "is not in ./result",
+    "best no_such_sweep": "is not in ./result",
     "data prepare cifra10": "dataset 'cifra10' is unknown; choose cifar10, cifar100",
 }
 

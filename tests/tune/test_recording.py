@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray import cloudpickle
 
 from rbnn.data.loading import DataInfo
 from rbnn.engine import BEST, LAST
 from rbnn.errors import NonFiniteLoss
 from tune.board import Board
+from tune.journal import Journal
 from tune.recording import RecordTrials, epoch_metrics
+from tune.stopping import Stop
 from tune.sweep import Plan
 from tune.sweepfile import parse_sweep
 from tune.trial import trial_directory, trial_recipe
@@ -35,11 +37,23 @@ class FakeTracker:
 
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
+        self.points: list[tuple[str, dict[str, float], int]] = []
 
     def start_run(self, kind: str, name: str, **given: Any) -> str:
         run_id = f"run{len(self.runs)}"
         self.runs[run_id] = {"kind": kind, "name": name, **given, "epochs": [], "files": [], "end": None}
         return run_id
+
+    def resume_run(self, run_id: str) -> None:
+        self.runs[run_id]["end"] = None
+
+    @property
+    def client(self) -> FakeTracker:
+        return self
+
+    def get_run(self, run_id: str) -> Any:
+        """As MLflow's client: a run whose data set is recorded."""
+        return SimpleNamespace(data=SimpleNamespace(tags={"rbnn.data_fingerprint": "sha256:ab"}))
 
     def log_data(self, run_id: str, name: str, fingerprint: str, sizes: dict[str, int]) -> None:
         self.runs[run_id]["data"] = (name, fingerprint, sizes)
@@ -47,8 +61,14 @@ class FakeTracker:
     def log_epoch(self, run_id: str, metrics: dict[str, Any], epoch: int) -> None:
         self.runs[run_id]["epochs"].append((epoch, metrics))
 
+    def log_points(self, run_id: str, metrics: dict[str, float], step: int) -> None:
+        self.points.append((run_id, metrics, step))
+
     def log_checkpoints(self, run_id: str, files: list[Path]) -> None:
         self.runs[run_id]["files"] += [file.name for file in files]
+
+    def log_artifact(self, run_id: str, file: Path, folder: str = "") -> None:
+        self.runs[run_id]["files"].append(file.name)
 
     def finish(self, run_id: str, status: str, *, pruned: bool = False, cause: str = "") -> None:
         assert self.runs[run_id]["end"] is None, "a run ends once"
@@ -67,7 +87,7 @@ class FakeTrial:
 class Scene:
     recorder: RecordTrials
     tracker: FakeTracker
-    stop: Event
+    stop: Stop
     plan: Plan
     changes: list[tuple[int, str, int]]
 
@@ -86,12 +106,19 @@ class Scene:
         found: tuple[str, bool, str] = self.tracker.runs[f"run{trial.config['number']}"]["end"]
         return found
 
+    def another(self) -> RecordTrials:
+        """The recorder of a process that takes the sweep up again."""
+        before = self.recorder
+        runs = {number: row.run_id for number, row in before.board.rows.items()}
+        board = Board("look-1", 20, 3)
+        return RecordTrials(self.plan, board, before.tracker, "parent", self.stop, before.changed, runs)
+
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Scene:
     data = DataInfo("digits", "sha256:ab", {"train": 1400})
     plan = Plan(FILE, "look-1", tmp_path, FILE.baseline, data, concurrent=1, cpus=1.0, gpus=0.0)
-    tracker, stop, changes = FakeTracker(), Event(), []  # type: ignore[var-annotated]
+    tracker, stop, changes = FakeTracker(), Stop(), []  # type: ignore[var-annotated]
     board = Board("look-1", 20, 3)
     recorder = RecordTrials(
         plan,
@@ -107,7 +134,7 @@ def scene(tmp_path: Path) -> Scene:
 def test_a_trial_becomes_a_child_run_with_its_recipe_and_data(scene: Scene) -> None:
     scene.start(3)
     run = scene.tracker.runs["run0"]
-    assert (run["kind"], run["name"], run["parent"]) == ("trial", "look-1-0003", "parent")
+    assert (run["kind"], run["name"], run["parent"]) == ("trial", "trial 3 of look-1", "parent")
     assert run["tags"] == {"rbnn.sweep": "look-1", "rbnn.trial": "3", "rbnn.recipe": "look"}
     assert run["recipe"] == trial_recipe(FILE.baseline.to_dict(), {"lr": 0.2})
     assert run["data"] == ("digits", "sha256:ab", {"train": 1400})
@@ -136,12 +163,12 @@ def test_a_restarted_trial_keeps_its_run(scene: Scene) -> None:
         (3, False, ("FINISHED", False, "")),
         (3, True, ("FINISHED", False, "")),
         (2, False, ("KILLED", True, "")),
-        (2, True, ("KILLED", False, "")),
-        (1, False, ("KILLED", False, "")),  # before the first rung: only the time budget stops there
-        (0, True, ("KILLED", False, "")),
+        (2, True, ("KILLED", True, "")),
     ],
 )
-def test_a_trial_ends_as_it_did(num_epochs: int, stopped: bool, end: tuple[str, bool, str], scene: Scene) -> None:
+def test_a_trial_that_ray_ends_is_complete_or_pruned(
+    num_epochs: int, stopped: bool, end: tuple[str, bool, str], scene: Scene
+) -> None:
     trial = scene.start()
     for epoch in range(1, num_epochs + 1):
         scene.report(trial, epoch)
@@ -163,17 +190,50 @@ def test_the_checkpoints_that_are_there_are_kept(scene: Scene) -> None:
     assert scene.tracker.runs["run1"]["files"] == [LAST, BEST]
 
 
-def test_a_failed_trial_carries_its_cause(scene: Scene, tmp_path: Path) -> None:
-    from ray.exceptions import RayTaskError
-
+def test_a_failed_trial_carries_its_cause(scene: Scene, error_file: Callable[[BaseException], Path]) -> None:
     cause = NonFiniteLoss("the training loss is not finite at epoch 0, step 1 (lr 9, t 1, k 1); lower lr or Tmax")
-    file = tmp_path / "error.pkl"
-    file.write_bytes(cloudpickle.dumps(RayTaskError("train", "Traceback ...", cause)))
     trial = scene.start()
-    trial.pickled_error_file = str(file)
+    trial.pickled_error_file = str(error_file(cause))
     scene.recorder.on_trial_error(0, [], trial)
     assert scene.tracker.runs["run0"]["end"] == ("FAILED", False, str(cause))
     assert scene.recorder.board.rows[0].cause == str(cause)
+
+
+def test_a_trial_that_was_cut_off_goes_on_in_its_run_filled_from_its_journal(scene: Scene) -> None:
+    scene.report(scene.start(), 1, 10.0)
+    journal = Journal(trial_directory(scene.plan.directory, 0))
+    for epoch in (0, 1):
+        journal.append({"epoch": epoch, "val/top1": 10.0 * (epoch + 1)})
+    recorder = scene.another()
+    recorder.on_trial_start(0, [], FakeTrial({"number": 0, "overrides": {"lr": 0.2}, "epochs": 2}))
+    assert list(scene.tracker.runs) == ["run0"]
+    assert [epoch for epoch, _ in scene.tracker.runs["run0"]["epochs"]] == [0, 0, 1]  # the tracker drops what it holds
+    row = recorder.board.rows[0]
+    assert (row.epochs, row.top1, row.state) == (2, 20.0, "running")
+
+
+@pytest.mark.parametrize(
+    ("causes", "stops"),
+    [
+        (["no images at step 3", "no images at step 17", "no images at step 8"], True),
+        (["no images", "out of memory", "no images"], False),
+        (["no images", "no images", ""], False),
+    ],
+)
+def test_a_sweep_whose_first_trials_all_fail_alike_gives_up(
+    causes: list[str], stops: bool, scene: Scene, error_file: Callable[[BaseException], Path]
+) -> None:
+    for number, cause in enumerate(causes):
+        trial = scene.start(number)
+        if cause:
+            trial.pickled_error_file = str(error_file(RuntimeError(cause)))
+            scene.recorder.on_trial_error(0, [], trial)
+        else:
+            for epoch in (1, 2, 3):
+                scene.report(trial, epoch)
+            scene.end(trial)
+    assert scene.stop.is_set() is stops
+    assert scene.stop.reason == ("the first 3 trials all failed: no images at step 8" if stops else "")
 
 
 def test_a_trial_whose_process_vanished_is_failed_too(scene: Scene) -> None:

@@ -12,6 +12,8 @@ import pytest
 from optuna.trial import TrialState
 
 from rbnn.recipe import Recipe
+from tune.history import History
+from tune.proposals import Proposals
 from tune.searcher import OptunaSearcher
 from tune.space import Space
 
@@ -33,8 +35,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
 
 
 def searcher(storage: str | None = None, entries: dict[str, Any] = ENTRIES, **options: Any) -> OptunaSearcher:
-    options = {"first": [BASELINE.to_dict()], "num_epochs": NUM_EPOCHS, **options}
-    return OptunaSearcher(Space(entries, BASELINE), metric="val/top1", study_name="s", storage=storage, **options)
+    proposals = Proposals(Space(entries, BASELINE), **{"first": [BASELINE.to_dict()], **options})
+    return OptunaSearcher(History(storage, "s"), metric="val/top1", num_epochs=NUM_EPOCHS, proposals=proposals)
 
 
 def row(epoch: int, score: float) -> dict[str, Any]:
@@ -52,18 +54,18 @@ def play(search: OptunaSearcher, trial_id: str, num_epochs: int = NUM_EPOCHS) ->
 
 
 def states(search: OptunaSearcher) -> list[str]:
-    return [trial.state.name for trial in search.study.trials]
+    return [trial.state.name for trial in search.history.trials()]
 
 
 def test_the_baseline_is_the_first_trial(storage: str | None) -> None:
     proposal = searcher(storage).suggest("a")
-    assert proposal == {"overrides": {name: BASELINE.to_dict()[name] for name in ENTRIES}, "number": 0}
+    assert proposal == {"overrides": {name: BASELINE.to_dict()[name] for name in ENTRIES}, "number": 0, "epochs": 0}
 
 
 def test_a_finished_trial_is_complete_with_its_score(storage: str | None) -> None:
     search = searcher(storage)
     play(search, "a")
-    trial = search.study.trials[0]
+    trial = search.history.trials()[0]
     assert (trial.state, trial.value) == (TrialState.COMPLETE, pytest.approx(0.3))
     assert trial.intermediate_values == pytest.approx({1: 0.1, 2: 0.2, 3: 0.3})
 
@@ -71,7 +73,7 @@ def test_a_finished_trial_is_complete_with_its_score(storage: str | None) -> Non
 def test_a_stopped_trial_is_pruned_with_its_last_score(storage: str | None) -> None:
     search = searcher(storage)
     play(search, "a", num_epochs=2)
-    trial = search.study.trials[0]
+    trial = search.history.trials()[0]
     assert (trial.state, trial.value) == (TrialState.PRUNED, pytest.approx(0.2))
     assert trial.intermediate_values == pytest.approx({1: 0.1, 2: 0.2})
 
@@ -87,11 +89,11 @@ def test_an_error_or_no_score_is_a_failure(storage: str | None, result: dict[str
     assert states(search) == ["FAIL"]
 
 
-def test_trials_carry_their_ray_id_and_recipe_values(storage: str | None) -> None:
+def test_trials_carry_their_recipe_values(storage: str | None) -> None:
     search = searcher(storage)
     search.suggest("a")
     overrides = search.suggest("b")["overrides"]
-    assert search.study.trials[1].user_attrs == {"trial_id": "b", "values": overrides}
+    assert search.history.trials()[1].user_attrs == {"values": overrides}
     assert overrides["Tmin"] < overrides["Tmax"]
 
 
@@ -133,27 +135,31 @@ def test_a_grid_tries_the_baseline_then_every_other_point_and_ends() -> None:
     assert search.suggest("6") == search.FINISHED
 
 
-def test_trials_of_a_dead_process_are_told_failed_unless_they_go_on(tmp_path: Path) -> None:
+def test_an_interrupted_trial_goes_on_first_with_its_number_values_and_epochs(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/optuna.db"
     dead = searcher(url)
-    dead.suggest("a")
-    dead.suggest("b")
+    play(dead, "a")
+    cut_off = dead.suggest("b")
+    dead.on_trial_result("b", row(1, 1.0))
+    dead.interrupt()
     search = searcher(url)
-    assert search.reconcile(live={"b"}) == [0]
-    search.on_trial_complete("b", row(NUM_EPOCHS, 5.0))
-    assert states(search) == ["FAIL", "COMPLETE"]
+    assert states(search) == ["COMPLETE", "WAITING"]
+    assert search.suggest("c") == {**cut_off, "epochs": 1}
+    search.on_trial_complete("c", row(NUM_EPOCHS, 5.0))
+    assert states(search) == ["COMPLETE", "COMPLETE"]
+    assert search.history.trials()[1].intermediate_values == {1: 1.0, 3: 5.0}
 
 
-def test_a_failed_trial_that_is_run_again_counts(storage: str | None) -> None:
-    search = searcher(storage)
-    overrides = search.suggest("a")["overrides"]
-    search.on_trial_result("a", row(1, 1.0))
-    search.on_trial_complete("a", error=True)
-    search.on_trial_result("a", row(2, 2.0))
-    search.on_trial_complete("a", row(3, 3.0))
-    assert states(search) == ["FAIL", "COMPLETE"]
-    assert search.study.trials[1].user_attrs["values"] == overrides
-    assert search.study.trials[1].intermediate_values == {1: 1.0, 2: 2.0, 3: 3.0}
+def test_trials_that_wait_with_their_values_are_handed_out_and_then_the_search_ends(tmp_path: Path) -> None:
+    history = History(f"sqlite:///{tmp_path}/optuna.db", "s.confirm")
+    history.add_waiting({"values": {"lr": 0.1, "seed": 9}, "setting": 4, "test": True})
+    search = OptunaSearcher(history, metric="val/top1", num_epochs=NUM_EPOCHS)
+    config = {"overrides": {"lr": 0.1, "seed": 9}, "number": 0, "epochs": 0, "setting": 4, "test": True}
+    assert search.suggest("a") == config
+    assert search.suggest("b") == search.FINISHED
+    search.on_trial_complete("a", {**row(NUM_EPOCHS, 80.0), "test/top1": 79.0})
+    trial = search.history.trials()[0]
+    assert (trial.value, trial.user_attrs["test/top1"]) == (80.0, 79.0)
 
 
 def test_a_repeated_epoch_replaces_its_score_and_a_second_end_changes_nothing(storage: str | None) -> None:
@@ -164,24 +170,14 @@ def test_a_repeated_epoch_replaces_its_score_and_a_second_end_changes_nothing(st
     search.on_trial_complete("a", row(2, 2.0))
     search.on_trial_complete("a", row(3, 9.0))
     search.on_trial_complete("a", error=True)
-    assert (states(search), search.study.trials[0].value) == (["PRUNED"], 2.0)
-    assert search.study.trials[0].intermediate_values == {1: 1.5, 2: 2.0}
-
-
-def test_a_saved_searcher_is_restored(storage: str | None, tmp_path: Path) -> None:
-    search = searcher(storage)
-    play(search, "a")
-    search.suggest("b")
-    search.save_to_dir(str(tmp_path), "1")
-    other = searcher(storage)
-    other.restore_from_dir(str(tmp_path))
-    other.on_trial_complete("b", row(NUM_EPOCHS, 1.0))
-    assert states(other) == ["COMPLETE", "COMPLETE"]
+    assert (states(search), search.history.trials()[0].value) == (["PRUNED"], 2.0)
+    assert search.history.trials()[0].intermediate_values == {1: 1.5, 2: 2.0}
 
 
 def test_a_pickled_searcher_keeps_its_study_and_draws_on(storage: str | None) -> None:
     search = searcher(storage)
     first = [play(search, trial_id)["lr"] for trial_id in "abc"]
     for other in (pickle.loads(pickle.dumps(search)), copy.deepcopy(search)):
-        assert other.study.trials[0].value == search.study.trials[0].value
+        assert other.history.trials()[0].value == search.history.trials()[0].value
         assert other.suggest("d")["overrides"]["lr"] not in first
+        other.interrupt()

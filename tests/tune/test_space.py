@@ -112,14 +112,14 @@ def test_tmax_stays_above_a_tmin_that_is_not_searched() -> None:
 def test_distributions_are_static_and_leave_fixed_out() -> None:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    space = Space({**DOCUMENTED, "momentum": {"fixed": 0.8}, "batch_size": {"integer": [1, 256], "log": True}}, BASELINE)
+    space = Space({**DOCUMENTED, "momentum": {"fixed": 0.8}, "batch_size": {"integer": [2, 256], "log": True}}, BASELINE)
     assert space.distributions == {
         "lr": FloatDistribution(0.01, 1, log=True),
         "Tmin": FloatDistribution(0.001, 5, log=True),
         "Tmax": FloatDistribution(0.5, 30, log=True),
         "rotation_update": IntDistribution(1, 5),
         "warm_up": CategoricalDistribution([False, True]),
-        "batch_size": IntDistribution(1, 256, log=True),
+        "batch_size": IntDistribution(2, 256, log=True),
     }
 
 
@@ -157,8 +157,8 @@ def test_grid_is_every_combination() -> None:
         ({"lr": {"integer": [1, 2]}}, "use log, linear or choice"),
         ({"rotation_update": {"log": [1, 5]}}, "use integer or choice"),
         ({"lr": "boolean"}, "true-or-false options only"),
-        ({"lr": {"log": [0.2, 1]}}, "lr of the baseline is 0.1, outside its search space (0.2 to 1)"),
-        ({"lr_type": {"choice": ["step"]}}, "lr_type of the baseline is 'cos'"),
+        ({"lr": {"log": [0.2, 1]}}, "baseline: lr is 0.1, outside its search space (0.2 to 1)"),
+        ({"lr_type": {"choice": ["step"]}}, "baseline: lr_type is 'cos'"),
         ({"lr_type": {"choice": ["cos", "sin"]}}, "choose cos or step"),
         ({"lr": {"choice": [0.1, "1e-1"]}}, "twice"),
         ({"lr_decay_step": {"choice": [[30, 60]]}}, "lists as text"),

@@ -12,7 +12,8 @@ import torch
 from rbnn import machine
 from rbnn.errors import RecipeError
 from tune import sweep
-from tune.sweep import Plan, make_scheduler, make_searcher, plan
+from tune.history import History
+from tune.sweep import Plan, make_scheduler, plan, plan_again, search_phase
 from tune.sweepfile import parse_sweep
 
 KEYS: dict[str, Any] = {
@@ -89,7 +90,7 @@ def test_a_plan_writes_nothing_and_never_takes_a_folder_that_is_there(plan_of: P
     made = plan_of(2, 0, name="mine", results_dir="out")
     assert made.directory == Path("out/mine") and list(tmp_path.iterdir()) == []
     made.directory.mkdir(parents=True)
-    with pytest.raises(RecipeError, match="sweep 'mine' exists in out/mine; choose another --name"):
+    with pytest.raises(RecipeError, match="sweep 'mine' exists in out/mine; choose another --name, or go on"):
         plan_of(2, 0, name="mine", results_dir="out")
     assert plan_of(2, 0).name.startswith("look-")
 
@@ -98,24 +99,24 @@ def test_the_baseline_is_the_first_proposal_and_fixed_values_hold(plan_of: PlanO
     made = plan_of(2, 0)
     made.directory.mkdir(parents=True)
     assert made.recipe.seed == 7
-    searcher = make_searcher(made)
-    assert searcher.suggest("a") == {"overrides": {"lr": made.recipe.lr, "seed": 7}, "number": 0}
-    assert searcher.suggest("b")["overrides"]["lr"] != made.recipe.lr
+    phase = search_phase(made, f"sqlite:///{made.directory.resolve()}/optuna.db", 20)
+    assert phase.num_trials == 20
+    assert phase.searcher.suggest("a") == {"overrides": {"lr": made.recipe.lr, "seed": 7}, "number": 0, "epochs": 0}
+    assert phase.searcher.suggest("b")["overrides"]["lr"] != made.recipe.lr
     assert (made.directory / "optuna.db").is_file()
 
 
-def test_a_trial_that_reaches_its_last_epoch_is_not_stopped_by_the_scheduler(plan_of: PlanOf) -> None:
-    from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+def test_a_sweep_goes_on_with_its_own_threads_and_as_many_at_once_as_fit(plan_of: PlanOf) -> None:
+    made = plan_of(8, 0, concurrent=8)
+    again = plan_again(made.file, made.recipe, made.name, made.directory, made.concurrent, None)
+    assert (again.recipe, again.concurrent, again.cpus) == (made.recipe, 8, 1.0)
+    plan_of(2, 0)  # from here on the machine has two cores
+    again = plan_again(made.file, made.recipe, made.name, made.directory, made.concurrent, None)
+    assert (again.recipe, again.concurrent) == (made.recipe, 2)
 
-    class Trial:
-        trial_id = "a"
 
-    made = plan_of(2, 0, scheduler={"grace_period": 2})
-    scheduler = make_scheduler(made)
-    scheduler.on_trial_add(None, Trial())
-    answers = {
-        scheduler.on_trial_result(None, Trial(), {"epoch": epoch, "val/top1": 50.0})
-        for epoch in range(1, made.recipe.epochs + 1)
-    }
-    assert answers == {TrialScheduler.CONTINUE}
-    assert isinstance(make_scheduler(plan_of(2, 0, scheduler="none")), FIFOScheduler)
+def test_the_last_epoch_is_no_rung_and_scheduler_none_has_none(plan_of: PlanOf) -> None:
+    history = History(None, "s")
+    assert make_scheduler(plan_of(2, 0, scheduler={"grace_period": 2}), history).rungs == [[2, 6]]
+    assert make_scheduler(plan_of(2, 0, scheduler={"grace_period": 10}), history).rungs == [[]]
+    assert make_scheduler(plan_of(2, 0, scheduler="none"), history).rungs == [[]]

@@ -29,6 +29,7 @@ def test_defaults() -> None:
     sweep = parse_sweep(CIFAR, HERE)
     assert (sweep.trials, sweep.time_budget_min, sweep.concurrent, sweep.seed, sweep.sampler) == (20, None, 0, 1234, "tpe")
     assert (sweep.workers_per_trial, sweep.gpus_per_trial, sweep.max_failures, sweep.val_fraction) == (1, 0, 1, 0.1)
+    assert (sweep.confirm_top, sweep.confirm_seeds, sweep.storage) == (3, 3, "")
     assert vars(sweep.scheduler) == {"name": "asha", "grace_period": 250, "reduction_factor": 3, "brackets": 1}
 
 
@@ -51,6 +52,16 @@ def test_the_name_is_the_file_stem_and_recipes_are_found_beside_the_file(tmp_pat
     assert (sweep.baseline.momentum, sweep.baseline.lr, sweep.baseline.seed) == (0.8, 0.3, 3)
 
 
+def test_settings_to_try_first_lie_in_the_space() -> None:
+    space = {"lr": {"log": [0.01, 1]}, "warm_up": "boolean"}
+    sweep = parse_sweep({**DIGITS, "space": space, "first": [{"lr": 0.5}, {"warm_up": True}]}, HERE)
+    assert sweep.first == ({"lr": 0.5}, {"warm_up": True})
+    with pytest.raises(RecipeError, match=r"first: lr is 2, outside its search space \(0.01 to 1\)"):
+        parse_sweep({**DIGITS, "space": space, "first": [{"lr": 2}]}, HERE)
+    with pytest.raises(RecipeError, match="momentum"):
+        parse_sweep({**DIGITS, "space": space, "first": [{"momentum": 0.8}]}, HERE)
+
+
 def test_workers_per_trial_reach_the_recipe() -> None:
     assert parse_sweep({**DIGITS, "workers_per_trial": 2}, HERE).baseline.train_workers == 2
 
@@ -71,7 +82,7 @@ def test_a_grid_tries_every_point_by_default() -> None:
         ({"space": {"lrr": {"log": [0.01, 1]}}}, "'lrr' is unknown; nearest: lr"),
         ({"base": {"modle": "x"}}, "recipe option in base 'modle' is unknown; nearest: model"),
         ({"base": {"val_fraction": 0.2}}, "at the top of the sweep file"),
-        ({"base": {"lr": 2, "dataset": "digits"}}, "lr of the baseline is 2.0, outside its search space (0.01 to 1)"),
+        ({"base": {"lr": 2, "dataset": "digits"}}, "baseline: lr is 2.0, outside its search space (0.01 to 1)"),
         ({"recipe": "cifar11"}, "recipe 'cifar11' does not exist"),
         ({"sampler": "bayes"}, "one of tpe, gp, random, grid"),
         ({"sampler": "grid"}, "needs finite options"),
@@ -101,7 +112,7 @@ def test_a_missing_key_is_named(key: str) -> None:
 
 def test_an_error_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("base: {}\nspace: {lr: {log: [2, 3]}}\n")
-    with pytest.raises(RecipeError, match=r"sweep file '.*x\.yaml': lr of the baseline"):
+    with pytest.raises(RecipeError, match=r"sweep file '.*x\.yaml': baseline: lr is"):
         load_sweep(tmp_path / "x.yaml")
     with pytest.raises(RecipeError, match="does not exist"):
         load_sweep(tmp_path / "y.yaml")

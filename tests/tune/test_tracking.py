@@ -14,7 +14,7 @@ import pytest
 
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
-from tune.environment import PACKAGES, environment
+from tune.environment import PACKAGES, environment, source_changes
 from tune.store import check_reachable, shown, tracking_uri
 from tune.tracking import Tracker
 from tune.ui import free_port, mlflow_server
@@ -71,7 +71,9 @@ def test_a_run_records_its_recipe_its_names_and_where_it_ran(tracker: Tracker) -
     assert run.data.params["warm_up"] == "false"
     assert run.data.params["resume"] == ""
     assert tracker.recipe_of(run_id) == RECIPE
-    assert {entry.path for entry in tracker.client.list_artifacts(run_id)} == {"recipe.yaml", "environment.yaml"}
+    files = {entry.path for entry in tracker.client.list_artifacts(run_id)}
+    assert files - {"source_changes.diff"} == {"recipe.yaml", "environment.yaml"}
+    assert ("source_changes.diff" in files) is bool(source_changes())
 
 
 def test_artifacts_lie_beside_the_database(tracker: Tracker, store: str) -> None:

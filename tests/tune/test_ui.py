@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -14,8 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from rbnn.errors import RequestError, RunFailed
+from tune.saved_view import MAX_OPTIONS, TAG, save_view, searched_options, view_key, view_link, view_state
 from tune.tracking import Tracker
-from tune.ui import all_runs_link, free_port, mlflow_server, serve_ui, sweep_link
+from tune.ui import all_runs_link, free_port, mlflow_server, serve_ui
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
 
@@ -35,13 +37,17 @@ def filled_store(folder: Path) -> tuple[Tracker, str]:
     return tracker, parent
 
 
-def test_the_sweep_link_is_encoded_and_asks_for_trials_best_first() -> None:
-    link = sweep_link("http://127.0.0.1:5000/", "7", "a & b #1 100%")
+def test_the_link_of_a_view_is_encoded_and_has_no_filter_that_would_override_it() -> None:
+    link = view_link("http://127.0.0.1:5000/", "7", "a & b #1 100%")
     assert link.startswith("http://127.0.0.1:5000/#/experiments/7/runs?workflowType=machine_learning&compareRunsMode=CHART&")
-    assert not set(" `'#") & set(link.partition("/#/")[2])
-    query = query_of(link)
-    assert query["searchFilter"] == ["tags.`rbnn.sweep` = 'a & b #1 100%' and tags.`rbnn.kind` = 'trial'"]
-    assert (query["orderByKey"], query["orderByAsc"]) == (["metrics.`val/top1`"], ["false"])
+    assert query_of(link)["viewStateShareKey"] == [view_key("a & b #1 100%")] == ["a---b--1-100-"]
+    assert "searchFilter" not in link and "orderBy" not in link
+    assert "compareRunsMode" not in view_link("http://127.0.0.1:5000/", "7", "a", charts=False)
+
+
+def test_a_view_fits_an_experiment_tag_whatever_is_searched() -> None:
+    options = [f"an_option_of_a_recipe_{number}" for number in range(MAX_OPTIONS)]
+    assert len(json.dumps(view_state("a-sweep-of-some-name-20261123-141612", options))) < 5000
 
 
 def test_the_link_to_all_runs_takes_an_earlier_filter_back() -> None:
@@ -50,15 +56,20 @@ def test_the_link_to_all_runs_takes_an_earlier_filter_back() -> None:
 
 def test_a_name_with_both_quotation_marks_is_refused() -> None:
     with pytest.raises(RequestError, match="both kinds of quotation marks"):
-        sweep_link("http://127.0.0.1:5000", "7", 'it\'s "it"')
+        view_state('it\'s "it"', ["lr"])
 
 
-def test_the_filter_of_the_link_holds_exactly_the_trials(tmp_path: Path) -> None:
+def test_the_saved_view_holds_exactly_the_trials_and_the_searched_options(tmp_path: Path) -> None:
     tracker, parent = filled_store(tmp_path)
-    query = query_of(sweep_link("http://127.0.0.1:5000", tracker.experiment_id, "first & best"))
-    found = tracker.client.search_runs([tracker.experiment_id], query["searchFilter"][0])
+    space = {"lr": {"log": [0.01, 1]}, "momentum": {"fixed": 0.9}, "warm_up": "boolean"}
+    tracker.log_dict(parent, {"space": space}, "sweep.yaml")
+    save_view(tracker, "first & best", searched_options(tracker, tracker.sweep_run("first & best")))
+    tags = tracker.client.get_experiment(tracker.experiment_id).tags
+    view = json.loads(tags[TAG + view_key("first & best")])
+    found = tracker.client.search_runs([tracker.experiment_id], view["searchFilter"])
     assert {run.info.run_id for run in found} == {run.info.run_id for run in tracker.children(parent)}
     assert len(found) == 2
+    assert view["selectedColumns"][:3] == ["params.`lr`", "params.`warm_up`", "metrics.`val/top1`"]
 
 
 def test_a_taken_port_is_replaced_by_the_next_free_one() -> None:
@@ -95,7 +106,8 @@ def test_the_server_ends_with_all_its_processes(tmp_path: Path) -> None:
         base_url = f"http://127.0.0.1:{port}"
         serve_ui(base_url, sweep="first & best", say=said.append)
     assert said == [
-        f"sweep first & best: {sweep_link(base_url, tracker.experiment_id, 'first & best')}",
+        f"sweep first & best: {view_link(base_url, tracker.experiment_id, 'first & best')}",
+        f"  as a table: {view_link(base_url, tracker.experiment_id, 'first & best', charts=False)}",
         f"all runs: {all_runs_link(base_url, tracker.experiment_id)}",
     ]
     assert processes_of_session(server.pid) == []
@@ -110,8 +122,8 @@ def test_signals_end_the_page_and_free_the_port(tmp_path: Path, number: signal.S
     command = [sys.executable, "-W", "ignore", "-u", "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as page:
         assert page.stdout is not None
-        lines = [page.stdout.readline() for _ in range(3)]
-        assert [line.partition(":")[0] for line in lines[:2]] == ["sweep first & best", "all runs"]
+        lines = [page.stdout.readline() for _ in range(4)]
+        assert [line.partition(":")[0] for line in lines[:3]] == ["sweep first & best", "  as a table", "all runs"]
         begin = time.monotonic()
         os.kill(page.pid, number)
         assert page.wait(timeout=30) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from rbnn.data import open_loaders, open_source
 from rbnn.data.check import check
 from rbnn.data.loading import Loaders
+from rbnn.engine import fit
 from rbnn.errors import DataError, RunFailed
 from rbnn.recipe import Recipe
 
@@ -94,8 +96,28 @@ def test_a_killed_loader_process_is_reported_as_such(own_imagenet: Path) -> None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     signal.signal(signal.SIGCHLD, torchs_handler)
-    with pytest.raises(RunFailed, match=r"data loading process was killed.*lower workers"):
+    with pytest.raises(RunFailed, match=rf"data loading process \(pid {process.pid}\) .*lower workers"):
         list(loaders.train.epoch(1))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+@pytest.mark.usefixtures("settings_put_back")
+def test_a_loader_process_killed_between_batches_is_one_line_too(own_imagenet: Path) -> None:
+    """torch's handler of SIGCHLD raises wherever the run is, outside the loader."""
+    recipe = Recipe(
+        dataset="imagenet", data_path=str(own_imagenet), batch_size=2, loader="torchvision", workers=1, threads=2, print_freq=1
+    )
+    loaders = open_loaders(recipe, torch.device("cpu"))
+
+    def kill(*where: int) -> None:
+        (process,) = loaders.train.pool.loader._iterator._workers
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # without taking the status from torch's handler
+
+    with pytest.raises(RunFailed) as caught:
+        fit(recipe, loaders, lambda metrics, path: None, progress=kill)
+    assert re.match(r"a data loading process \(pid \d+\) was ended by the signal Killed, most likely for", str(caught.value))
+    loaders.train.pool.close()
 
 
 def test_dali_that_is_not_installed_is_named(imagenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:

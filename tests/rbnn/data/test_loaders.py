@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rbnn.data import LOADERS, loader_kind, open_loaders
+from rbnn.data import LOADERS, loader_kind, open_loaders, open_source
+from rbnn.data.augment import train_requests
 from rbnn.data.catalog import DATASETS
 from rbnn.data.loading import Batch, Loaders
+from rbnn.errors import DataError
 from rbnn.recipe import Recipe
 from rbnn.world import World
 
@@ -86,6 +88,28 @@ def test_an_epoch_left_early_does_not_disturb_the_next(kind: str, dataset: tuple
     next(batches)
     del batches
     assert same(joined(loaders.train.epoch(1)), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 2])
+def test_an_epoch_taken_up_at_a_step_is_its_rest(kind: str, size: int, dataset: tuple[str, Path]) -> None:
+    loaders = open_kind(kind, *dataset, World(0, size), batch_size=4 * size)
+    whole = list(loaders.train.epoch(2))[:40]
+    for start in {1, len(whole) - 1}:
+        rest = list(zip(loaders.train.epoch(2, start), whole[start:], strict=False))
+        assert rest and all(same(one, other) for one, other in rest)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "resident" not in kind.values])
+def test_skipped_batches_are_not_even_read(kind: str, own_imagenet: Path) -> None:
+    images = open_source("imagenet", str(own_imagenet)).train.files
+    (first, *_) = train_requests("resized_crop_flip", len(images), Recipe().seed, 0, [slice(0, 8)])
+    for index in first.indices:
+        Path(images.path(int(index))).unlink()
+    loaders = open_kind(kind, "imagenet", own_imagenet)
+    assert [len(labels) for _, labels in loaders.train.epoch(0, 1)] == [8, 2]
+    with pytest.raises(DataError, match="cannot be read"):
+        list(loaders.train.epoch(0))
 
 
 @pytest.mark.parametrize("kind", KINDS)

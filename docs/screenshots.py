@@ -1,0 +1,102 @@
+"""Takes the README's pictures: of a sweep that ran to its end, in MLflow's own pages and in its report.
+
+    python -m docs.screenshots FOLDER SWEEP
+
+FOLDER: the working directory of the sweep (it holds mlflow.db and result/). Needs chromium and chromedriver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from docs.browser import Browser, chromium_missing
+from tune.folder import SweepFolder, find_sweep
+from tune.saved_view import save_view, searched_options, view_link
+from tune.tracking import Tracker
+from tune.ui import free_port, mlflow_server
+
+WIDTH = 1280
+COLOURS = 256  # of a picture: enough for pages and charts, and small files
+CLOSE_PANELS = """
+document.querySelector('[data-component-id="mlflow.assistant.chat_panel.close"]')?.click();
+const shared = [...document.querySelectorAll('button')].find(b => b.textContent == 'Exit shared view');
+if (shared) { let alert = shared; while (alert && alert.querySelectorAll('button').length < 3) alert = alert.parentElement;
+  [...alert.querySelectorAll('button')].at(-1).click(); }
+return true
+"""
+CURVES = "return document.querySelectorAll('.js-plotly-plot .scatterlayer .js-line').length"
+
+
+def take(folder: SweepFolder, target: Path) -> list[Path]:
+    """table.png, charts.png, trial.png and report.png in `target`."""
+    record = folder.record
+    tracker = Tracker.open(uri=record.store)
+    save_view(tracker, record.name, searched_options(tracker, tracker.sweep_run(record.name)))
+    best = tracker.sweep_run(record.name).data.tags["rbnn.best_run"]
+    experiment = tracker.experiment_id
+    port = free_port("127.0.0.1", 5800)
+    files = []
+
+    def shoot(browser: Browser, name: str) -> None:
+        browser.run("window.dispatchEvent(new Event('resize')); return true")
+        browser.wait_for("return document.readyState == 'complete' && document.fonts.status == 'loaded'", "the page")
+        browser.settle()
+        browser.screenshot(target / name)
+        shrink(target / name)
+        files.append(target / name)
+
+    with mlflow_server(tracker.uri, port), Browser(WIDTH, 900) as browser:
+        pages = f"http://127.0.0.1:{port}"
+        browser.resize(1500, 760)  # the table draws no column that does not fit
+        browser.open(view_link(pages, experiment, record.name, charts=False))
+        browser.wait_for_text("Tmin")
+        browser.run(CLOSE_PANELS)
+        browser.wait_for_text("rbnn.state")
+        shoot(browser, "table.png")
+        browser.resize(1400, 1180)
+        browser.open(view_link(pages, experiment, record.name))
+        browser.wait_for(CURVES, "the curves")
+        browser.run(CLOSE_PANELS)
+        shoot(browser, "charts.png")
+        browser.resize(WIDTH, 980)
+        browser.open(f"{pages}/#/experiments/{experiment}/runs/{best}?workflowType=machine_learning")
+        browser.wait_for_text("Parameters")
+        browser.run(CLOSE_PANELS)
+        shoot(browser, "trial.png")
+        browser.resize(WIDTH, 2050)
+        browser.open((folder.directory / "report.html").resolve().as_uri())
+        browser.wait_for("return document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5", "the figures")
+        shoot(browser, "report.png")
+    return files
+
+
+def shrink(file: Path) -> None:
+    """Rewrite a PNG with a palette."""
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        small = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    small.save(file, optimize=True)
+
+
+def main() -> int:
+    """Take the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", help="working directory of the sweep")
+    parser.add_argument("sweep", help="its name")
+    args = parser.parse_args()
+    if chromium_missing():
+        print(chromium_missing(), file=sys.stderr)
+        return 2
+    target = Path(__file__).resolve().parent
+    os.chdir(args.folder)
+    for file in take(find_sweep(args.sweep), target):
+        print(f"{file}  {file.stat().st_size / 1000:.0f} kB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""The diagnostics of the method: what the definitions say, by layer and over all, and a table without gaps or doubles."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rbnn.diagnostics import HEADER, TABLE, Diagnosis, LayerRow, append_rows, open_table, read_rows
+from rbnn.layers import RotatedConv2d, rotated_layers
+from rbnn.models import build
+
+
+class Two(nn.Module):
+    """Two rotated layers of different sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = RotatedConv2d(4, 6, 3)
+        self.second = RotatedConv2d(2, 10, 1)
+        with torch.no_grad():
+            for layer in (self.first, self.second):
+                layer.rotate.uniform_(-2, 2)
+
+
+def by_hand(layer: RotatedConv2d) -> tuple[float, float, torch.Tensor]:
+    """(mean |sin beta|, mean cosine, binary weights) filter by filter, as the definitions stand."""
+    sines, cosines, signs = [], [], []
+    for w, beta in zip(layer.weight.detach().double(), layer.rotate.detach().double(), strict=True):
+        w2 = ((w - w.mean()) / w.std()).reshape(len(layer.R1), len(layer.R2))
+        rotated = layer.R1.double().T @ w2 @ layer.R2.double()
+        w3 = w2 + abs(math.sin(beta)) * (rotated - w2)
+        sines.append(abs(math.sin(beta)))
+        signs.append(w3.sign().reshape(-1))
+        cosines.append(float(w3.reshape(-1) @ signs[-1] / (w3.norm() * signs[-1].norm())))
+    return sum(sines) / len(sines), sum(cosines) / len(cosines), torch.cat(signs)
+
+
+def total(layer: RotatedConv2d) -> float:
+    """The rotation's objective."""
+    w = layer.weight.detach().double().flatten(1)
+    w2 = ((w - w.mean(1, keepdim=True)) / w.std(1, keepdim=True)).view(len(w), len(layer.R1), len(layer.R2))
+    return float((layer.R1.double().T @ w2 @ layer.R2.double()).abs().sum())
+
+
+def test_an_epochs_figures_are_the_definitions() -> None:
+    model = Two()
+    layers = [model.first, model.second]
+    diagnosis = Diagnosis(model)
+    signs, before = [by_hand(layer)[2] for layer in layers], [total(layer) for layer in layers]
+    diagnosis.begin()
+    diagnosis.before_update()
+    for layer in layers:
+        layer.update_rotation()
+    diagnosis.after_update()
+    after = [total(layer) for layer in layers]
+    with torch.no_grad():
+        model.first.weight.add_(0.05 * torch.randn_like(model.first.weight))
+    metrics, rows = diagnosis.end(3)
+    assert [(row.epoch, row.layer) for row in rows] == [(3, "first"), (3, "second")]
+    sums = [0.0, 0.0, 0.0]
+    for row, layer, old, was, now in zip(rows, layers, signs, before, after, strict=True):
+        sine, cosine, new = by_hand(layer)
+        assert (row.sin_beta, row.cosine) == (pytest.approx(sine), pytest.approx(cosine, rel=1e-5))
+        assert row.weight_flips == int((old != new).sum()) / len(new) > 0
+        assert row.rotation_gain == pytest.approx(now / was, rel=1e-5) and now > was
+        sums = [sums[0] + sine * len(layer.weight), sums[1] + cosine * len(layer.weight), sums[2] + int((old != new).sum())]
+    assert metrics["rbnn/sin_beta"] == pytest.approx(sums[0] / 16) and metrics["rbnn/cosine"] == pytest.approx(sums[1] / 16)
+    assert metrics["rbnn/weight_flips"] == sums[2] / (6 * 36 + 10 * 2)
+    assert metrics["rbnn/rotation_gain"] == pytest.approx(sum(after) / sum(before), rel=1e-5)
+
+
+def test_an_epoch_is_compared_with_the_one_before_and_needs_no_update() -> None:
+    model = Two()
+    diagnosis = Diagnosis(model)
+    diagnosis.begin()
+    diagnosis.end(0)
+    model.first.update_rotation()
+    diagnosis.begin()
+    metrics, rows = diagnosis.end(1)
+    assert "rbnn/rotation_gain" not in metrics and rows[0].rotation_gain is None
+    assert rows[0].weight_flips > 0 == rows[1].weight_flips
+
+
+def test_what_an_epoch_began_with_survives_in_a_bit_per_weight() -> None:
+    model = build("resnet20_1w1a", "digits")
+    diagnosis, other = Diagnosis(model), Diagnosis(model)
+    diagnosis.begin()
+    diagnosis.before_update()
+    for layer in rotated_layers(model).values():
+        layer.update_rotation(1)
+    diagnosis.after_update()
+    state = diagnosis.state()
+    assert sum(part.numel() for part in state["signs"].values()) * 8 == sum(
+        layer.weight.numel() for layer in rotated_layers(model).values()
+    )
+    other.restore(state)
+    assert other.end(0) == diagnosis.end(0)
+
+
+def test_a_network_without_rotated_layers_has_no_figures() -> None:
+    diagnosis = Diagnosis(nn.Linear(2, 2))
+    diagnosis.begin()
+    assert diagnosis.end(0) == ({}, [])
+
+
+def test_the_table_of_a_resumed_run_has_no_gaps_and_no_doubles(tmp_path: Path) -> None:
+    rows = [LayerRow(epoch, name, 0.125 * epoch, 0.5, 0.25, None if epoch % 2 else 1.5) for epoch in range(4) for name in "ab"]
+    open_table(tmp_path)
+    append_rows(tmp_path, rows)
+    assert read_rows(tmp_path) == rows
+    text = (tmp_path / TABLE).read_text()
+    assert text.startswith(f"{HEADER}\n") and HEADER == "epoch,layer,sin_beta,cosine,weight_flips,rotation_gain"
+    (tmp_path / TABLE).write_text(text + "1,a,0.7,0.")  # a kill cut this short
+    open_table(tmp_path, tmp_path, 2)
+    assert read_rows(tmp_path) == rows[:4]
+    append_rows(tmp_path, rows[4:])
+    assert (tmp_path / TABLE).read_text() == text
+    open_table(tmp_path / "new", tmp_path, 1)
+    assert read_rows(tmp_path / "new") == rows[:2]
+    open_table(tmp_path)
+    assert read_rows(tmp_path) == [] == read_rows(tmp_path / "none")

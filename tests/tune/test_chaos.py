@@ -1,0 +1,153 @@
+"""Accidents at seeded moments of a small sweep: whatever is killed, once resumed it ends as an undisturbed one, in all stores.
+
+The short form kills a trial, the sweep's process and Ray's raylet; `make chaos` (RBNN_CHAOS=1) kills many more, the GCS too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+from tune.aligning import runs_by_number
+from tune.journal import JOURNAL, read_rows
+from tune.tracking import Tracker
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")]
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).with_name("tiny_sweep.py")
+TIMEOUT_S = 300
+MOMENTS = ("before", "checkpoint", "journal", "report")
+NAME = "tiny"
+FILE = {
+    "base": {"dataset": "digits", "epochs": 4, "lr": 0.02, "Tmin": 0.3, "Tmax": 3, "gpus": "none"},
+    "space": {"lr": {"log": [0.001, 1]}},
+    "trials": 6,
+    "concurrent": 1,
+    "seed": 3,
+    "max_failures": 20,
+    "scheduler": {"name": "asha", "grace_period": 1, "reduction_factor": 2},
+    "confirm_top": 1,
+    "confirm_seeds": 1,
+}
+
+
+def session(folder: Path) -> tuple[int, str]:
+    """One process of the sweep in `folder`, begun or gone on with: its exit status, and what it said."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder), NAME],
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        start_new_session=True,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def swept(folder: Path, accidents: list[list[Any]], **keys: Any) -> Path:
+    """A sweep that is resumed after every accident, until it ends by itself."""
+    folder.mkdir()
+    (folder / "sweep.yaml").write_text(yaml.safe_dump({**FILE, **keys}))
+    (folder / f"{NAME}-accidents.json").write_text(json.dumps(accidents))
+    status, output = session(folder)
+    for _ in accidents:
+        if status == 0:
+            break
+        status, output = session(folder)
+    assert status == 0, output
+    happened = [f"{NAME}-accident-{'-'.join(map(str, accident))}" for accident in accidents]
+    assert sorted(path.name for path in folder.glob(f"{NAME}-accident-*")) == sorted(happened)
+    return folder
+
+
+def studies(folder: Path) -> dict[str, Any]:
+    """What Optuna holds of the search and of the confirmation, but for times and run ids."""
+    storage = f"sqlite:///{folder}/result/{NAME}/optuna.db"
+    attributes = ("values", "setting", "test")
+    return {
+        name: [
+            (
+                trial.number,
+                trial.state.name,
+                trial.params,
+                trial.value,
+                trial.intermediate_values,
+                {key: trial.user_attrs[key] for key in attributes if key in trial.user_attrs},
+            )
+            for trial in optuna.load_study(study_name=name, storage=storage).trials
+        ]
+        for name in (NAME, f"{NAME}.confirm")
+    }
+
+
+def mlflow_runs(folder: Path) -> dict[str, Any]:
+    """What MLflow holds, but for times and ids; a run that is there twice, or still runs, fails the test."""
+    tracker = Tracker.open(uri=f"sqlite:///{folder}/mlflow.db")
+    runs = tracker.client.search_runs([tracker.experiment_id], max_results=1000)
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED", "FAILED"}
+    parent = tracker.sweep_run(NAME).info.run_id
+    found: dict[str, Any] = {}
+    for kind in ("trial", "confirm"):
+        numbered = runs_by_number(tracker, NAME, parent, kind)
+        assert len(numbered) == len(tracker.children(parent, kind))
+        for number, run in sorted(numbered.items()):
+            history = {
+                key: [(point.step, point.value) for point in tracker.client.get_metric_history(run.info.run_id, key)]
+                for key in run.data.metrics
+                if not key.startswith("time/")
+            }
+            digests = Path(tracker.client.download_artifacts(run.info.run_id, "digests.txt")).read_text().splitlines()
+            ended = (run.info.status, run.data.tags.get("rbnn.pruned"), run.data.params["lr"])
+            found[f"{kind} {number}"] = (ended, history, digests)
+    assert len(runs) == len(found) + 1
+    return found
+
+
+def journals(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What the trials' own files hold."""
+    files = sorted((folder / "result" / NAME).glob(f"*/*/{JOURNAL}"))
+    return {str(file.relative_to(folder)): read_rows(file) for file in files}
+
+
+def accidents_of(undisturbed: Path, seed: int, victims: list[str]) -> list[list[Any]]:
+    """One accident for each victim, at moments that the undisturbed sweep had, no two at one epoch of a trial."""
+    rows = {int(Path(name).parts[-2]): rows for name, rows in journals(undisturbed).items() if "/trials/" in name}
+    moments = [(number, row["epoch"]) for number, epochs in rows.items() for row in epochs]
+    chosen = random.Random(seed).sample(moments, len(victims))
+    draw = random.Random(seed + 1)
+    return [[number, epoch, draw.choice(MOMENTS), victim] for (number, epoch), victim in zip(chosen, victims, strict=True)]
+
+
+def assert_equal_in_all_stores(disturbed: Path, undisturbed: Path) -> None:
+    assert journals(disturbed) == journals(undisturbed)
+    assert studies(disturbed) == studies(undisturbed)
+    assert mlflow_runs(disturbed) == mlflow_runs(undisturbed)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return swept(tmp_path_factory.mktemp("chaos") / "undisturbed", [])
+
+
+def test_a_sweep_that_loses_a_trial_its_process_and_its_ray_ends_as_an_undisturbed_one(undisturbed: Path) -> None:
+    accidents = accidents_of(undisturbed, seed=2, victims=["trial", "sweep", "raylet"])
+    assert_equal_in_all_stores(swept(undisturbed.parent / "disturbed", accidents), undisturbed)
+
+
+@pytest.mark.skipif(not os.environ.get("RBNN_CHAOS"), reason="long: make chaos runs it")
+@pytest.mark.parametrize("seed", range(4))
+def test_any_series_of_accidents_changes_nothing(undisturbed: Path, seed: int) -> None:
+    victims = random.Random(seed).sample(["trial", "trial", "sweep", "sweep", "sweep", "raylet", "raylet", "gcs"], 5)
+    accidents = accidents_of(undisturbed, seed, victims)
+    assert_equal_in_all_stores(swept(undisturbed.parent / f"disturbed-{seed}", accidents), undisturbed)

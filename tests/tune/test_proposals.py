@@ -1,0 +1,57 @@
+"""What is proposed depends on the seed, the trial's number and the study, and not on the process that asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from rbnn.recipe import Recipe
+from tune.history import VALUES, History
+from tune.proposals import Proposals, seed_of
+from tune.space import Space
+
+SPACE = Space({"lr": {"log": [0.01, 1]}, "Tmin": {"linear": [0.1, 1]}, "warm_up": "boolean"}, Recipe(Tmin=0.5, Tmax=3))
+
+
+def proposals(sampler: str, seed: int = 1) -> Proposals:
+    return Proposals(SPACE, sampler=sampler, seed=seed, num_trials=8, first=[{"lr": 0.1}])
+
+
+def play(history: History, made: Proposals, num_trials: int) -> list[dict[str, object]]:
+    made.enqueue(history)
+    found = []
+    for _ in range(num_trials):
+        trial = made.next(history)
+        assert trial is not None
+        found.append(trial.user_attrs[VALUES])
+        history.end(trial.number, TrialState.COMPLETE, -abs(trial.user_attrs[VALUES]["lr"] - 0.3))
+    return found
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_a_process_that_takes_over_proposes_what_the_first_would_have(sampler: str, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    alone = play(History(None, "s"), proposals(sampler), 8)
+    shared = [values for _ in range(4) for values in play(History(url, "s"), proposals(sampler), 2)]
+    assert shared == alone
+    assert len({values["lr"] for values in alone}) == 8
+    assert play(History(None, "s"), proposals(sampler, seed=2), 2)[1] != alone[1]
+
+
+def test_a_trial_cut_off_while_it_was_proposed_is_proposed_again_alike(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    history = History(url, "s")
+    expected = play(history, proposals("random"), 3)[2]
+    cut_off = History(f"sqlite:///{tmp_path}/other.db", "s")
+    play(cut_off, proposals("random"), 2)
+    trial = cut_off.study.ask()  # its number is taken, its values are not there
+    cut_off.interrupt_running()
+    again = proposals("random").next(cut_off)
+    assert again is not None and again.number == trial.number == 2
+    assert again.user_attrs[VALUES] == expected
+
+
+def test_seeds_of_trials_differ() -> None:
+    assert len({seed_of(seed, number) for seed in range(5) for number in range(50)}) == 250

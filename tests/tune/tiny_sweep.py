@@ -1,0 +1,119 @@
+"""A sweep whose trials compute nothing, in a process of its own, with accidents where they are asked for.
+
+python tests/tune/tiny_sweep.py FOLDER NAME: begins the sweep FOLDER/sweep.yaml, or goes on with it where NAME is there already.
+FOLDER/NAME-accidents.json lists accidents [number, epoch, moment, victim]: when trial `number` reaches `epoch` (0-based) at
+that moment (before, checkpoint, journal, report), the victim (trial, sweep, raylet, gcs) is killed with SIGKILL, once. Two are
+not killed: `stop` asks for the end as `rbnn stop` does, `look` notes the status in FOLDER/look.json.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def score(values: dict[str, Any], epoch: int) -> float:
+    """A made-up val/top1: best near lr 0.1, rising with the epochs."""
+    return 90 - 20 * abs(math.log10(values["lr"] / 0.1)) - 40 / (epoch + 2) + values["seed"] % 7 / 10
+
+
+def accident(sweep: Path, number: int, epoch: int, moment: str) -> None:
+    """Kill whom the list of accidents names for this moment, and do not return where that ends this process as well."""
+    folder = sweep.parents[1]
+    file = folder / f"{sweep.name}-accidents.json"
+    for victim in ("trial", "sweep", "raylet", "gcs", "stop", "look"):
+        planned = [number, epoch, moment, victim]
+        done = folder / f"{sweep.name}-accident-{number}-{epoch}-{moment}-{victim}"
+        if not file.is_file() or planned not in json.loads(file.read_text()) or done.exists():
+            continue
+        done.touch()
+        if victim == "look":
+            look(sweep)
+            continue
+        for pid in victims(sweep, victim):
+            os.kill(pid, signal.SIGKILL)
+        if victim == "stop":
+            (sweep / "stop").touch()
+        while victim != "trial":
+            signal.pause()  # who ends this process is on its way
+
+
+def victims(sweep: Path, name: str) -> list[int]:
+    """The process ids that an accident kills."""
+    from tune.doctor import ray_processes
+
+    if name == "stop":
+        return []
+    record = json.loads((sweep / "sweep.json").read_text())
+    if name == "sweep":
+        return [record["process"]["pid"]]
+    if name == "trial":
+        return [os.getpid()]
+    return [pid for pid, program in ray_processes(record["ray"]) if program.startswith(name)]
+
+
+def look(sweep: Path) -> None:
+    """Note what `rbnn status --json` says now."""
+    from tune.folder import SweepFolder
+    from tune.status import look_at
+
+    standing = look_at(SweepFolder(sweep))
+    (sweep.parents[1] / "look.json").write_text(json.dumps(standing.to_dict()))
+
+
+def train(sweep: Path, number: int) -> Callable[..., None]:
+    """What stands for `TrialRun.train`: the same files and reports, in the same order, and no training."""
+
+    def tiny(self: Any, journal: Any, tell: Callable[[dict[str, Any]], None]) -> None:
+        from rbnn import checkpoint as ckpt
+        from rbnn.engine import BEST, LAST
+
+        for epoch in range(journal.last_epoch + 1, self.recipe.epochs):
+            accident(sweep, number, epoch, "before")
+            top1 = score(self.recipe.to_dict(), epoch)
+            metrics = {
+                "epoch": epoch,
+                "val/top1": top1,
+                "val/loss": 100 - top1,
+                "time/epoch_s": 0.001,
+                "digest": f"{epoch:016x}",
+            }
+            for name in (BEST, LAST):
+                ckpt.save(self.directory / name, ckpt.Checkpoint({}, self.recipe.to_dict(), epoch + 1, metrics=metrics))
+            accident(sweep, number, epoch, "checkpoint")
+            journal.append(metrics)
+            accident(sweep, number, epoch, "journal")
+            tell(metrics)
+            accident(sweep, number, epoch, "report")
+
+    return tiny
+
+
+def trial(config: dict[str, Any], **given: Any) -> None:
+    """Ray Tune's trainable: `run_trial` with its training replaced."""
+    from tune import trial as module
+
+    module.TrialRun.train = train(Path(given["sweep_directory"]), config["number"])  # type: ignore[method-assign]
+    module.run_trial(config, **given)
+
+
+def main(folder: Path, name: str) -> int:
+    """Begin, or go on."""
+    from tune.conduct import conduct, resume
+    from tune.folder import find_sweep
+    from tune.sweepfile import load_sweep
+
+    os.chdir(folder)
+    if (folder / "result" / name / "sweep.json").is_file():
+        return resume(find_sweep(name), trainable=trial)
+    return conduct(load_sweep(folder / "sweep.yaml"), name=name, trainable=trial)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
