@@ -47,10 +47,11 @@ def use_cache() -> None:
 
 def obstacle(kind: str) -> str:
     """Why code cannot be compiled here for a device of that kind ("cpu" or "cuda"), in a few words; "" where it can."""
-    if kind == "cuda":
-        return "" if importlib.util.find_spec("triton") else "Triton is not installed"
-    compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
-    return "" if any(map(shutil.which, compilers)) else f"there is no C++ compiler ({' or '.join(compilers)})"
+    if kind == "cuda" and not importlib.util.find_spec("triton"):
+        return "Triton is not installed"
+    variable, language, usual = ("CC", "C", ["gcc", "clang"]) if kind == "cuda" else ("CXX", "C++", ["g++", "clang++"])
+    compilers = [os.environ[variable]] if os.environ.get(variable) else usual
+    return "" if any(map(shutil.which, compilers)) else f"there is no {language} compiler ({' or '.join(compilers)})"
 
 
 class Network(nn.Module):

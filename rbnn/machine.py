@@ -13,8 +13,9 @@ from rbnn.errors import RecipeError
 from rbnn.models import check_model
 from rbnn.recipe import Recipe
 
-# Images trained on from which compiling pays: resnet20 gains about 1 ms an image on two cores, and compiling takes a minute.
-COMPILE_FROM = 200_000
+# Images that a process trains on from which compiling pays: resnet20 gains 1 to 3 ms an image on a core, and compiling takes a
+# minute of it.
+COMPILE_FROM = 60_000
 
 
 def num_cores() -> int:
@@ -43,10 +44,11 @@ def gpu_ids(recipe: Recipe) -> list[int]:
     return [int(part) for part in parts]
 
 
-def resolve(recipe: Recipe, share: int = 1) -> Recipe:
+def resolve(recipe: Recipe, share: int = 1, in_turn: int = 1) -> Recipe:
     """The recipe with what depends on the machine made explicit: workers, threads, compile; model, GPUs, workers checked.
 
-    share: how many such runs use the machine at once. Several GPUs in `gpus` mean as many workers. Raises RecipeError.
+    share: how many such runs use the machine at once; in_turn: how many one process runs, which share what it compiles. Several
+    GPUs in `gpus` mean as many workers. Raises RecipeError.
     """
     check_model(recipe.model, recipe.dataset)
     gpus = gpu_ids(recipe)
@@ -58,15 +60,15 @@ def resolve(recipe: Recipe, share: int = 1) -> Recipe:
     if not gpus and workers > num_cores():
         raise RecipeError(f"train_workers is {workers}, but this machine has {num_cores()} cores; use at most {num_cores()}")
     threads = recipe.threads or max(1, num_cores() // (workers * share))
-    return recipe.replace(train_workers=workers, threads=threads, compile=compile_choice(recipe, bool(gpus)))
+    return recipe.replace(train_workers=workers, threads=threads, compile=compile_choice(recipe, bool(gpus), in_turn))
 
 
-def compile_choice(recipe: Recipe, on_gpu: bool) -> str:
-    """`compile` as "on" or "off": auto is on where the run trains on COMPILE_FROM images or more, and code can be compiled.
+def compile_choice(recipe: Recipe, on_gpu: bool, in_turn: int) -> str:
+    """`compile` as "on" or "off": auto is on where the process trains on COMPILE_FROM images or more, and code can be compiled.
 
     Raises RecipeError for "on" where it cannot.
     """
-    if recipe.compile == "auto" and recipe.epochs * dataset_spec(recipe.dataset).num_train < COMPILE_FROM:
+    if recipe.compile == "auto" and in_turn * recipe.epochs * dataset_spec(recipe.dataset).num_train < COMPILE_FROM:
         return "off"
     why = "" if recipe.compile == "off" else obstacle("cuda" if on_gpu else "cpu")
     if why and recipe.compile == "on":

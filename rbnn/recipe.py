@@ -69,7 +69,7 @@ class Recipe:
     seed: int = option(1234, "seed of initialisation, data order and augmentation", SEED)
     train_workers: int = option(1, "training processes (Ray Train workers); batches are split among them", FROM_ONE)
     compile: Literal["auto", "on", "off"] = option(
-        "auto", "run full batches through torch.compile; auto: where the run is long enough to earn the compilation back"
+        "auto", "run full batches through torch.compile; auto: where a process trains enough to earn it back, not on clusters"
     )
     precision: Literal["float32", "tf32", "bf16"] = option(
         "float32", "of float convolutions and gradients; the forward binary convolution is exact in each of them"

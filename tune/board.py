@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 METRIC = "val/top1"
+BASELINE = 0  # the trial that runs the recipe's own setting
 State = Literal["running", "complete", "pruned", "failed", "killed"]
 
 
@@ -61,7 +62,7 @@ class Board:
     @property
     def baseline(self) -> Row | None:
         """Trial 0, the recipe's own values."""
-        return self.rows.get(0)
+        return self.rows.get(BASELINE)
 
     def seconds_left(self) -> float | None:
         """Expected time to the end: the epochs still to come, at the pace so far; None before the first epoch."""

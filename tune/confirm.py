@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from optuna.trial import TrialState
 
-from tune.board import METRIC, Board, Row
+from tune.board import BASELINE, METRIC, Board, Row
 from tune.history import History
 
 TEST = "test/top1"
@@ -104,7 +104,7 @@ def against_default(setting: Setting, default: Setting | None) -> str:
 
 def confirmation_table(settings: Sequence[Setting]) -> list[str]:
     """The settings with mean and deviation of validation and test score, as lines of text."""
-    default = next((setting for setting in settings if setting.number == 0), None)
+    default = next((setting for setting in settings if setting.number == BASELINE), None)
     head = ("trial", "seeds", METRIC, TEST, "against the documented default")
     rows = [
         (str(one.number), str(len(one.val)), spread(one.val), spread(one.test), against_default(one, default))

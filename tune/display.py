@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from rbnn.listeners import finish_time
-from tune.board import Board, Row, columns, percent, shown
+from tune.board import BASELINE, Board, Row, columns, percent, shown
 
 PLAIN_INTERVAL_S = 10.0
 NUM_LIVE_ROWS = 12
@@ -91,13 +91,13 @@ def table(board: Board, rows: list[Row]) -> Any:
     grid.add_column("run")
     grid.add_column("")
     for row in rows:
-        note = "documented default" if row.number == 0 else ""
+        note = "documented default" if row.number == BASELINE else ""
         if row is board.best:
             note = "best" + (", the documented default itself" if note else "")
         values = [shown(value) for value in row.values.values()]
         grid.add_row(
             str(row.number), row.state, f"{row.epochs}/{board.num_epochs}", percent(row.top1), *values, row.run_id[:8], note,
-            style="bold" if row is board.best else ("cyan" if row.number == 0 else ""),
+            style="bold" if row is board.best else ("cyan" if row.number == BASELINE else ""),
         )  # fmt: skip
     return grid
 

@@ -42,6 +42,8 @@ SAME = (
     "use_dali",
     "loader",
     "a32",
+    "compile",
+    "precision",
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from tune.board import BASELINE
 from tune.failing import failure_cause
 from tune.history import CAUSE, History, last_epoch, scores_at
 
@@ -41,8 +42,9 @@ def bracket_of(number: int, seed: int, sizes: Sequence[int]) -> int:
 class SuccessiveHalving(FIFOScheduler):
     """Stops a trial at a rung where its score is not among the best; `epoch` (from 1) is the time.
 
-    grace_period: None stops nobody. A trial that reaches its last epoch is never stopped. An epoch reported again, after a
-    resume, is judged again only when the study holds no later one, so that a decision lost in a kill is made again.
+    grace_period: None stops nobody. A trial that reaches its last epoch is never stopped, nor is the baseline, with whose
+    full-length score every other is compared. An epoch reported again, after a resume, is judged again only when the study
+    holds no later one, so that a decision lost in a kill is made again.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class SuccessiveHalving(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP or CONTINUE for one report."""
         number = trial.config["number"]
-        if self._metric not in result or result["epoch"] not in self.rungs_of(number):
+        if number == BASELINE or self._metric not in result or result["epoch"] not in self.rungs_of(number):
             return str(TrialScheduler.CONTINUE)
         epoch, trials = result["epoch"], self.history.trials()
         if last_epoch(trials[number]) > epoch:

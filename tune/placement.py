@@ -61,6 +61,7 @@ def place_on_cluster(
 ) -> Placement:
     """The placement of trials of `baseline` on the nodes of a cluster; the driver's own machine does not matter.
 
+    compile auto becomes off: whether every node has a compiler is not known here; `compile: on` compiles on each.
     A trial of one worker lives on one node; several workers may lie on several, a core and, with GPUs, a GPU each at least.
     gpus_per_trial: 0 as the cluster allows. concurrent: 0 as many as fit, at most `most_at_once`. Raises RecipeError, one
     line, for a sweep that could never be placed.
@@ -89,7 +90,8 @@ def place_on_cluster(
             f"{slots} do: lower --concurrent, threads or workers_per_trial"
         )
     threads = baseline.threads or _most_threads(capacity, per_worker, chosen * workers)
-    return Placement(baseline.replace(threads=threads), gpus, chosen)
+    compiles = "on" if baseline.compile == "on" else "off"
+    return Placement(baseline.replace(threads=threads, compile=compiles), gpus, chosen)
 
 
 def _most(baseline: Recipe, capacity: Capacity) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tune.board import METRIC, columns, percent, shown
+from tune.board import BASELINE, METRIC, columns, percent, shown
 from tune.display import verdict
 from tune.folder import SweepFolder
 from tune.report.gather import SweepData
@@ -63,7 +63,7 @@ def table(data: SweepData) -> list[str]:
     head = ["trial", "state", "epochs", f"{METRIC} (%)", *names]
     lines = [" | ".join(["", *head, ""]).strip(), "|".join(["", *["---"] * len(head), ""])]
     for row in rows:
-        number = f"{row.number} (documented default)" if row.number == 0 else str(row.number)
+        number = f"{row.number} (documented default)" if row.number == BASELINE else str(row.number)
         cells = [number, row.state, str(row.epochs), percent(row.top1), *(shown(row.values[name]) for name in names)]
         cells = [f"**{cell}**" for cell in cells] if row is board.best else cells
         lines.append(" | ".join(["", *cells, ""]).strip())

@@ -7,6 +7,7 @@ Optuna study, and a phase that was cut off is simply run again: what its study s
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -135,7 +136,8 @@ def _place_here(file: SweepFile, most_at_once: int) -> tuple[Recipe, float, int]
             f"{concurrent} trial(s) at once with {file.workers_per_trial} worker(s) each do not fit this machine "
             f"({num_cores()} cores, {num_gpus} GPUs); at most {slots} do: lower --concurrent or workers_per_trial"
         )
-    return resolve(baseline, share=concurrent), gpus, concurrent
+    in_turn = math.ceil(file.trials / concurrent) if baseline.train_workers == 1 else 1  # several workers are new processes
+    return resolve(baseline, share=concurrent, in_turn=in_turn), gpus, concurrent
 
 
 def _all_gpus(recipe: Recipe) -> int:

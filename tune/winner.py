@@ -8,7 +8,7 @@ from typing import Any
 
 from rbnn.errors import RunFailed
 from rbnn.recipe import Recipe
-from tune.board import Row, percent, shown
+from tune.board import BASELINE, Row, percent, shown
 from tune.confirm import SUFFIX, Setting, against_default, settings_of, spread
 from tune.folder import SweepFolder
 from tune.history import History
@@ -67,7 +67,7 @@ def winner_of(folder: SweepFolder) -> Winner:
     search = History.existing(storage, record.name)
     rows = rows_of(search) if search else {}
     row = rows[settings[0].number] if settings else best
-    default = next((setting for setting in settings if setting.number == 0), None)
+    default = next((setting for setting in settings if setting.number == BASELINE), None)
     recipe = Recipe(**{**record.recipe, **row.values})
     return Winner(row, recipe, Recipe(**record.recipe), settings[0] if settings else None, default)
 

@@ -105,9 +105,9 @@ def test_a_process_is_prepared_for_repeatable_bits() -> None:
 @pytest.mark.parametrize(
     ("changes", "compiler", "expected"),
     [
-        ({"dataset": "cifar10", "epochs": 4}, "g++", "on"),
-        ({"dataset": "cifar10", "epochs": 3}, "g++", "off"),
-        ({"dataset": "digits", "epochs": 100}, "g++", "off"),
+        ({"dataset": "cifar10", "epochs": 2}, "g++", "on"),
+        ({"dataset": "cifar10", "epochs": 1}, "g++", "off"),
+        ({"dataset": "digits", "epochs": 40}, "g++", "off"),
         ({"dataset": "digits", "epochs": 1, "compile": "on"}, "g++", "on"),
         ({"dataset": "cifar10", "compile": "off"}, "g++", "off"),
         ({"dataset": "cifar10", "compile": "off"}, "", "off"),
@@ -128,6 +128,13 @@ def test_compile_becomes_explicit_by_the_amount_of_work(
     assert recipe.compile == expected
     assert resolve(recipe).compile == expected
     assert capsys.readouterr().err == ""
+
+
+def test_runs_in_turn_share_what_a_process_compiles(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(2, 0)
+    monkeypatch.setattr(machine, "obstacle", lambda kind: "")
+    recipe = Recipe(dataset="digits", epochs=12)
+    assert [resolve(recipe, in_turn=runs).compile for runs in (1, 3, 4)] == ["off", "off", "on"]
 
 
 def test_without_a_compiler_auto_is_off_with_one_line_and_on_is_refused(

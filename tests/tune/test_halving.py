@@ -70,15 +70,15 @@ def test_it_decides_as_rays_does_on_the_same_reports(seed: int, monkeypatch: pyt
     draw = random.Random(seed)
     num_epochs, grace, factor = draw.choice([9, 12, 27, 30]), draw.choice([1, 2, 4]), draw.choice([2, 3, 4, 2.5])
     brackets = draw.choice([1, 1, 2])
-    history = history_of(8)
+    history = history_of(9)
     ours = halving(history, num_epochs, grace, factor, brackets=brackets, seed=seed)
     settings = {"max_t": num_epochs, "grace_period": grace, "reduction_factor": factor, "brackets": brackets}
     theirs = AsyncHyperBandScheduler(time_attr="epoch", metric=METRIC, mode="max", **settings)
     sizes = [len(bracket) for bracket in ours.rungs]
-    for number in range(8):
+    for number in range(1, 9):
         monkeypatch.setattr(np.random, "choice", lambda *given, number=number, **more: bracket_of(number, seed, sizes))
         theirs.on_trial_add(None, Trial(number))
-    epochs = dict.fromkeys(range(8), 0)
+    epochs = dict.fromkeys(range(1, 9), 0)
     while epochs:
         number = draw.choice(sorted(epochs))
         epochs[number] += 1
@@ -101,6 +101,14 @@ def test_a_new_process_decides_as_the_old_one_would_have(tmp_path: Path) -> None
     for scheduler in (halving(history), pickle.loads(pickle.dumps(halving(history)))):
         assert decide(scheduler, 3, 1, 15.0) == TrialScheduler.STOP
         assert decide(scheduler, 3, 1, 25.0) == TrialScheduler.CONTINUE
+
+
+def test_the_baseline_is_never_stopped() -> None:
+    history = history_of(4)
+    for number, score in ((1, 50.0), (2, 60.0)):
+        history.note(number, 1, score)
+    scheduler = halving(history)
+    assert [decide(scheduler, number, 1, 10.0) for number in (0, 3)] == [TrialScheduler.CONTINUE, TrialScheduler.STOP]
 
 
 def test_an_epoch_reported_again_is_judged_again_only_while_it_is_the_last() -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tune.board import METRIC, Row, columns, percent, shown
+from tune.board import BASELINE, METRIC, Row, columns, percent, shown
 from tune.display import verdict
 from tune.report import figures
 from tune.report.gather import LEAST_FOR_IMPORTANCE, SweepData
@@ -108,7 +108,7 @@ def _table(data: SweepData) -> str:
 
 def _row(data: SweepData, row: Row, names: list[str]) -> str:
     board = data.standing.board
-    notes = ["best"] * (row is board.best) + ["documented default"] * (row.number == 0)
+    notes = ["best"] * (row is board.best) + ["documented default"] * (row.number == BASELINE)
     numbers = [
         str(row.number),
         f"{row.epochs}/{data.num_epochs}",
