@@ -1,11 +1,19 @@
-"""Shared by the tests of tune: the file in which Ray keeps why a trial failed."""
+"""Shared by the tests of tune: the file in which Ray keeps why a trial failed, and a sweep in a process of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY_SWEEP_TIMEOUT_S = 240
 
 
 @pytest.fixture
@@ -20,3 +28,35 @@ def error_file(tmp_path: Path) -> Callable[[BaseException], Path]:
         return file
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_sweep() -> Callable[[Path, str], tuple[int, str]]:
+    """Runs tiny_sweep.py in a folder to its end: its exit status, and what it said.
+
+    Its output goes to a file: with a pipe, whoever outlives a killed sweep would be waited for.
+    """
+    outside = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "PYTHONWARNINGS")
+    environment = {name: value for name, value in os.environ.items() if name not in outside} | {"PYTHONPATH": str(ROOT)}
+    script = str(Path(__file__).with_name("tiny_sweep.py"))
+
+    def run(folder: Path, name: str) -> tuple[int, str]:
+        log = folder / f"{name}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", script, str(folder), name],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                process.wait(TINY_SWEEP_TIMEOUT_S)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        return process.returncode, log.read_text()
+
+    return run

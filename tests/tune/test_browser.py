@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +34,12 @@ FILE = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tiny_sweep: Callable[[Path, str], tuple[int, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a sweep ran to its end; its trials compute nothing."""
     place = tmp_path_factory.mktemp("swept")
     (place / "sweep.yaml").write_text(yaml.safe_dump(FILE))
-    kept = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
-    command = [sys.executable, "-W", "ignore", str(ROOT / "tests" / "tune" / "tiny_sweep.py"), str(place), "tiny"]
-    done = subprocess.run(command, env={**kept, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, output = tiny_sweep(place, "tiny")
+    assert status == 0, output
     return place
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,7 @@ from tune.tracking import Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")]
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = Path(__file__).with_name("tiny_sweep.py")
-TIMEOUT_S = 300
+Session = Callable[[Path, str], tuple[int, str]]
 MOMENTS = ("before", "checkpoint", "journal", "report")
 NAME = "tiny"
 FILE = {
@@ -41,30 +38,16 @@ FILE = {
 }
 
 
-def session(folder: Path) -> tuple[int, str]:
-    """One process of the sweep in `folder`, begun or gone on with: its exit status, and what it said."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), NAME],
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        start_new_session=True,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def swept(folder: Path, accidents: list[list[Any]], **keys: Any) -> Path:
+def swept(session: Session, folder: Path, accidents: list[list[Any]]) -> Path:
     """A sweep that is resumed after every accident, until it ends by itself."""
     folder.mkdir()
-    (folder / "sweep.yaml").write_text(yaml.safe_dump({**FILE, **keys}))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(FILE))
     (folder / f"{NAME}-accidents.json").write_text(json.dumps(accidents))
-    status, output = session(folder)
+    status, output = session(folder, NAME)
     for _ in accidents:
         if status == 0:
             break
-        status, output = session(folder)
+        status, output = session(folder, NAME)
     assert status == 0, output
     happened = [f"{NAME}-accident-{'-'.join(map(str, accident))}" for accident in accidents]
     assert sorted(path.name for path in folder.glob(f"{NAME}-accident-*")) == sorted(happened)
@@ -136,18 +119,20 @@ def assert_equal_in_all_stores(disturbed: Path, undisturbed: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return swept(tmp_path_factory.mktemp("chaos") / "undisturbed", [])
+def undisturbed(tiny_sweep: Session, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return swept(tiny_sweep, tmp_path_factory.mktemp("chaos") / "undisturbed", [])
 
 
-def test_a_sweep_that_loses_a_trial_its_process_and_its_ray_ends_as_an_undisturbed_one(undisturbed: Path) -> None:
+def test_a_sweep_that_loses_a_trial_its_process_and_its_ray_ends_as_an_undisturbed_one(
+    tiny_sweep: Session, undisturbed: Path
+) -> None:
     accidents = accidents_of(undisturbed, seed=2, victims=["trial", "sweep", "raylet"])
-    assert_equal_in_all_stores(swept(undisturbed.parent / "disturbed", accidents), undisturbed)
+    assert_equal_in_all_stores(swept(tiny_sweep, undisturbed.parent / "disturbed", accidents), undisturbed)
 
 
 @pytest.mark.skipif(not os.environ.get("RBNN_CHAOS"), reason="long: make chaos runs it")
 @pytest.mark.parametrize("seed", range(4))
-def test_any_series_of_accidents_changes_nothing(undisturbed: Path, seed: int) -> None:
+def test_any_series_of_accidents_changes_nothing(tiny_sweep: Session, undisturbed: Path, seed: int) -> None:
     victims = random.Random(seed).sample(["trial", "trial", "sweep", "sweep", "sweep", "raylet", "raylet", "gcs"], 5)
     accidents = accidents_of(undisturbed, seed, victims)
-    assert_equal_in_all_stores(swept(undisturbed.parent / f"disturbed-{seed}", accidents), undisturbed)
+    assert_equal_in_all_stores(swept(tiny_sweep, undisturbed.parent / f"disturbed-{seed}", accidents), undisturbed)
