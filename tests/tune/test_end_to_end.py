@@ -2,107 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import optuna
 import pytest
-import yaml
 from mlflow.entities import Run
 
 from rbnn import checkpoint
 from rbnn.recipe import Recipe
-from tune.tracking import Tracker
+from tests.tune.workplace import BASE, Workplace, run_id_in, study
 
 pytestmark = [
     pytest.mark.slow,
     # MLflow's own code uses what newer versions of its dependencies deprecate.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
 ]
-
-ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 240
-BASE = {
-    "dataset": "digits",
-    "epochs": 2,
-    "batch_size": 64,
-    "batch_size_test": 397,
-    "lr": 0.02,
-    "Tmin": 0.3,
-    "Tmax": 3,
-    "gpus": "none",
-}
-
-
-@dataclass
-class Workplace:
-    """A working directory with its own store, and the command `rbnn` run in it."""
-
-    folder: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        outside = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "PYTHONWARNINGS")
-        kept = {name: value for name, value in os.environ.items() if name not in outside}
-        return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """The command, running, in a process group of its own as a terminal makes one."""
-        command = [sys.executable, "-m", "tune.cli", *arguments]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True, **pipes)
-
-    def run(self, *arguments: str, status: int = 0) -> str:
-        """The command's output; it must end with `status`."""
-        process = self.start(*arguments)
-        output = process.communicate(timeout=TIMEOUT_S)[0]
-        assert process.returncode == status, output
-        return output
-
-    def sweep_file(self, **keys: Any) -> str:
-        path = self.folder / "look.yaml"
-        path.write_text(yaml.safe_dump({"base": BASE, "confirm_seeds": 0, **keys}))
-        return path.name
-
-    def tracker(self) -> Tracker:
-        return Tracker.open(uri=f"sqlite:///{self.folder}/mlflow.db")
-
-    def children(self, sweep: str) -> list[Run]:
-        """The trials of a sweep by number."""
-        tracker = self.tracker()
-        found = tracker.children(tracker.sweep_run(sweep).info.run_id)
-        return sorted(found, key=lambda run: int(run.data.tags["rbnn.trial"]))
-
-    def history(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
-        """Metric -> (step, value) in order, without the times; and the digests of the weights."""
-        client = self.tracker().client
-        names = [name for name in client.get_run(run_id).data.metrics if not name.startswith("time/")]
-        points = {name: [(p.step, p.value) for p in client.get_metric_history(run_id, name)] for name in names}
-        digests = Path(client.download_artifacts(run_id, "digests.txt")).read_text().splitlines()
-        return {**points, "digest": [(int(line.split()[0]), int(line.split()[-1], 16)) for line in digests]}
-
-    def artifacts(self, run_id: str) -> set[str]:
-        client = self.tracker().client
-        folders = [None, "checkpoints"]
-        return {entry.path for folder in folders for entry in client.list_artifacts(run_id, folder) if not entry.is_dir}
-
-
-def run_id_in(output: str) -> str:
-    """The id of the run that `rbnn train` or `rbnn replay` says it recorded."""
-    found = re.search(r"; run ([0-9a-f]{32})", output)
-    assert found, output
-    return found[1]
-
-
-def study(folder: Path, sweep: str) -> optuna.Study:
-    return optuna.load_study(study_name=sweep, storage=f"sqlite:///{folder}/result/{sweep}/optuna.db")
 
 
 @pytest.fixture(scope="module")
@@ -209,48 +124,3 @@ def test_the_winner_replayed_gives_the_same_bits(swept: tuple[Workplace, str]) -
     tags = place.tracker().find_run(replayed).data.tags
     assert tags.items() >= {"rbnn.kind": "replay", "rbnn.replays": winner}.items()
     assert place.history(replayed) == place.history(winner)
-
-
-def test_a_sweep_of_two_workers_stops_one_trial_and_starts_the_next(place: Workplace) -> None:
-    """Nested trials whose workers kept their resources when stopped would leave the next one waiting for ever."""
-    base = {**BASE, "threads": 1}
-    file = place.sweep_file(
-        base=base,
-        space={"lr": {"choice": [0.02, 1e-9, 2e-9]}},
-        sampler="grid",
-        scheduler={"name": "asha", "grace_period": 1},
-        workers_per_trial=2,
-    )
-    place.run("sweep", file, "--name", "nested", "--concurrent", "1")
-    runs = place.children("nested")
-    assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "KILLED"]
-    assert [trial.state.name for trial in study(place.folder, "nested").trials] == ["COMPLETE", "PRUNED", "PRUNED"]
-    histories = [place.history(run.info.run_id) for run in runs]
-    assert [len(history["val/top1"]) for history in histories] == [2, 1, 1]
-    options = [f"--{name}={value}" for name, value in base.items()]
-    alone = run_id_in(place.run("train", *options, "--train_workers", "2"))
-    assert place.history(alone) == histories[0]
-
-
-def test_ctrl_c_ends_a_sweep_truthfully(place: Workplace) -> None:
-    file = place.sweep_file(base={**BASE, "epochs": 1}, space={"lr": {"log": [0.01, 0.1]}}, scheduler="none", trials=4)
-    process = place.start("sweep", file, "--name", "stopped", "--concurrent", "1")
-    assert process.stdout
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if "trial 1 starts" in line:
-            os.killpg(process.pid, signal.SIGINT)
-            break
-    output = "".join(lines) + process.communicate(timeout=TIMEOUT_S)[0]
-    assert process.returncode == 130, output
-    assert "Traceback" not in output
-    runs = place.children("stopped")
-    assert [run.info.status for run in runs] == ["FINISHED", "KILLED"]
-    assert "rbnn.pruned" not in runs[1].data.tags
-    assert place.tracker().sweep_run("stopped").info.status == "KILLED"
-    assert "checkpoints/last.ckpt" in place.artifacts(runs[0].info.run_id)
-    assert study(place.folder, "stopped").trials[0].state.name == "COMPLETE"
-    assert [trial.state.name for trial in study(place.folder, "stopped").trials] == ["COMPLETE", "WAITING"]
-    tracker = place.tracker()
-    assert not tracker.client.search_runs([tracker.experiment_id], "attributes.status = 'RUNNING'")

@@ -1,0 +1,94 @@
+"""A working directory in which tests run the command `rbnn` in its own process, and read what its stores hold afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from mlflow.entities import Run
+
+from tune.tracking import Tracker
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 300
+BASE = {
+    "dataset": "digits",
+    "epochs": 2,
+    "batch_size": 64,
+    "batch_size_test": 397,
+    "lr": 0.02,
+    "Tmin": 0.3,
+    "Tmax": 3,
+    "gpus": "none",
+}
+
+
+@dataclass
+class Workplace:
+    """A working directory with its own store, and the command `rbnn` run in it."""
+
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        outside = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "PYTHONWARNINGS")
+        kept = {name: value for name, value in os.environ.items() if name not in outside}
+        return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The command, running, in a process group of its own as a terminal makes one."""
+        command = [sys.executable, "-m", "tune.cli", *arguments]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True, **pipes)
+
+    def run(self, *arguments: str, status: int = 0) -> str:
+        """The command's output; it must end with `status`."""
+        process = self.start(*arguments)
+        output = process.communicate(timeout=TIMEOUT_S)[0]
+        assert process.returncode == status, output
+        return output
+
+    def sweep_file(self, **keys: Any) -> str:
+        path = self.folder / "look.yaml"
+        path.write_text(yaml.safe_dump({"base": BASE, "confirm_seeds": 0, **keys}))
+        return path.name
+
+    def tracker(self) -> Tracker:
+        return Tracker.open(uri=f"sqlite:///{self.folder}/mlflow.db")
+
+    def children(self, sweep: str) -> list[Run]:
+        """The trials of a sweep by number."""
+        tracker = self.tracker()
+        found = tracker.children(tracker.sweep_run(sweep).info.run_id)
+        return sorted(found, key=lambda run: int(run.data.tags["rbnn.trial"]))
+
+    def history(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
+        """Metric -> (step, value) in order, without the times; and the digests of the weights."""
+        client = self.tracker().client
+        names = [name for name in client.get_run(run_id).data.metrics if not name.startswith("time/")]
+        points = {name: [(p.step, p.value) for p in client.get_metric_history(run_id, name)] for name in names}
+        digests = Path(client.download_artifacts(run_id, "digests.txt")).read_text().splitlines()
+        return {**points, "digest": [(int(line.split()[0]), int(line.split()[-1], 16)) for line in digests]}
+
+    def artifacts(self, run_id: str) -> set[str]:
+        client = self.tracker().client
+        folders = [None, "checkpoints"]
+        return {entry.path for folder in folders for entry in client.list_artifacts(run_id, folder) if not entry.is_dir}
+
+
+def run_id_in(output: str) -> str:
+    """The id of the run that `rbnn train` or `rbnn replay` says it recorded."""
+    found = re.search(r"; run ([0-9a-f]{32})", output)
+    assert found, output
+    return found[1]
+
+
+def study(folder: Path, sweep: str) -> optuna.Study:
+    return optuna.load_study(study_name=sweep, storage=f"sqlite:///{folder}/result/{sweep}/optuna.db")
