@@ -53,10 +53,12 @@ def report(args: argparse.Namespace) -> int:
         print(f"report: {written.files[0]}  {written.files[1]}")
     if not folder.record.parent:
         return 0
-    try:
-        from tune.tracking import Tracker
+    from mlflow.exceptions import MlflowException
 
+    from tune.tracking import Tracker
+
+    try:
         log_report(written, folder, Tracker.open(uri=folder.record.store))
-    except RequestError as error:
+    except (RequestError, MlflowException) as error:  # a store that is away, a run deleted there
         print(f"rbnn: the report is written, and not logged: {error}", file=sys.stderr)
     return 0
