@@ -77,7 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
 def test_what_is_gathered_is_what_the_study_holds(folder: SweepFolder) -> None:
     data = gather(folder)
     assert [row.number for row in data.rows] == [0, 1, 2, 3, 5]
-    assert data.best_so_far() == [(0, 50.0), (2, 70.0), (3, 70.0), (5, 80.0)]
+    assert data.best_so_far() == [(0, 50.0), (1, 50.0), (2, 70.0), (3, 70.0), (5, 80.0)]
     assert data.default_top1 == 50.0
     assert data.curves[1] == [(1, 10.0), (2, 20.0)] and 4 not in data.curves
     assert set(data.importance) == {"lr", "rotation_update", "warm_up"}

@@ -63,11 +63,14 @@ class SweepData:
         return base.top1 if base else None
 
     def best_so_far(self) -> list[tuple[int, float]]:
-        """(trial number, the best val/top1 of complete trials up to it)."""
+        """(trial number, the best val/top1 of complete trials up to it), from the first complete trial to the last trial."""
         found: list[tuple[int, float]] = []
         for row in self.rows:
+            best = found[-1][1] if found else None
             if row.state == "complete" and row.top1 is not None:
-                found.append((row.number, max(row.top1, found[-1][1] if found else row.top1)))
+                best = row.top1 if best is None else max(best, row.top1)
+            if best is not None:
+                found.append((row.number, best))
         return found
 
 
