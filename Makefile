@@ -23,8 +23,7 @@ test: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/tune/test_service.py
-	$(PY) -m pytest tests/tune/test_service.py  # alone: the agent of a second Ray that starts meanwhile takes its ports
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY)
 	RBNN_CHAOS=1 $(PY) -m pytest tests/tune/test_chaos.py -v

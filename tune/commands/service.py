@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EVERYWHERE = "0.0.0.0"  # Ray's own ports are on the address that it finds for this machine, whatever --host says
 CLIENT_PORT = 9001  # of Ray's client server, which cannot be left out; Ray's workers have 10002 to 19999
-AGENT_PORT = 52365  # of what starts jobs; where another Ray has it, jobs would never start
+AGENT_PORT = 9011  # of what starts jobs; not Ray's own choice, which a second Ray here would take, and no job would ever start
 
 
 def add(command: Add) -> None:
