@@ -5,7 +5,9 @@ A loader process gets a batch's indices and draws and returns its images: it hol
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +106,20 @@ class Batches(Dataset[tuple[Tensor, Tensor] | DataError]):
         return TRAIN[self.spec.augmentation](decoded, request.draws[row : row + 1], size)
 
 
+@contextmanager
+def nothing_collected() -> Iterator[None]:
+    """Within it, processes are forked that never destroy this one's garbage.
+
+    A DALI pipeline that nobody needs any more may wait in a cycle for the garbage collector. A forked process that collected
+    it would wait for ever for the pipeline's threads, which it does not have.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 class Requests:
     """What the next pass over a DataLoader asks for; set before it starts, as its processes outlive an epoch."""
 
@@ -140,7 +156,9 @@ class Pool:
         self.requests.next = requests
         try:
             with dead_loaders_told():
-                for made in self.loader:
+                with nothing_collected():
+                    made_batches = iter(self.loader)
+                for made in made_batches:
                     if isinstance(made, DataError):
                         raise made
                     images, labels = (tensor.to(self.device, non_blocking=True) for tensor in made)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rbnn.data import LOADERS, loader_kind, open_loaders, open_source
-from rbnn.data.augment import train_requests
+from rbnn.data.augment import Floats, train_requests
 from rbnn.data.catalog import DATASETS
 from rbnn.data.loading import Batch, Loaders
 from rbnn.errors import DataError
@@ -78,6 +80,33 @@ def test_workers_change_nothing_and_leave_torchs_random_numbers_alone(kind: str,
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(1), after)
+
+
+def test_loader_processes_leave_this_ones_garbage_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked process that destroyed a DALI pipeline it inherited in a cycle would hang for ever."""
+    parent, destroyed = os.getpid(), tmp_path / "destroyed"
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.cycle = self
+
+        def __del__(self) -> None:
+            if os.getpid() != parent:
+                destroyed.touch()
+
+    def collecting(image: Tensor, draws: Floats) -> Tensor:
+        gc.collect()
+        return image
+
+    monkeypatch.setattr("rbnn.data.torchvision_loader.shifted", collecting)
+    gc.disable()
+    try:
+        Garbage()
+        loaders = open_kind("torchvision", "digits", Path(), workers=1, batch_size=700)
+        assert sum(len(labels) for _, labels in loaders.train.epoch(0)) == 1400
+    finally:
+        gc.enable()
+    assert not destroyed.exists() and gc.get_freeze_count() == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
