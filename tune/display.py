@@ -56,7 +56,7 @@ class SweepDisplay:
     def summary(self) -> str:
         """How far the sweep is, in one line."""
         left = self.board.seconds_left()
-        tops = [row.top1 for row in self.board.rows.values() if row.top1 is not None]
+        tops = [row.best_top1 for row in self.board.rows.values() if row.best_top1 is not None]
         best = f"best top-1 {max(tops):.2f} %" if tops else "no epoch finished yet"
         finish = f"finish {finish_time(left)}" if left is not None else "finish not known yet"
         of = f" of {self.board.num_trials}" if self.board.num_trials is not None else ""

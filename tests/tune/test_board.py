@@ -96,6 +96,11 @@ def test_without_a_terminal_starts_and_ends_are_plain_lines(capsys: pytest.Captu
     assert lines == ["trial 0 starts: lr 0.1", "trial 0 failed after 1 epochs, val/top1 9.00 %: boom"]
 
 
+def test_the_best_so_far_never_falls_when_a_trial_gets_worse() -> None:
+    fallen = Row(0, {"lr": 0.1}, epochs=6, top1=27.0, best_top1=52.0)
+    assert "best top-1 52.00 %" in SweepDisplay(board(fallen)).summary()
+
+
 def test_values_for_people() -> None:
     assert [shown(value) for value in (True, 0.123456, 3, "cos")] == ["yes", "0.123", "3", "cos"]
     assert (percent(None), percent(12.5)) == ("-", "12.50")
