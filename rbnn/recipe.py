@@ -18,7 +18,9 @@ import yaml
 from rbnn.data.catalog import DATASETS, dataset_spec
 from rbnn.errors import RecipeError, nearest
 
-RECIPE_DIR = Path(__file__).resolve().parent.parent / "experiments"
+PACKAGE = Path(__file__).resolve().parent
+# Beside the package in a source tree, inside it where it was installed.
+RECIPE_DIR = next((home / "experiments" for home in (PACKAGE, PACKAGE.parent) if (home / "experiments").is_dir()), PACKAGE)
 
 Check = tuple[Callable[[Any], bool], str]
 POSITIVE: Check = (lambda v: math.isfinite(v) and v > 0, "a finite number above 0")

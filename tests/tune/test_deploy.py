@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ def at(tree: Any, path: str) -> Any:
     for key in path.split("."):
         tree = tree[key]
     return tree
+
+
+def packaging() -> dict[str, Any]:
+    """What pyproject.toml says of the packages."""
+    settings: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    return settings
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -190,3 +197,26 @@ def test_the_server_is_one_that_mlflow_takes_with_logins_of_its_own_database() -
     assert users != environment["MLFLOW_BACKEND_STORE_URI"]
     init = next(made for made in objects("ConfigMap") if made["metadata"]["name"] == "rbnn-postgres-init")["data"]["users.sql"]
     assert f"CREATE DATABASE {users.rpartition('/')[2]};" in init
+
+
+def test_the_image_installs_the_stack_before_the_code_is_there() -> None:
+    """setuptools refuses to install while the folder of a package is missing."""
+    settings = packaging()
+    folders = [settings["package-dir"].get(name, name.replace(".", "/")) for name in settings["packages"]]
+    made = re.search(r"mkdir -p ((?:[\w/]+ )+)", (DEPLOY / "Containerfile").read_text())
+    assert made
+    for folder in folders:
+        assert any(f"{path}/".startswith(f"{folder}/") for path in made[1].split()), folder
+
+
+def test_an_installed_package_brings_every_recipe_and_sweep_file() -> None:
+    settings = packaging()
+    folder = ROOT / settings["package-dir"]["rbnn.experiments"]
+    taken = {path for pattern in settings["package-data"]["rbnn.experiments"] for path in folder.glob(pattern)}
+    assert taken == set(folder.rglob("*.yaml"))
+
+
+def test_the_packages_listed_are_those_that_are_there() -> None:
+    settings = packaging()
+    there = {".".join(path.parent.relative_to(ROOT).parts) for name in ("rbnn", "tune") for path in (ROOT / name).rglob("*.py")}
+    assert there == set(settings["packages"]) - set(settings["package-dir"])
