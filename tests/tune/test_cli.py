@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from rbnn.checkpoint import Checkpoint, save
 from rbnn.errors import RunFailed
@@ -67,6 +68,9 @@ MISTAKES = {
     "stop no_such_sweep": "is not in ./result",
     "best no_such_sweep": "is not in ./result",
     "data prepare cifra10": "dataset 'cifra10' is unknown; choose cifar10, cifar100",
+    "data prepare digits --url http://x/y.zip": "digits is not downloaded by this command; leave --url out",
+    "data prepare digits --json": "--json goes with rbnn data check",
+    "data check digits --url http://x/y.zip": "--url goes with rbnn data prepare",
 }
 
 
@@ -158,6 +162,37 @@ def test_evaluate_reads_our_files_and_the_authors_alike(workplace: Path, capsys:
     assert answers[0].pop("file") == "ours.ckpt" and answers[1].pop("file") == "authors.pt"
     assert answers[0] == answers[1] and answers[0]["data"] == "digits"
     assert set(answers[0]) == {"data", "val/loss", "val/top1", "val/top5"}
+
+
+def test_data_check_says_what_is_there_to_people_and_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("data check digits") == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == "every image can be decoded" and captured.err == ""
+    assert status_of("data check digits --json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sum(found["counts"]["train"].values()) == 1400 and found["damaged"] == []
+    assert found["fingerprint"] in captured.out
+
+
+def test_data_check_shows_its_progress_and_is_status_1_for_damage(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rbnn.data.check.CHUNK", 2)
+    for split in ("train", "val"):
+        for wnid in ("n01", "n02"):
+            folder = workplace / split / wnid
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (8, 8)).save(folder / f"{number}.JPEG")
+    damaged = workplace / "train" / "n02" / "1.JPEG"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    assert status_of("data check imagenet --data_path .") == 1
+    captured = capsys.readouterr()
+    assert "imagenet train: 4 images in 2 classes, 2 to 2 per class" in captured.out
+    assert captured.out.splitlines()[-2:] == ["1 damaged", f"image '{damaged}' cannot be decoded: it is truncated or damaged"]
+    assert [line.partition(",")[0] for line in captured.err.splitlines()] == [
+        f"imagenet: decoded: {done} of 8 images" for done in (2, 4, 6, 8)
+    ]
 
 
 @pytest.mark.parametrize(
