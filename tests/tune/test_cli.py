@@ -49,6 +49,7 @@ MISTAKES = {
     "train --dataset digits --gpus 97,98": "gpus is '97,98', but this machine has",
     "train --dataset digits --resume none.ckpt": "checkpoint 'none.ckpt' does not exist",
     "train --dataset digits --resume random.ckpt": "checkpoint 'random.ckpt' cannot be read",
+    "train --dataset digits --gpus none --results_dir random.ckpt": "results_dir 'random.ckpt' cannot be written: Not",
     "train --bogus 3": "unrecognized arguments: --bogus",
     "trian": "invalid choice: 'trian'",
     "sweep bad_model.yaml": "model 'resnet21_1w1a' is unknown for digits; choose",
@@ -86,7 +87,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
 
 def num_runs() -> int:
     """Runs in the store of these tests, read without MLflow."""
-    path = Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"))
+    path = Path(os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db").removeprefix("sqlite:///"))
     if not path.is_file():
         return 0
     with closing(sqlite3.connect(path)) as database:
@@ -126,7 +127,11 @@ def test_a_mistake_is_answered_in_one_line_with_status_2(line: str, capsys: pyte
 
 @pytest.mark.skipif(torch.cuda.device_count() > 0, reason="tells what happens on a machine without GPUs, and this one has one")
 @pytest.mark.parametrize(("line", "gpus"), [(CIFAR_COMMAND, "0"), (IMAGENET_COMMAND, "0,1,2,3")])
-def test_the_documented_commands_need_their_gpus(line: str, gpus: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_documented_commands_need_their_gpus(
+    line: str, gpus: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused before a store is made in the working directory."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert refusal_of(line, capsys) == (
         f"rbnn: gpus is '{gpus}', but this machine has no GPU; pass --gpus none to train on the CPU\n"
     )
