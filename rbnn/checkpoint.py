@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -76,7 +77,7 @@ def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint of ours, or the authors' (a dict with `state_dict`, with or without a `module.` prefix), on the CPU.
 
     Weights only: nothing in the file is executed. Raises CheckpointError, one line, for a file that is missing, truncated,
-    damaged, of a later version, or not a checkpoint.
+    damaged, of a later version, not a checkpoint, or that holds other objects than tensors and plain values.
     """
     try:
         with warnings.catch_warnings():
@@ -84,26 +85,48 @@ def load(path: str | Path) -> Checkpoint:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint '{path}' does not exist; give the path of a .ckpt file") from None
-    except Exception:  # damaged bytes make torch raise nearly anything: AssertionError, TypeError, struct.error, ...
+    except Exception as error:  # damaged bytes make torch raise nearly anything: AssertionError, TypeError, struct.error, ...
+        refused = re.search(r"nsupported (?:global: )?GLOBAL (\w+(?:\.\w+)+)", str(error))
+        if refused:
+            raise CheckpointError(
+                f"checkpoint '{path}' holds a {refused[1]}, and only tensors and plain values are read from a file; save its "
+                "state_dict alone: torch.save({'state_dict': weights}, FILE)"
+            ) from None
         raise CheckpointError(
             f"checkpoint '{path}' cannot be read: it is truncated, damaged or no checkpoint; use another (last.ckpt, best.ckpt)"
         ) from None
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
-        raise CheckpointError(f"checkpoint '{path}' holds no 'state_dict'; give a file of rbnn train or of the authors' code")
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(
+            f"checkpoint '{path}' holds no 'state_dict' of tensors; give a file of rbnn train or of the authors' code"
+        )
     if content.get("format") != FORMAT:
-        return Checkpoint(_cleaned(content["state_dict"]), epoch=int(content.get("epoch", 0)))
+        epoch = content.get("epoch", 0)
+        return Checkpoint(_cleaned(weights), epoch=epoch if isinstance(epoch, int) else 0)
     if content.get("version") not in READABLE:
         known = " and ".join(map(str, READABLE))
         raise CheckpointError(f"checkpoint '{path}' has format version {content.get('version')}, this program reads {known}")
-    if content.pop("digest", None) != digest_of(content):
+    if not _is_whole(content):
         raise CheckpointError(f"checkpoint '{path}' is damaged: its content does not match its digest; use another file")
     del content["format"], content["version"]
     return Checkpoint(**content)
 
 
+def _is_whole(content: dict[str, Any]) -> bool:
+    """Whether the digest, which is taken out, is that of the rest."""
+    try:
+        return bool(content.pop("digest", None) == digest_of(content))
+    except TypeError:  # a value that we never write
+        return False
+
+
 def load_weights(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
-    """Put a checkpoint's weights into `model`; CheckpointError, one line, where names or shapes are another network's."""
-    own, given = model.state_dict(), checkpoint.state_dict
+    """Put a checkpoint's weights into `model`; CheckpointError, one line, where names or shapes are another network's.
+
+    A `bn3` that the network does not have is passed over: the authors' ImageNet files carry one that they do not use.
+    """
+    own = model.state_dict()
+    given = {name: tensor for name, tensor in checkpoint.state_dict.items() if name in own or "bn3" not in name.split(".")}
     wrong = sorted(set(own) ^ set(given)) or [name for name in own if own[name].shape != given[name].shape]
     if wrong:
         raise CheckpointError(
@@ -163,7 +186,6 @@ def _parts(content: Any) -> Iterator[bytes | memoryview]:
         yield json.dumps(content).encode()
 
 
-def _cleaned(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' state dict with our names: no `module.` prefix, no unused bn3."""
-    names = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
-    return {name: tensor for name, tensor in names.items() if "bn3" not in name.split(".") or name == "bn3.weight"}
+def _cleaned(state_dict: Mapping[Any, Tensor]) -> dict[str, Tensor]:
+    """The authors' state dict without the `module.` prefix of nn.DataParallel."""
+    return {str(name).removeprefix("module."): tensor for name, tensor in state_dict.items()}

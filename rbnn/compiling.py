@@ -9,6 +9,7 @@ the unfused layer's time eagerly, 0.47 compiled; resnet20, one core).
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import tempfile
@@ -69,6 +70,8 @@ class Network(nn.Module):
             if why:
                 raise RecipeError(f"compile is 'on', but {why}; install it, or pass --compile off")
             use_cache()
+            if device.type == "cpu":  # Inductor looks for CUDA all the same, and warns where nvcc is there and no GPU
+                logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             options = CUDA_OPTIONS if device.type == "cuda" else OPTIONS
             self._compiled = torch.compile(self.plain, fullgraph=True, dynamic=False, options=options)
 

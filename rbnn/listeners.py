@@ -23,6 +23,7 @@ class EpochPrinter:
             self._take_up(Path(find_checkpoint(recipe.resume)))
         self.begun = time.monotonic()
         self.first_epoch: int | None = None
+        self.first_step: tuple[float, int] | None = None  # when the first step of this process was heard, and which it was
 
     def __call__(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
         if self.first_epoch is None:
@@ -57,8 +58,16 @@ class EpochPrinter:
         return f"  finish {finish_time(pace * (self.recipe.epochs - done))}"
 
     def progress(self, epoch: int, step: int, num_steps: int) -> None:
-        """Say where within an epoch the run is."""
-        print(f"  epoch {epoch + 1}, step {step}/{num_steps}", file=sys.stderr, flush=True)
+        """Say where within an epoch the run is, and by the pace since the first step heard, when it ends."""
+        now, done = time.monotonic(), epoch * num_steps + step
+        if self.first_step is None:
+            self.first_step = now, done
+        began, first = self.first_step
+        finish = ""
+        if self.recipe.time_estimate and done > first:
+            left = self.recipe.epochs * num_steps - done
+            finish = f"  finish {finish_time((now - began) / (done - first) * left)}"
+        print(f"  epoch {epoch + 1}, step {step}/{num_steps}{finish}", file=sys.stderr, flush=True)
 
 
 def finish_time(seconds_left: float) -> str:

@@ -69,8 +69,15 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     if given.get("resume") or given.get("evaluate"):
         from rbnn.checkpoint import load
 
-        return Recipe(**{**load(find_checkpoint(given.get("resume") or given["evaluate"])).recipe, **given})
+        recorded = load(find_checkpoint(given.get("resume") or given["evaluate"])).recipe
+        return Recipe(**{**(recorded if given.get("resume") else _for_evaluation(recorded)), **given})
     return Recipe(**given)
+
+
+def _for_evaluation(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's recipe without what only its training needed of a machine: an evaluation is one process, anywhere."""
+    gpus = {"gpus": ""} if recorded.get("gpus", "none") != "none" else {}
+    return {**recorded, "train_workers": 1, "compile": "off", **gpus}
 
 
 def _folder_of_resumed(args: argparse.Namespace) -> dict[str, str]:

@@ -118,6 +118,8 @@ class Recipe:
             raise RecipeError(
                 f"batch_size is {self.batch_size} for {self.train_workers} worker(s); it must be at least {least}"
             )
+        if self.use_dali and self.loader != "auto":
+            raise RecipeError(f"loader is '{self.loader}' and use_dali is on; pass --no-use_dali, or leave loader at auto")
         if self.loader == "resident" and not dataset_spec(self.dataset).in_memory:
             raise RecipeError(f"loader 'resident' holds a data set in memory, {self.dataset} is too large; choose torchvision")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from torch import nn
 from rbnn import checkpoint as ckpt
 from rbnn.compiling import Network
 from rbnn.diagnostics import Diagnosis, open_table
-from rbnn.errors import CheckpointError
+from rbnn.errors import CheckpointError, RecipeError, RunFailed
 from rbnn.machine import prepare_process
 from rbnn.metrics import Counts
 from rbnn.models import build
@@ -82,7 +84,7 @@ class Keeper:
             run.best_top1, run.best_epoch = run.metrics["val/top1"], run.metrics["epoch"]
         if not run.world.leads:
             return None
-        with ckpt.writing(self.directory / LAST, self.content(run, {})) as partial:
+        with failure_told(self.directory), ckpt.writing(self.directory / LAST, self.content(run, {})) as partial:
             if is_best:
                 link(partial, self.directory / BEST)
             keep_periodic(partial, self.directory, run.recipe, run.epoch)
@@ -96,7 +98,8 @@ class Keeper:
         counts = run.world.gathered(run.counts.sums).cpu()
         if run.world.leads:
             partial = {"counts": counts, "spent_s": spent_s, "diagnosis": run.diagnosis.state()}
-            ckpt.save(self.directory / LAST, self.content(run, partial))
+            with failure_told(self.directory):
+                ckpt.save(self.directory / LAST, self.content(run, partial))
 
     def content(self, run: Run, partial: dict[str, Any]) -> ckpt.Checkpoint:
         """Everything that a continuation needs; `partial`: of the epoch in progress."""
@@ -112,6 +115,26 @@ class Keeper:
             metrics=run.metrics,
             data=self.fingerprint,
         )
+
+
+@contextmanager
+def failure_told(directory: Path) -> Iterator[None]:
+    """Within it, a checkpoint that cannot be written, as on a full disk, is RunFailed, one line; the last one stays."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(
+            f"no checkpoint can be written to '{directory}': {error.strerror or error}; make room, and go on with "
+            f"--resume '{directory}'"
+        ) from error
+
+
+def make_directory(directory: Path) -> None:
+    """Make a run's folder; RecipeError, one line, where that is not possible."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"results_dir '{directory.parent}' cannot be written: {error.strerror}; pass another") from None
 
 
 def keep_periodic(file: Path, directory: Path, recipe: Recipe, num_epochs: int) -> None:

@@ -15,6 +15,7 @@ from rbnn.machine import device_of, prepare_process
 from rbnn.models import build
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
+from rbnn.run import make_directory
 
 
 @dataclass
@@ -34,10 +35,11 @@ class Session:
         return cls(recipe, directory, loaders)
 
     def train(self, report: Report, progress: Progress | None = None) -> Run:
-        """Run `fit`, from `recipe.resume` where it is given."""
+        """Run `fit`, from `recipe.resume` where it is given; RecipeError also where the folder cannot be made."""
         if self.recipe.train_workers > 1:
             raise RecipeError(f"train_workers is {self.recipe.train_workers}: several workers need Ray; use rbnn train")
         resume = Path(find_checkpoint(self.recipe.resume)) if self.recipe.resume else None
+        make_directory(self.directory)
         return fit(
             self.recipe,
             self.loaders,

@@ -13,7 +13,7 @@ import shutil
 import socket
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,11 @@ def cluster_address(address: str = "") -> str:
 
 
 @contextmanager
-def connected(address: str = "") -> Iterator[None]:
+def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
     """Ray initialised within: joined at `address` or RAY_ADDRESS, else started here with its dashboard, which early stopping
     of nested trials needs, and shut down at the end. An initialised Ray is used as it is.
 
+    gpus: numbers of the GPUs that a Ray started here may hand out; all of them where empty.
     Raises RequestError, one line, for a cluster that does not answer or refuses.
     """
     for name, value in SETTINGS.items():
@@ -81,11 +82,32 @@ def connected(address: str = "") -> Iterator[None]:
         else:
             env = {name: os.environ[name] for name in SETTINGS} | {"PYTHONPATH": _python_path()}
             quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-            ray.init(address="local", include_dashboard=True, runtime_env={"env_vars": env}, **quiet)
+            with only_gpus(gpus):
+                ray.init(address="local", include_dashboard=True, runtime_env={"env_vars": env}, **quiet)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def only_gpus(numbers: Sequence[int]) -> Iterator[None]:
+    """Within it, CUDA_VISIBLE_DEVICES names the GPUs of these numbers, as torch counts them, alone; unchanged for none.
+
+    A Ray that is started hands out the first GPUs it sees, and its processes keep the variable.
+    """
+    name = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(name)
+    if numbers:
+        visible = before.split(",") if before else None
+        os.environ[name] = ",".join(visible[number] if visible else str(number) for number in numbers)
+    try:
+        yield
+    finally:
+        if numbers and before is None:
+            del os.environ[name]
+        elif before is not None:
+            os.environ[name] = before
 
 
 @contextmanager

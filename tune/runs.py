@@ -15,6 +15,7 @@ from rbnn.listeners import EpochPrinter, run_directory
 from rbnn.machine import resolve
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
+from rbnn.run import make_directory
 from rbnn.session import Session
 from tune.diagnostics_plot import log_diagnostics
 from tune.logged_models import PERIODIC
@@ -63,6 +64,7 @@ def train_recorded(
             f"recorded {fingerprint[:19]}); pass --data_path with the folder of the same data"
         )
     given = {"rbnn.recipe": name, **(tags or {})}
+    make_directory(directory)
     with tracker.buffered(directory):
         run_id = tracker.start_run(kind, directory.name, recipe=recipe, tags=given, parent=parent, description=description)
         tracker.log_data(run_id, session.loaders.info.name, session.loaders.info.fingerprint, session.loaders.info.sizes)

@@ -141,7 +141,7 @@ def train_with_workers(
 
     failure: list[BaseException] = []
     narrator = Narrator(recipe, report, progress)
-    with connected():
+    with connected(gpus=gpu_ids(recipe)):
         queue = Queue(actor_options={"num_cpus": 0})
         trainer = torch_trainer(recipe, directory, [_forwarding_callback(queue)], directory / "ray", "train", events=queue)
 

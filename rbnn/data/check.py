@@ -51,7 +51,7 @@ class Report:
 
 
 def check(name: str, data_path: str, progress: Callable[[int, int], None] | None = None) -> Report:
-    """Count and decode every image, in as many threads as there are cores; progress(images done, images in all).
+    """Count and decode every image, in as many threads as there are cores; progress(images decoded, images in all).
 
     Raises DataError where the data set is missing or not laid out as it must be. CIFAR's files are checked by md5.
     """
@@ -68,7 +68,7 @@ def check(name: str, data_path: str, progress: Callable[[int, int], None] | None
                     paths = [split.images.path(index) for index in range(start, stop)]
                     damaged += filter(None, threads.map(lambda path: fault(name, path), paths))
                 done += stop - start
-                if progress:
+                if progress and isinstance(split.images, Files):
                     progress(done, total)
     counts = {key: per_class(split, source.classes) for key, split in splits.items()}
     return Report(name, str(data_path), counts, tuple(damaged), source.fingerprint)

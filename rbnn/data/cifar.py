@@ -42,7 +42,7 @@ def _read(name: str, root: Path) -> Source:
         except RuntimeError:
             folder = root / torchvision_class(name).base_folder
             raise DataError(
-                f"data_path '{root}': a file in {folder.name} is missing or damaged (md5); delete {folder}, "
+                f"data_path '{root}': of {folder.name}, {', '.join(faults(name, folder))}; delete {folder}, "
                 f"then run: rbnn data prepare {name} --data_path '{root}'"
             ) from None
         images = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
@@ -50,6 +50,16 @@ def _read(name: str, root: Path) -> Source:
     train, val = splits
     fingerprint = array_fingerprint(train.array, train.labels, val.array, val.labels)
     return Source(train, val, tuple(data.classes), fingerprint)
+
+
+def faults(name: str, folder: Path) -> list[str]:
+    """Each official file that cannot be used, and why."""
+    from torchvision.datasets.utils import check_integrity
+
+    official = torchvision_class(name)
+    listed = [*official.train_list, *official.test_list, (official.meta["filename"], official.meta["md5"])]
+    bad = [file for file, md5 in listed if not check_integrity(folder / file, md5)]
+    return [f"{file} is {'damaged (md5)' if (folder / file).is_file() else 'missing'}" for file in bad]
 
 
 def open_source(name: str, data_path: str | Path) -> Source:

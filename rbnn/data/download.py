@@ -5,20 +5,17 @@ from __future__ import annotations
 import hashlib
 import http.client
 import ssl
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
+from rbnn.data.progress import Progress, printer
 from rbnn.errors import DataError
 
 TIMEOUT_S = 30
 BLOCK_BYTES = 1 << 20
 MAX_FRUITLESS = 2  # connections in a row that bring nothing new before giving up
 MIB = 1 << 20
-Progress = Callable[[int, int], None]
 
 
 def fetch(url: str, target: Path, md5: str) -> Path:
@@ -32,7 +29,7 @@ def fetch(url: str, target: Path, md5: str) -> Path:
     partial = target.with_name(f"{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        receive(url, partial, progress_printer(target.name))
+        receive(url, partial, printer(target.name, "MiB", MIB))
         found = file_md5(partial)
         if found != md5:
             partial.unlink()
@@ -95,21 +92,3 @@ def file_md5(path: Path) -> str:
     """The md5 of a file, as the publishers of the archives state it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def progress_printer(name: str) -> Progress:
-    """Prints to standard error: a bar that redraws itself on a terminal, a line for every tenth otherwise."""
-    started, last = time.monotonic(), [-1]
-
-    def show(have: int, total: int) -> None:
-        tenths = 10 * have // total if total else have // (100 * MIB)
-        rate = have / MIB / max(time.monotonic() - started, 1e-3)
-        text = f"{name}: {have / MIB:.1f}{f' of {total / MIB:.1f}' if total else ''} MiB, {rate:.1f} MiB/s"
-        if sys.stderr.isatty():
-            bar = f"[{'#' * (2 * tenths):20}] " if total else ""
-            print(f"\r{bar}{text} ", end="\n" if have == total else "", file=sys.stderr, flush=True)
-        elif tenths != last[0]:
-            print(text, file=sys.stderr, flush=True)
-        last[0] = tenths
-
-    return show

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -45,6 +46,8 @@ def prepare(name: str, data_path: str | Path, *, url: str | None = None) -> str:
     one line, where the data set can only be got by hand, cannot be downloaded, or is there but damaged.
     """
     dataset_spec(name)
+    if url and name in ("digits", "imagenet"):
+        raise DataError(f"{name} is not downloaded by this command; leave --url out")
     if name == "digits":
         return "digits: comes with scikit-learn; nothing to do"
     if name == "imagenet":
@@ -59,6 +62,7 @@ def prepare(name: str, data_path: str | Path, *, url: str | None = None) -> str:
             reason = str(error).partition("; ")[0]
             raise DataError(f"'{there}' is there, but not whole ({reason}); delete it and run again") from None
     download = fetch(url or archive.url, Path(data_path) / Path(archive.url).name, archive.md5)
+    print(f"{download.name}: verified, unpacking", file=sys.stderr, flush=True)
     unpack(download, Path(data_path), archive.folder)
     download.unlink()
     return found(name, data_path)

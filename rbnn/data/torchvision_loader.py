@@ -154,6 +154,7 @@ class Pool:
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """Normalised batches; raises DataError naming a damaged image, RunFailed where a loader process died."""
         self.requests.next = requests
+        made_batches = None
         try:
             with dead_loaders_told():
                 with nothing_collected():
@@ -164,15 +165,16 @@ class Pool:
                     images, labels = (tensor.to(self.device, non_blocking=True) for tensor in made)
                     yield self.normalize(images), labels
         except (DataError, RuntimeError) as error:
-            self.close()
+            self.close(made_batches)
             raise error from None
 
-    def close(self) -> None:
-        """End kept loader processes; the next pass starts others.
+    def close(self, made_batches: Iterator[tuple[Tensor, Tensor] | DataError] | None = None) -> None:
+        """End kept loader processes, or those of the pass `made_batches`; the next pass starts others.
 
         Left to the garbage collector, which an error's traceback may hand them to, torch waits 5 s for each of them.
         """
-        iterator, self.loader._iterator = self.loader._iterator, None
+        iterator = self.loader._iterator if made_batches is None else made_batches
+        self.loader._iterator = None
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pickle
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from rbnn.models import build
 from rbnn.recipe import Recipe
 
 CPU = torch.device("cpu")
+STATE_DICTS = json.loads((Path(__file__).parents[1] / "data" / "state_dicts.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +165,11 @@ def test_the_digest_covers_every_field(file: Path, name: str) -> None:
     assert "does not match its digest" in refusal_of(file)
 
 
+def test_a_value_that_is_never_written_is_damage(file: Path) -> None:
+    torch.save({**torch.load(file, weights_only=True), "metrics": {1, 2}}, file)
+    assert "damaged" in refusal_of(file)
+
+
 @pytest.mark.parametrize("missing", ["digest", "version", "optimizer"])
 def test_a_file_of_ours_that_lacks_something_is_refused(file: Path, missing: str) -> None:
     content = torch.load(file, weights_only=True)
@@ -210,7 +218,7 @@ def test_code_in_a_file_is_refused_and_not_run(write: str, tmp_path: Path) -> No
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    refusal_of(path)
+    assert re.search("holds a (posix|nt).system, and only tensors" if write == "torch" else "cannot be read", refusal_of(path))
     assert not mark.exists()
     pickle.loads(pickle.dumps(Payload(mark)))
     assert mark.exists()  # the payload works where it is let
@@ -221,7 +229,9 @@ def test_another_version_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -
     assert refusal_of(file).endswith("has format version 2, this program reads 3 and 4")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"weights": {}}, {"state_dict": 3}, torch.ones(2)], ids=repr)
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"weights": {}}, {"state_dict": 3}, {"state_dict": {"w": [1.0]}}, torch.ones(2)], ids=repr
+)
 def test_a_file_without_weights_is_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.ckpt")
     assert "holds no 'state_dict'" in refusal_of(tmp_path / "x.ckpt")
@@ -248,6 +258,22 @@ def test_the_authors_files_load_with_their_prefix_and_unused_layers(network: nn.
     other = build("resnet20_1w1a", "digits")
     load_weights(other, state, tmp_path)
     assert state_digest(other) == state_digest(network)
+
+
+@pytest.mark.parametrize("key", STATE_DICTS)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_authors_files_of_every_network_load(key: str, prefix: str, tmp_path: Path) -> None:
+    """Unused layers called bn3 go, vgg_small's own bn3 stays; `epoch` may be anything."""
+    family, name = key.split("/")
+    given = {entry: torch.full(shape, 0.5) for entry, shape in STATE_DICTS[key]["state_dict"].items()}
+    unused = {} if "bn3.weight" in given else {f"bn3.{entry}": torch.ones(512) for entry in ("weight", "bias", "running_mean")}
+    weights = {f"{prefix}{entry}": tensor for entry, tensor in (given | unused).items()}
+    torch.save({"epoch": None, "state_dict": weights, "best_prec1": torch.tensor(59.55)}, tmp_path / "checkpoint.pth.tar")
+    with torch.device("meta"):
+        model = build(name, "imagenet" if family == "imagenet" else "cifar10")
+    model.to_empty(device="cpu")
+    load_weights(model, load(tmp_path / "checkpoint.pth.tar"), tmp_path)
+    assert all(torch.equal(value, given[entry].to(value.dtype)) for entry, value in model.state_dict().items())
 
 
 def test_equal_networks_have_equal_digests_only(network: nn.Module) -> None:

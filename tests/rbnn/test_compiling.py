@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def test_compiled_equals_eager_within_rounding_and_t_and_k_recompile_nothing(com
     with torch._dynamo.config.patch(error_on_recompile=True):
         ours = results(compiled, images)
         again = results(compiled, images)
+    assert not logging.getLogger("torch.utils.cpp_extension").isEnabledFor(logging.WARNING)  # of CUDA, on a CPU
     for name, expected in results(eager, images).items():
         actual = ours[name if name == "logits" else f"model.{name}"]
         scale = float(expected.abs().max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import subprocess
@@ -20,7 +21,7 @@ from rbnn import checkpoint, engine
 from rbnn.data.loading import Batch, Loaders
 from rbnn.diagnostics import TABLE
 from rbnn.engine import BEST, LAST, evaluate, fit
-from rbnn.errors import CheckpointError, NonFiniteLoss
+from rbnn.errors import CheckpointError, NonFiniteLoss, RunFailed
 from rbnn.layers import RotatedConv2d, rotated_layers
 from rbnn.recipe import Recipe
 from rbnn.schedules import learning_rate, surrogate_tk
@@ -405,3 +406,21 @@ def test_two_ranks_agree_count_exactly_and_repeat_their_bits(tmp_path: Path, few
         alone = evaluate(model, few_digits(recipe, num_train=66).val)
         for name, value in alone.items():
             assert state.metrics[name] == (pytest.approx(value) if name == "val/loss" else value)
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_checkpoint(
+    every: int, few_digits: FewDigits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPE.replace(epochs=1, checkpoint_steps=every)
+    (tmp_path / LAST).write_bytes(b"the last one")
+
+    def full(content: Any, file: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(
+        RunFailed, match=r"^no checkpoint can be written to '.*': No space left on device; make room, and go on"
+    ):
+        fit(recipe, few_digits(recipe, num_train=4 if every == 0 else 36), Listener(), directory=tmp_path)
+    assert (tmp_path / LAST).read_bytes() == b"the last one"

@@ -48,9 +48,16 @@ def test_another_day_shows_its_date() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", finish_time(timedelta(days=2).total_seconds()))
 
 
-def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    EpochPrinter(Recipe()).progress(0, 100, 196)
-    assert capsys.readouterr() == ("", "  epoch 1, step 100/196\n")
+def test_progress_goes_to_stderr_with_the_finish_time_of_an_epoch_of_hours(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "finish_time", lambda seconds: f"in {seconds:.0f} s")
+    for time_estimate, finish in ((1, "  finish in 230 s"), (0, "")):
+        printer = EpochPrinter(Recipe(epochs=3, time_estimate=time_estimate))
+        for now, step in ((50.0, 20), (80.0, 50)):
+            monkeypatch.setattr(listeners.time, "monotonic", lambda now=now: now)
+            printer.progress(1, step, 140)
+        assert capsys.readouterr() == ("", f"  epoch 2, step 20/140\n  epoch 2, step 50/140{finish}\n")
 
 
 def test_the_folder_of_a_run() -> None:

@@ -57,10 +57,16 @@ def test_it_continues_the_run_in_a_folder(capsys: pytest.CaptureFixture[str]) ->
         ("train --dataset digits --lr abc", 2, "rbnn: lr is 'abc'; it must be a number"),
         ("train --dataset digits --gpus none --train_workers 2", 2, "rbnn: train_workers is 2: several workers need Ray"),
         ("evaluate none.ckpt --dataset digits", 2, "rbnn: checkpoint 'none.ckpt' does not exist"),
+        (
+            "train --dataset digits --gpus none --results_dir file/in",
+            2,
+            "rbnn: results_dir 'file/in' cannot be written: Not a d",
+        ),
         (f"{TRAIN} --lr 1e30", 1, "rbnn: the training loss is not finite at epoch 0, step "),
     ],
 )
 def test_what_goes_wrong_is_one_line(line: str, status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
     assert main(line.split()) == status
     captured = capsys.readouterr()
     assert captured.err.startswith(message) and captured.err.count("\n") == 1

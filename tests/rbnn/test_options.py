@@ -103,8 +103,19 @@ def test_a_resumed_run_takes_its_recipe_from_its_checkpoint(tmp_path: Path) -> N
         in_place = {"results_dir": str(tmp_path.parent), "save": tmp_path.name}
         assert recipe_from(parsed(f"--resume {place}")) == recipe.replace(resume=str(place), **in_place)
         assert recipe_from(parsed(f"--resume {place} --save b")) == recipe.replace(resume=str(place), save="b")
-        assert recipe_from(parsed(f"--evaluate {place} -b 32")) == recipe.replace(evaluate=str(place), batch_size=32)
+        evaluation = recipe.replace(evaluate=str(place), batch_size=32, compile="off")
+        assert recipe_from(parsed(f"--evaluate {place} -b 32")) == evaluation
         assert find_checkpoint(str(place)) == str(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(("gpus", "wanted"), [("0,1,2,3", ""), ("none", "none"), ("", "")])
+def test_an_evaluation_needs_nothing_of_the_machine_it_was_trained_on(gpus: str, wanted: str, tmp_path: Path) -> None:
+    recipe = Recipe(dataset="digits", train_workers=4, gpus=gpus, compile="on", threads=2)
+    checkpoint.save(tmp_path / "last.ckpt", Checkpoint({}, recipe=recipe.to_dict()))
+    found = recipe_from(parsed(f"--evaluate {tmp_path}"))
+    assert (found.train_workers, found.compile, found.gpus, found.threads) == (1, "off", wanted, 2)
+    assert recipe_from(parsed(f"--resume {tmp_path}")).train_workers == 4
+    assert recipe_from(parsed(f"--evaluate {tmp_path} --gpus 1")).gpus == "1"
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,10 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"train_workers": 129}, "batch_size is 256 for 129 worker(s); it must be at least 258"),
     ({"batch_size": 1}, "batch_size is 1 for 1 worker(s); it must be at least 2"),
     (
+        {"use_dali": True, "loader": "torchvision"},
+        "loader is 'torchvision' and use_dali is on; pass --no-use_dali, or leave loader at auto",
+    ),
+    (
         {"dataset": "imagenet", "loader": "resident"},
         "loader 'resident' holds a data set in memory, imagenet is too large; choose torchvision",
     ),

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from rbnn.checkpoint import Checkpoint, save
 from rbnn.errors import RunFailed
@@ -48,6 +49,7 @@ MISTAKES = {
     "train --dataset digits --gpus 97,98": "gpus is '97,98', but this machine has",
     "train --dataset digits --resume none.ckpt": "checkpoint 'none.ckpt' does not exist",
     "train --dataset digits --resume random.ckpt": "checkpoint 'random.ckpt' cannot be read",
+    "train --dataset digits --gpus none --results_dir random.ckpt": "results_dir 'random.ckpt' cannot be written: Not",
     "train --bogus 3": "unrecognized arguments: --bogus",
     "trian": "invalid choice: 'trian'",
     "sweep bad_model.yaml": "model 'resnet21_1w1a' is unknown for digits; choose",
@@ -67,6 +69,9 @@ MISTAKES = {
     "stop no_such_sweep": "is not in ./result",
     "best no_such_sweep": "is not in ./result",
     "data prepare cifra10": "dataset 'cifra10' is unknown; choose cifar10, cifar100",
+    "data prepare digits --url http://x/y.zip": "digits is not downloaded by this command; leave --url out",
+    "data prepare digits --json": "--json goes with rbnn data check",
+    "data check digits --url http://x/y.zip": "--url goes with rbnn data prepare",
 }
 
 
@@ -82,7 +87,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
 
 def num_runs() -> int:
     """Runs in the store of these tests, read without MLflow."""
-    path = Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"))
+    path = Path(os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db").removeprefix("sqlite:///"))
     if not path.is_file():
         return 0
     with closing(sqlite3.connect(path)) as database:
@@ -122,7 +127,11 @@ def test_a_mistake_is_answered_in_one_line_with_status_2(line: str, capsys: pyte
 
 @pytest.mark.skipif(torch.cuda.device_count() > 0, reason="tells what happens on a machine without GPUs, and this one has one")
 @pytest.mark.parametrize(("line", "gpus"), [(CIFAR_COMMAND, "0"), (IMAGENET_COMMAND, "0,1,2,3")])
-def test_the_documented_commands_need_their_gpus(line: str, gpus: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_documented_commands_need_their_gpus(
+    line: str, gpus: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused before a store is made in the working directory."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert refusal_of(line, capsys) == (
         f"rbnn: gpus is '{gpus}', but this machine has no GPU; pass --gpus none to train on the CPU\n"
     )
@@ -158,6 +167,37 @@ def test_evaluate_reads_our_files_and_the_authors_alike(workplace: Path, capsys:
     assert answers[0].pop("file") == "ours.ckpt" and answers[1].pop("file") == "authors.pt"
     assert answers[0] == answers[1] and answers[0]["data"] == "digits"
     assert set(answers[0]) == {"data", "val/loss", "val/top1", "val/top5"}
+
+
+def test_data_check_says_what_is_there_to_people_and_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("data check digits") == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == "every image can be decoded" and captured.err == ""
+    assert status_of("data check digits --json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sum(found["counts"]["train"].values()) == 1400 and found["damaged"] == []
+    assert found["fingerprint"] in captured.out
+
+
+def test_data_check_shows_its_progress_and_is_status_1_for_damage(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rbnn.data.check.CHUNK", 2)
+    for split in ("train", "val"):
+        for wnid in ("n01", "n02"):
+            folder = workplace / split / wnid
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (8, 8)).save(folder / f"{number}.JPEG")
+    damaged = workplace / "train" / "n02" / "1.JPEG"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    assert status_of("data check imagenet --data_path .") == 1
+    captured = capsys.readouterr()
+    assert "imagenet train: 4 images in 2 classes, 2 to 2 per class" in captured.out
+    assert captured.out.splitlines()[-2:] == ["1 damaged", f"image '{damaged}' cannot be decoded: it is truncated or damaged"]
+    assert [line.partition(",")[0] for line in captured.err.splitlines()] == [
+        f"imagenet: decoded: {done} of 8 images" for done in (2, 4, 6, 8)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 
 from rbnn.errors import RecipeError, RequestError
 from rbnn.recipe import Recipe
-from tune.cluster import CODE, check_port, cluster_address, staged_code
+from tune.cluster import CODE, check_port, cluster_address, connected, staged_code
 from tune.placement import Capacity, Node, place_on_cluster
 
 # MLflow's own code uses what newer versions of its dependencies deprecate.
@@ -81,6 +82,27 @@ def test_addresses_that_no_driver_can_join_are_refused(monkeypatch: pytest.Monke
     assert cluster_address("head:6379") == "head:6379"
     with pytest.raises(RequestError, match=r"Ray cluster at 127\.0\.0\.1:1 cannot be used: Connection refused"):
         check_port("127.0.0.1:1", 6379)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "before", "within"),
+    [([], None, None), ([], "4,5", "4,5"), ([2, 3], None, "2,3"), ([1, 0], "4,5,6", "5,4"), ([1], "GPU-a,GPU-b", "GPU-b")],
+)
+def test_a_ray_started_here_sees_the_gpus_of_the_recipe_alone(
+    numbers: list[int], before: str | None, within: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, seen = "CUDA_VISIBLE_DEVICES", []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **settings: seen.append(os.environ.get(name)))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    if before is None:
+        monkeypatch.delenv(name, raising=False)
+    else:
+        monkeypatch.setenv(name, before)
+    with connected(gpus=numbers):
+        assert os.environ.get(name) == before  # what this process sees stays as it is
+    assert seen == [within] and os.environ.get(name) == before
 
 
 def test_the_code_that_travels_is_complete_and_nothing_else(tmp_path: Path) -> None:

@@ -100,9 +100,11 @@ def train(args: argparse.Namespace) -> int:
     if recipe.evaluate:
         args.file, args.json = recipe.evaluate, False
         return evaluate(args)
+    from rbnn.machine import resolve
     from tune.runs import train_recorded
     from tune.tracking import Tracker
 
+    recipe = resolve(recipe)
     name = args.start_from_option or args.start_from or f"{recipe.dataset}_{recipe.model}"
     done = train_recorded(recipe, Tracker.open(), name=name)
     print(f"best val/top1 {done.best_top1:.2f} %; checkpoints in {done.directory}; run {done.run_id}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import re
 import signal
@@ -77,6 +78,7 @@ def test_a_damaged_validation_image_is_named(own_imagenet: Path, options: dict[s
     truncate(path)
     with pytest.raises(DataError, match=path.name):
         list(loaders.val)
+    assert multiprocessing.active_children() == []  # left to the garbage collector, each would be waited for, for 5 s
 
 
 @pytest.mark.parametrize("options", KINDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 import tarfile
 import threading
 import zipfile
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rbnn.data import cifar, open_source, progress
 from rbnn.data import prepare as module
 from rbnn.data.download import fetch
 from rbnn.data.prepare import Archive, prepare, unpack
@@ -158,6 +160,27 @@ def test_progress_is_plain_lines_without_a_terminal(
     assert "file.zip: " in printed and "\r" not in printed and printed.count("\n") <= 11
 
 
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_progress_shows_amount_pace_of_now_and_finish(
+    is_terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier download brought counts as done, and not for the pace."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(progress, "finish_time", lambda seconds: f"in {seconds:.0f} s")
+    show = progress.printer("a.zip", "MiB", 1000)
+    for now, done in ((10.0, 5000), (10.02, 5100), (12.0, 7000), (13.0, 10000)):
+        monkeypatch.setattr(progress.time, "monotonic", lambda now=now: now)
+        show(done, 10000)
+    texts = [
+        "a.zip: 5.0 of 10.0 MiB",
+        "a.zip: 7.0 of 10.0 MiB, 1.0 MiB/s, finish in 3 s",
+        "a.zip: 10.0 of 10.0 MiB, 1.7 MiB/s",
+    ]
+    bars = ["[##########          ] ", "[##############      ] ", "[####################] "]
+    drawn = "".join(f"\r{bar}{text}\x1b[K" for bar, text in zip(bars, texts, strict=True)) + "\n"
+    assert capsys.readouterr().err == (drawn if is_terminal else "\n".join(texts) + "\n")
+
+
 def packed_zip(path: Path, member: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(member, "x")
@@ -203,3 +226,22 @@ def test_what_cannot_or_need_not_be_downloaded(tmp_path: Path, imagenet: Path) -
 def test_cifar_beside_the_project_is_used_as_it_is(shared_dir: Path) -> None:
     for path in (shared_dir / "data" / "cifar10", shared_dir / "data" / "cifar10" / "cifar-10-batches-py"):
         assert prepare("cifar10", path).startswith("cifar10: 50000 training and 10000 validation images, 10 classes, in ")
+
+
+def test_the_files_of_cifar_that_are_damaged_or_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    official = cifar.torchvision_class("cifar10")
+    folder = tmp_path / official.base_folder
+    folder.mkdir()
+    content = b"as published"
+    md5 = hashlib.md5(content).hexdigest()
+    for listed in ("train_list", "test_list"):
+        monkeypatch.setattr(official, listed, [(file, md5) for file, _ in getattr(official, listed)])
+    monkeypatch.setattr(official, "meta", {**official.meta, "md5": md5})
+    for file, _ in (*official.train_list, *official.test_list):
+        (folder / file).write_bytes(content)
+    (folder / "data_batch_3").write_bytes(b"something else")
+    with pytest.raises(DataError) as caught:
+        open_source("cifar10", str(tmp_path))
+    assert str(caught.value).startswith(
+        f"data_path '{tmp_path}': of cifar-10-batches-py, data_batch_3 is damaged (md5), batches.meta is missing; delete "
+    )
