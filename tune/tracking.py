@@ -154,12 +154,13 @@ class Tracker(RunReader):
     def _create_run(self, name: str, tags: dict[str, str]) -> str:
         """The new run's id; one of ours, which the store's will replace, where the store is away and writes are buffered."""
         began = _now_ms()
-        asked = self._buffer is None or (not self._buffer.away and self._answers())  # the client itself tries for long
-        if asked:
+        if self._buffer is None:
+            return self._applier.create_run("", name, tags, began)
+        if not self._buffer.away and self._answers():  # asked first, as the client itself tries for long
             try:
                 return self._applier.create_run("", name, tags, began)
             except Exception as error:
-                if self._buffer is None or not is_outage(error):
+                if not is_outage(error):
                     raise
         ours = uuid.uuid4().hex
         self._buffer.put({"op": "create_run", "run": ours, "name": name, "tags": tags, "start_ms": began})
