@@ -30,7 +30,8 @@ class Row:
 class Board:
     """All trials of a sweep so far. num_trials: how many there will be, None without end; num_epochs: of a full trial.
 
-    epochs_before: those done before `began`, by an earlier process. noun: what a row is called.
+    epochs_before: those done before `began`, by an earlier process. noun: what a row is called. confirmed: the trial that fresh
+    seeds hold for the best, None as long as nothing is confirmed.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Board:
     began: float = field(default_factory=time.monotonic)
     epochs_before: int = 0
     noun: str = "trial"
+    confirmed: int | None = None
 
     @property
     def running(self) -> list[Row]:
@@ -56,8 +58,15 @@ class Board:
 
     @property
     def best(self) -> Row | None:
-        """The winner: the best complete trial."""
+        """The winner: the trial that fresh seeds hold for the best; where nothing is confirmed, the best complete one."""
+        if self.confirmed is not None and self.confirmed in self.rows:
+            return self.rows[self.confirmed]
         return next((row for row in self.ranked if row.state == "complete"), None)
+
+    @property
+    def best_note(self) -> str:
+        """What the winner is called in a table."""
+        return "best" if self.confirmed is None else "best by fresh seeds"
 
     @property
     def baseline(self) -> Row | None:

@@ -14,15 +14,17 @@ from rbnn.recipe import Recipe
 from tune.aligning import examine, runs_by_number
 from tune.board import Board
 from tune.cluster import capacity, cluster_address, connected, joined
-from tune.confirm import SUFFIX, confirmation_table, settings_of
+from tune.confirm import SUFFIX, Setting, confirmation_table, settings_of
 from tune.display import SweepDisplay, say
 from tune.folder import SWEEP_FILE, Record, State, SweepFolder
 from tune.history import History, check_storage_url
 from tune.outcome import close_parent, find_parent, opening, print_result, start_parent
 from tune.publish import publish
 from tune.recording import RecordConfirmation, RecordTrials
+from tune.saved_view import view_link
 from tune.standing import board_of
 from tune.stopping import BUDGET, SIGNAL, Stop, set_by_signals
+from tune.store import is_server, without_login
 from tune.sweep import Phase, Plan, Trainable, confirm_phase, plan, plan_again, run, search_phase
 from tune.sweepfile import SweepFile
 from tune.tracking import Tracker
@@ -120,17 +122,23 @@ class Conductor:
         storage = self.folder.storage_url()
         phase = search_phase(self.plan, storage, self.folder.record.trials)
         board, stop = self._search(phase)
-        settings = None
+        settings: list[Setting] = []
         if not stop.by_user and board.best and self.folder.record.confirm_seeds:
             stop, confirmation = self._confirm(storage, board)
-            settings = confirmation_table(settings_of(confirmation))
+            if settings := settings_of(confirmation):
+                board.confirmed = settings[0].number
         state: State = "stopped" if stop.by_user else "finished" if board.best else "failed"
         close_parent(self.tracker, self.parent, board, state, self.folder.record.sessions, stop.reason)
         self.folder.end_session(state, stop.reason)
         report = publish(self.folder, self.tracker)
-        print_result(board, stop, settings)
+        print_result(board, stop, confirmation_table(settings) if settings else [], self._pages())
         print(f"report:                            {report.files[0]}")
         return {"finished": 0, "stopped": 130}.get(state, 1)
+
+    def _pages(self) -> str:
+        """Where a server shows the trials; "" for a database, whose pages nobody serves now."""
+        uri = self.tracker.uri
+        return view_link(without_login(uri), self.tracker.experiment_id, self.plan.name) if is_server(uri) else ""
 
     def _search(self, phase: Phase) -> tuple[Board, Stop]:
         record = self.folder.record

@@ -1,8 +1,14 @@
-"""What a run is, in words, for its page in MLflow."""
+"""What a run, and the experiment that holds them all, is in words, for its page in MLflow."""
 
 from __future__ import annotations
 
 from rbnn.recipe import Recipe
+
+ABOUT = """Rotated binary neural networks, recorded by rbnn-tune: sweeps with their trials, trainings, replays.
+
+`rbnn ui SWEEP` opens on a sweep's trials, best first; so does the link at the head of a sweep's own run. The tag `rbnn.kind`
+tells runs apart (sweep, trial, confirm, train, replay), `rbnn.sweep` names the sweep. Metrics are by epoch; checkpoints are in
+a run's `checkpoints/` and among its logged models."""
 
 
 def described(kind: str, recipe: Recipe, name: str) -> str:

@@ -93,7 +93,7 @@ def table(board: Board, rows: list[Row]) -> Any:
     for row in rows:
         note = "documented default" if row.number == BASELINE else ""
         if row is board.best:
-            note = "best" + (", the documented default itself" if note else "")
+            note = board.best_note + (", the documented default itself" if note else "")
         values = [shown(value) for value in row.values.values()]
         grid.add_row(
             str(row.number), row.state, f"{row.epochs}/{board.num_epochs}", percent(row.top1), *values, row.run_id[:8], note,

@@ -19,6 +19,7 @@ COMMAND_TIMEOUT_S = 10
 MAX_DIFF_BYTES = 1_000_000
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
 PASSWORD_IN_URI = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
+SECRET_IN_QUERY = re.compile(r"(?i)([?&](?:[\w-]*(?:password|passwd|token|secret|api-?key)[\w-]*)=)[^&\s'\"]+")
 SECRET_OPTION = re.compile(r"(?i)(--?[\w-]*(?:password|passwd|token|secret|api-?key)[\w-]*(?:=|\s+))('[^']*'|\S+)")
 
 
@@ -52,8 +53,10 @@ def without_secrets(text: str) -> str:
 
     >>> without_secrets("rbnn ui --store postgresql://ann:geheim@db/runs --token abc")
     'rbnn ui --store postgresql://ann:***@db/runs --token ***'
+    >>> without_secrets("postgresql://db/runs?user=ann&password=geheim")
+    'postgresql://db/runs?user=ann&password=***'
     """
-    return SECRET_OPTION.sub(r"\1***", PASSWORD_IN_URI.sub(r"\1***@", text))
+    return SECRET_OPTION.sub(r"\1***", SECRET_IN_QUERY.sub(r"\1***", PASSWORD_IN_URI.sub(r"\1***@", text)))
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tune.board import Board, Row
 from tune.display import print_table, verdict
 from tune.folder import Record, State
@@ -40,9 +42,23 @@ def start_parent(tracker: Tracker, planned: Plan) -> str:
     tags = {"rbnn.sweep": planned.name, "rbnn.recipe": planned.file.name}
     run_id = tracker.start_run("sweep", planned.name, recipe=planned.recipe, tags=tags, description=planned.file.description)
     file = planned.file.to_dict()
-    tracker.log_dict(run_id, {**file, "storage": shown(file["storage"])}, "sweep.yaml")
+    addresses = {key: shown(file[key]) for key in ("storage", "storage_path")}
+    tracker.log_dict(run_id, {**file, **addresses}, "sweep.yaml")
+    tracker.log_params(run_id, settings_of(planned))
     tracker.log_data(run_id, planned.data.name, planned.data.fingerprint, planned.data.sizes)
     return run_id
+
+
+def settings_of(planned: Plan) -> dict[str, Any]:
+    """How the sweep searches, as params beside those of its recipe: space, sampler, scheduler, budget, seeds."""
+    file = planned.file
+    names = ("sampler", "seed", "trials", "time_budget_min", "confirm_top", "confirm_seeds")
+    given = {name: getattr(file, name) for name in names}
+    scheduler = " ".join(f"{key}={value:g}" if key != "name" else value for key, value in vars(file.scheduler).items())
+    space = {f"space/{name}": f"{kind} {text}" for name, kind, text in file.space.describe()}
+    kept = {name: value for name, value in given.items() if value is not None}
+    found = {**kept, "concurrent": planned.concurrent, "scheduler": scheduler}
+    return {f"sweep/{name}": value for name, value in found.items()} | space
 
 
 def find_parent(tracker: Tracker, record: Record) -> str:
@@ -76,8 +92,11 @@ def state_counts(rows: list[Row]) -> dict[str, int]:
     return counts
 
 
-def print_result(board: Board, stop: Stop, confirmation: list[str] | None) -> None:
-    """What the sweep found, whether it is confirmed, and the exact commands that go on from here."""
+def print_result(board: Board, stop: Stop, confirmation: list[str], pages: str = "") -> None:
+    """What the sweep found, whether it is confirmed, and the exact commands that go on from here.
+
+    pages: the address of its trials in MLflow's pages, where a server shows them.
+    """
     if stop.by_user:
         print(f"\n{stop.reason}; {len(board.ended)} trials are recorded, those that ran as killed")
     elif stop.reason:
@@ -90,7 +109,7 @@ def print_result(board: Board, stop: Stop, confirmation: list[str] | None) -> No
         print(f"unconfirmed, as each ran once; to confirm: rbnn resume {board.name} --confirm-seeds 3")
     if board.best:
         print(f"run the winner again, to the bit:  rbnn replay {board.best.run_id[:8]}")
-    print(f"see every trial:                   rbnn ui {board.name}")
+    print(f"see every trial:                   {pages or f'rbnn ui {board.name}'}")
     if stop.reason == BUDGET:
         print(f"go on with it:                     rbnn extend {board.name} --hours 1")
     elif stop.reason:

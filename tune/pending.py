@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from rbnn.errors import RequestError
 from tune.environment import without_secrets
 from tune.folder import Process
+from tune.store import shown, tracking_uri
 from tune.store_writes import Applier
 from tune.tracking import Tracker
-from tune.write_buffer import PENDING, is_outage, read_pending
+from tune.write_buffer import PENDING, header_of, is_outage, read_pending
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,30 @@ def pending_files(folder: str | Path = "./result") -> list[Path]:
 
 
 def _in_use(file: Path) -> bool:
-    try:
-        head = json.loads(file.read_text().partition("\n")[0])
-    except ValueError:
-        return False
-    process = Process.of(str(head.get("process", "")))
+    process = Process.of(str(header_of(file).get("process", "")))
     return process is not None and process.here and process.alive
 
 
+def store_of(file: Path) -> str:
+    """The store that the writes in `file` were meant for, whatever MLFLOW_TRACKING_URI says now: no other holds their runs."""
+    here, meant = tracking_uri(), str(header_of(file).get("store", ""))
+    if not meant or shown(here) == meant:
+        return here
+    if "***" in meant:
+        raise RequestError(
+            f"file '{file}' is meant for the MLflow store {meant}; set MLFLOW_TRACKING_URI to it, with its password"
+        )
+    return meant
+
+
 def upload_pending(file: Path, *, uri: str = "") -> Upload:
-    """Carry out the writes in `file` on the store (default: `tracking_uri()`), then delete it.
+    """Carry out the writes in `file` on the store that they were meant for (or on the one at `uri`), then delete it.
 
     May be repeated after an interruption. RequestError, one line, where the store does not answer or the file is not ours; the
     file then stays.
     """
     writes = read_pending(file)
-    tracker = Tracker.open(json.loads(file.read_text().partition("\n")[0]).get("experiment", "rbnn"), uri=uri)
+    tracker = Tracker.open(header_of(file).get("experiment", "rbnn"), uri=uri or store_of(file))
     applier = Applier(tracker.client, tracker.experiment_id)
     refused = []
     for write in writes:

@@ -62,7 +62,8 @@ def candidate_of(winner: Winner, sweep: str, tracker: Tracker) -> Candidate:
             f"confirm it: rbnn resume {sweep} --confirm-seeds 3"
         )
     measure = "test/top1" if setting.test else "val/top1"
-    run_id = winner.row.run_id or tracker.trial_run(sweep, winner.row.number)
+    named = winner.row.run_id
+    run_id = tracker.find_run(named).info.run_id if named else tracker.trial_run(sweep, winner.row.number)
     return Candidate(run_id, winner.recipe, sweep, measure, tuple(setting.scores))
 
 

@@ -82,8 +82,9 @@ def environment_lines(changed: list[Difference]) -> list[str]:
 def verdict_tags(verdict: Verdict | SeedsVerdict) -> dict[str, str]:
     """The tags by which verdicts are found."""
     tags = {"rbnn.verdict": verdict.result, "rbnn.verdict_positive": str(verdict.positive).lower()}
-    if isinstance(verdict, SeedsVerdict) and verdict.documented is not None:
-        tags["rbnn.documented_top1"] = f"{verdict.documented:g}"
+    if isinstance(verdict, SeedsVerdict):
+        figures = {"mean": verdict.mean, "std": verdict.std, "documented": verdict.documented}
+        tags |= {f"rbnn.{name}_top1": f"{value:.6g}" for name, value in figures.items() if value is not None}
     return tags
 
 

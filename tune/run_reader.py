@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PARENT_TAG = "mlflow.parentRunId"
+LOCAL_ID_TAG = "rbnn.local_id"  # the id that a run had before the store could give it one
 
 
 class RunReader:
@@ -28,7 +29,10 @@ class RunReader:
         self.experiment_id = experiment_id
 
     def find_run(self, run_id_or_prefix: str) -> Run:
-        """The run of that id, or the only one whose id begins so; RequestError for none or several."""
+        """The run of that id, or the only one whose id begins so; RequestError for none or several.
+
+        A run that began while the store was away is found by the id that it was given then, too.
+        """
         from mlflow.exceptions import MlflowException
 
         wanted = run_id_or_prefix.strip().lower()
@@ -40,7 +44,7 @@ class RunReader:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-        found = self._search(f"attributes.run_id LIKE '{wanted}%'")
+        found = self._search(f"attributes.run_id LIKE '{wanted}%'") or self._search(f"tags.`{LOCAL_ID_TAG}` LIKE '{wanted}%'")
         if len(found) == 1:
             return found[0]
         problem = f"begins {len(found)} run ids; give more characters" if found else "is unknown; see rbnn status, or rbnn ui"

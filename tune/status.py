@@ -15,6 +15,7 @@ from tune.display import print_table
 from tune.folder import Record, SweepFolder, sweep_folders
 from tune.history import BUSY_S, History
 from tune.standing import rows_of
+from tune.store import shown
 
 NUM_ROWS = 10
 
@@ -62,7 +63,7 @@ class Standing:
             "state": self.state,
             "cause": record.cause,
             "folder": str(self.folder.directory.resolve()),
-            "store": record.store,
+            "store": shown(record.store),
             "parent_run": record.parent,
             "process": record.process,
             "trials": {"budget": record.trials, **self.counts()},
@@ -92,7 +93,8 @@ def look_at(folder: SweepFolder, history: History | None = None) -> Standing:
         standing.busy_s += busy_s(trials, state == "running")
         standing.num_to_confirm = len(trials)
         standing.num_confirmed = sum(trial.state.is_finished() for trial in trials)
-        standing.confirmation = confirmation_table(settings_of(confirmation)) if standing.num_confirmed else []
+        if settings := settings_of(confirmation):
+            standing.confirmation, board.confirmed = confirmation_table(settings), settings[0].number
     return standing
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from rbnn.errors import RequestError
+from tune.environment import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CHECK_TIMEOUT_S = 3.0
 DEFAULT_URI = "sqlite:///mlflow.db"
 SQLITE = "sqlite:///"
+NUM_RETRIES = "2"  # of a request to a server, over seconds; with MLflow's own 7 a run would end minutes after its server did
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 REMEDY = f"start it, or set MLFLOW_TRACKING_URI to a server (http://...) or a database file ({SQLITE}/folder/mlflow.db)"
 
@@ -55,9 +57,15 @@ def is_server(uri: str) -> bool:
 def shown(uri: str) -> str:
     """The URI as it may be printed or logged: without a password."""
     parts = urlsplit(uri)
-    if not parts.password:
-        return uri
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}"))
+    if parts.password:
+        uri = urlunsplit(parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}"))
+    return without_secrets(uri)
+
+
+def without_login(uri: str) -> str:
+    """A server's address as a browser is to open it, and as it may be printed: without a user's name and password."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def unreachable(uri: str, reason: object, remedy: str = REMEDY) -> RequestError:
@@ -83,9 +91,8 @@ def check_reachable(uri: str) -> None:
 
 
 def _check_server(uri: str) -> None:
-    parts = urlsplit(uri)
-    address = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + "/health"))
     try:
+        address = f"{without_login(uri).rstrip('/')}/health"
         with urllib.request.urlopen(address, timeout=CHECK_TIMEOUT_S) as answer:
             healthy = answer.read(64).strip() == b"OK"
     except urllib.error.HTTPError as error:
@@ -131,6 +138,7 @@ def quiet_client(uri: str) -> MlflowClient:
     """An MLflow client that logs warnings only, draws no bars and reports nothing home; a process's first takes seconds."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", NUM_RETRIES)
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every run that ends
     from mlflow import MlflowClient
 

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune.logged_models import keep_checkpoints
-from tune.run_reader import artifact_text
+from tune.run_reader import LOCAL_ID_TAG, artifact_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-LOCAL_ID_TAG = "rbnn.local_id"
 STATE_TAG, EPOCHS_TAG = "rbnn.state", "rbnn.epochs"  # complete, pruned, killed or failed; epochs completed
 MAX_DIGEST_LENGTH = 36
 SHORT_ID = 8

@@ -20,8 +20,8 @@ import yaml
 
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
-from tune.describing import described
-from tune.environment import environment, source_changes
+from tune.describing import ABOUT, described
+from tune.environment import environment, source_changes, without_secrets
 from tune.folder import Process
 from tune.logged_models import PERIODIC
 from tune.run_reader import PARENT_TAG, RunReader
@@ -70,7 +70,7 @@ class Tracker(RunReader):
                 folder = artifact_folder(uri)
                 location = folder.as_uri() if folder else None
                 try:
-                    new_id = client.create_experiment(experiment, artifact_location=location)
+                    new_id = client.create_experiment(experiment, artifact_location=location, tags={NOTE_TAG: ABOUT})
                     return cls(client, uri, new_id, experiment)
                 except MlflowException:  # where another process made it at this very moment, it is there now
                     found = client.get_experiment_by_name(experiment)
@@ -154,11 +154,13 @@ class Tracker(RunReader):
     def _create_run(self, name: str, tags: dict[str, str]) -> str:
         """The new run's id; one of ours, which the store's will replace, where the store is away and writes are buffered."""
         began = _now_ms()
-        if self._buffer is None or not self._buffer.away:
+        if self._buffer is None:
+            return self._applier.create_run("", name, tags, began)
+        if not self._buffer.away and self._answers():  # asked first, as the client itself tries for long
             try:
                 return self._applier.create_run("", name, tags, began)
             except Exception as error:
-                if self._buffer is None or not is_outage(error):
+                if not is_outage(error):
                     raise
         ours = uuid.uuid4().hex
         self._buffer.put({"op": "create_run", "run": ours, "name": name, "tags": tags, "start_ms": began})
@@ -232,7 +234,7 @@ class Tracker(RunReader):
         if pruned and status != "KILLED":
             raise ValueError(f"a pruned run ends as KILLED, not {status}")
         tags = {STATE_TAG: "pruned" if pruned else STATES[status], **({"rbnn.pruned": "true"} if pruned else {})}
-        tags |= {"rbnn.cause": cause} if cause else {}
+        tags |= {"rbnn.cause": without_secrets(cause)} if cause else {}
         self.set_tags(run_id, tags)
         self._write("end", run_id, status=status, end_ms=_now_ms())
 

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from rbnn.errors import RequestError, RunFailed
 from tune.saved_view import save_view, searched_options, view_link
-from tune.store import artifact_folder, is_server
+from tune.store import artifact_folder, is_server, without_login
 from tune.tracking import Tracker
 
 NUM_PORTS_TRIED = 20
@@ -51,7 +51,7 @@ def serve_ui(
     for name, run in zip(names, sweeps, strict=True):
         save_view(tracker, name, searched_options(tracker, run))
     if is_server(tracker.uri):
-        _say_links(tracker.uri, tracker.experiment_id, names, say)
+        _say_links(without_login(tracker.uri), tracker.experiment_id, names, say)
         return
     chosen = free_port(host, port)
     if chosen != port:

@@ -18,7 +18,7 @@ from tune.run_record import Epoch, RunRecord
 TOLERANCE = 0.5  # points of val/top1: a little more than the 0.4 that the RBNN authors saw between runs of one recipe
 SCORE = "val/top1"
 MACHINE = ("cpu", "cpu_features", "gpus", "driver", "torch", "torchvision", "numpy", "nvidia-dali-cuda130")
-NOT_COMPARED = ("command", "git_dirty", "host")
+NOT_COMPARED = ("command", "host")
 NO_MATTER = ("seed", "threads", "gpus", "train_workers", "use_dali", "loader")  # change the bits, not what is documented
 
 

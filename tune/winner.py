@@ -12,7 +12,6 @@ from tune.board import BASELINE, Row, percent, shown
 from tune.confirm import SUFFIX, Setting, against_default, settings_of, spread
 from tune.folder import SweepFolder
 from tune.history import History
-from tune.standing import rows_of
 from tune.status import Standing, look_at
 
 
@@ -64,12 +63,9 @@ def winner_of(folder: SweepFolder) -> Winner:
     storage = folder.storage_url(record)
     confirmation = History.existing(storage, record.name + SUFFIX)
     settings = settings_of(confirmation) if confirmation else []
-    search = History.existing(storage, record.name)
-    rows = rows_of(search) if search else {}
-    row = rows[settings[0].number] if settings else best
     default = next((setting for setting in settings if setting.number == BASELINE), None)
-    recipe = Recipe(**{**record.recipe, **row.values})
-    return Winner(row, recipe, Recipe(**record.recipe), settings[0] if settings else None, default)
+    recipe = Recipe(**{**record.recipe, **best.values})
+    return Winner(best, recipe, Recipe(**record.recipe), settings[0] if settings else None, default)
 
 
 def lines_of(winner: Winner, name: str) -> list[str]:

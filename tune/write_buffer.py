@@ -50,7 +50,7 @@ class WriteBuffer:
         self.header = {"format": FORMAT, "version": VERSION, **header}
         self._queue: deque[Write] = deque()
         self._waiting = threading.Condition()
-        self._pending = False  # writes go to the file
+        self._pending = self._take_up()  # writes go to the file
         self._taken = 0  # lines of the file that are carried out
         self._attempts = 0
         self._was_away = False
@@ -165,13 +165,31 @@ class WriteBuffer:
         self._attempts = 0
         return True
 
+    def _take_up(self) -> bool:
+        """Whether an earlier process left writes here, which then come first; the file is from now on this process's."""
+        if not self.file.is_file():
+            return False
+        meant = header_of(self.file).get("store")
+        if meant != self.header["store"]:
+            raise RequestError(
+                f"file '{self.file}' holds what the MLflow store {meant} did not take, and the store is now "
+                f"{self.header['store']}; upload it first: rbnn doctor --fix"
+            )
+        lines = [json.dumps(content, allow_nan=False) for content in (self.header, *read_pending(self.file))]
+        self._begin(lines)
+        return True
+
+    def _begin(self, lines: list[str]) -> None:
+        """Replace the file; it is never seen without its first line, which says whose it is."""
+        begun = self.file.with_name(f".{self.file.name}.partial")
+        begun.write_text("\n".join(lines) + "\n")
+        begun.replace(self.file)
+
     def _to_file(self) -> None:
         self._pending, self._taken = True, 0
         self.file.parent.mkdir(parents=True, exist_ok=True)
         if not self.file.is_file():
-            begun = self.file.with_name(f".{self.file.name}.partial")
-            begun.write_text(json.dumps(self.header) + "\n")
-            begun.replace(self.file)  # never seen without its first line, which says whose it is
+            self._begin([json.dumps(self.header)])
         self._append(list(self._queue))
         self._queue.clear()
 
@@ -189,6 +207,15 @@ def is_outage(error: Exception) -> bool:
     if isinstance(error, MlflowException):
         return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
     return isinstance(error, (RequestException, DBAPIError, ConnectionError, TimeoutError))
+
+
+def header_of(file: Path) -> dict[str, Any]:
+    """The first line of such a file: store (without a password), experiment, process; {} where it is something else."""
+    try:
+        found = json.loads(file.read_text().partition("\n")[0])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_pending(file: Path) -> list[Write]:

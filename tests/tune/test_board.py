@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tune import board as board_module
 from tune.board import Board, Row, State, columns, percent, shown
 from tune.display import SweepDisplay, print_table, verdict
-from tune.outcome import state_counts
+from tune.outcome import print_result, state_counts
+from tune.stopping import Stop
 
 
 def row(number: int, state: State, epochs: int, top1: float | None, cause: str = "") -> Row:
@@ -37,6 +40,15 @@ def test_the_winner_is_the_best_complete_trial_the_earlier_of_equals() -> None:
     tied = board(row(1, "complete", 10, 80.0), row(0, "complete", 10, 80.0)).best
     assert tied is not None and tied.number == 0
     assert board(*ROWS[1:2], *ROWS[3:]).best is None
+
+
+def test_fresh_seeds_decide_which_trial_is_the_winner(capsys: pytest.CaptureFixture[str]) -> None:
+    confirmed = board(replace(ROWS[0], run_id="abcdef0123456789"), *ROWS[1:])
+    confirmed.confirmed = 0
+    print_result(confirmed, Stop(), ["trial 0 it is"], "http://mlflow/view")
+    text = capsys.readouterr().out
+    assert "run the winner again, to the bit:  rbnn replay abcdef01" in text
+    assert "best by fresh seeds, the documented default itself" in text and "http://mlflow/view" in text
 
 
 def test_running_and_ended_trials_are_told_apart() -> None:

@@ -23,6 +23,7 @@ from tune.cluster import connected
 from tune.commands import sweeping
 from tune.conduct import conduct, resume
 from tune.folder import SweepFolder, find_sweep
+from tune.registry import Registration
 from tune.sweepfile import load_sweep
 from tune.tracking import Tracker
 
@@ -198,5 +199,9 @@ def test_the_best_settings_are_confirmed_with_fresh_seeds(
     assert {run.info.status for run in confirmed} == {"FINISHED"} and len(states("tiny.confirm")) == 4
     winner: dict[str, Any] = json.loads(said(capsys, "best", "tiny", "--json"))
     assert len(winner["confirmed"]["val/top1"]) == 2
+    assert f"rbnn replay {winner['run'][:8]}" in text
+    monkeypatch.setattr("tune.registry.register_champion", lambda tracker, candidate: Registration(False, "", "stays"))
+    registered = json.loads(said(capsys, "best", "tiny", "--register", "--json", status=1))["registered"]
+    assert registered == {"champion": False, "version": "", "text": "stays"}
     assert "unconfirmed" not in said(capsys, "resume", "tiny")  # nothing is left to do, and nothing is done twice
     assert len(runs("confirm")) == 4

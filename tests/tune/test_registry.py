@@ -63,13 +63,16 @@ def test_a_champion_gives_way_to_a_better_confirmed_one_only(place: tuple[Tracke
 
 
 def test_an_unconfirmed_winner_is_refused_with_the_way_to_confirm_it(place: tuple[Tracker, list[str]]) -> None:
-    tracker, _ = place
-    row = Row(3, {"lr": 0.2}, "f" * 32, "complete", 1, 80.0)
+    tracker, ids = place
+    row = Row(3, {"lr": 0.2}, ids[0][:20], "complete", 1, 80.0)
     with pytest.raises(RequestError, match="rbnn resume look --confirm-seeds 3"):
         candidate_of(Winner(row, RECIPE, RECIPE, None, None), "look", tracker)
     winner = Winner(row, RECIPE, RECIPE, Setting(3, [80.0, 81.0], [79.0, 78.0]), None)
     confirmed = candidate_of(winner, "look", tracker)
-    assert (confirmed.run_id, confirmed.measure, confirmed.scores) == ("f" * 32, "test/top1", (79.0, 78.0))
+    assert (confirmed.run_id, confirmed.measure, confirmed.scores) == (ids[0], "test/top1", (79.0, 78.0))
+    row.run_id = "f" * 32
+    with pytest.raises(RequestError, match="is unknown"):
+        candidate_of(winner, "look", tracker)
     row.run_id = ""
     with pytest.raises(RequestError, match="trial 3 of sweep 'look' has no run in"):
         candidate_of(winner, "look", tracker)

@@ -76,8 +76,9 @@ def test_a_run_records_its_recipe_its_names_and_where_it_ran(tracker: Tracker) -
     assert ("source_changes.diff" in files) is bool(source_changes())
 
 
-def test_artifacts_lie_beside_the_database(tracker: Tracker, store: str) -> None:
+def test_artifacts_lie_beside_the_database_and_the_experiment_says_what_it_is(tracker: Tracker, store: str) -> None:
     run = tracker.find_run(start(tracker))
+    assert "rbnn ui" in tracker.client.get_experiment(tracker.experiment_id).tags["mlflow.note.content"]
     assert run.info.artifact_uri.startswith(f"file://{Path(store.removeprefix('sqlite:///')).parent}/mlartifacts/")
 
 
@@ -105,6 +106,8 @@ def test_text_that_is_no_digest_is_refused_and_a_diverged_loss_is_kept(tracker: 
 
 def test_ends_are_told_truthfully_and_a_resume_takes_them_back(tracker: Tracker) -> None:
     run_id = start(tracker)
+    tracker.finish(run_id, "FAILED", cause="no answer from postgresql://ann:geheim@db/x?sslpassword=geheim")
+    assert "geheim" not in tracker.find_run(run_id).data.tags["rbnn.cause"]
     tracker.finish(run_id, "FAILED", cause="NonFiniteLoss: epoch 3")
     failed = tracker.find_run(run_id)
     assert (failed.info.status, failed.data.tags["rbnn.cause"]) == ("FAILED", "NonFiniteLoss: epoch 3")
@@ -174,6 +177,7 @@ def test_environment_holds_a_fixed_list_of_names() -> None:
         ("http://127.0.0.1:9", "Connection refused"),
         ("http://127.0.0.1:notaport", "port"),
         ("postgresql://ann:secret@127.0.0.1:9/runs", "Connection refused"),
+        ("postgresql://127.0.0.1:9/runs?user=ann&password=secret", "Connection refused"),
         ("mlruns", "it is a folder"),
         ("file:///tmp/mlruns", "it is a folder"),
         ("sqlite://", "it names no file"),

@@ -76,6 +76,8 @@ def test_what_the_bits_depend_on_is_listed_first_and_what_was_not_recorded_is_no
         {"git_commit": "a", "cpu": "x", "command": "1"}, {"git_commit": "b", "cpu": "y", "new": "1"}
     )
     assert [each.name for each in found] == ["cpu", "git_commit"]
+    changed_tree = environment_differences({"git_commit": "a", "git_dirty": "false"}, {"git_commit": "a", "git_dirty": "true"})
+    assert [each.name for each in changed_tree] == ["git_dirty"]
 
 
 NAMED = load_recipe("cifar10_resnet20_1w1a")

@@ -55,7 +55,7 @@ def buffer_of(store: Store, folder: Path) -> tuple[WriteBuffer, list[str]]:
         said.append(line)
         store.given_up.set()
 
-    return WriteBuffer(applier, folder, {"experiment": "rbnn"}, store.there.is_set, say=say), said
+    return WriteBuffer(applier, folder, {"experiment": "rbnn", "store": "s"}, store.there.is_set, say=say), said
 
 
 def write(number: int, **more: Any) -> Write:
@@ -128,11 +128,34 @@ def test_a_full_queue_goes_through_the_file(tmp_path: Path, monkeypatch: pytest.
     assert list(dict.fromkeys(store.taken)) == list(range(6)) and said == []
 
 
+def test_what_an_earlier_process_left_is_carried_out_first(tmp_path: Path) -> None:
+    store = Store()
+    store.there.clear()
+    buffer, _ = buffer_of(store, tmp_path)
+    buffer.put(write(0))
+    buffer.put(write(1))
+    assert buffer.close(0.05) is False
+    with (tmp_path / PENDING).open("a") as file:
+        file.write('{"op": "tags", "num')  # cut short by a kill
+    again, _ = buffer_of(store, tmp_path)
+    again.put(write(2))
+    assert not again.flush(0.05)
+    store.there.set()
+    assert again.close(10)
+    assert store.taken == [0, 1, 2] and not (tmp_path / PENDING).exists()
+
+
+def test_what_another_store_missed_is_not_given_to_this_one(tmp_path: Path) -> None:
+    (tmp_path / PENDING).write_text('{"format": "rbnn-pending", "version": 1, "store": "http://other"}\n')
+    with pytest.raises(RequestError, match=r"the MLflow store http://other did not take.*rbnn doctor --fix$"):
+        buffer_of(Store(), tmp_path)
+
+
 class Away:
     """An outage of a real store: the client's calls fail while it lasts."""
 
     def __init__(self, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.lasts = False
+        self.lasts, self.num_calls = False, 0
         for name in ("create_run", "log_batch", "log_text", "log_inputs", "set_terminated", "set_tag", "search_runs"):
             monkeypatch.setattr(tracker.client, name, self._failing(getattr(tracker.client, name)))
         monkeypatch.setattr(tracker, "_answers", lambda: not self.lasts)
@@ -140,20 +163,19 @@ class Away:
     def _failing(self, call: Any) -> Any:
         def failing(*given: Any, **named: Any) -> Any:
             if self.lasts:
+                self.num_calls += 1
                 raise ConnectionError("refused")
             return call(*given, **named)
 
         return failing
 
 
-def record_run(tracker: Tracker) -> str:
-    run_id = tracker.start_run("train", "late", recipe=Recipe(dataset="digits", epochs=2))
+def record_run(tracker: Tracker, run_id: str) -> None:
     tracker.log_data(run_id, "digits", "sha256:ab", {"train": 1400})
     for epoch in range(2):
         tracker.log_epoch(run_id, {"val/top1": 10.0 * epoch, "train/loss": float("nan"), "digest": f"{epoch:x}"}, epoch)
     tracker.set_tags(run_id, {"mlflow.note.content": f"again: rbnn replay {run_id[:8]}"})
     tracker.finish(run_id, "FINISHED")
-    return run_id
 
 
 def test_a_run_begun_and_ended_while_the_store_was_away_is_uploaded_later_once(
@@ -165,7 +187,9 @@ def test_a_run_begun_and_ended_while_the_store_was_away_is_uploaded_later_once(
         away = Away(tracker, patches)
         away.lasts = True
         with tracker.buffered(tmp_path / "run", patience_s=0.05):
-            ours = record_run(tracker)
+            ours = tracker.start_run("train", "late", recipe=Recipe(dataset="digits", epochs=2))
+            assert away.num_calls == 0, "a client that tries for long would hold training up"
+            record_run(tracker, ours)
             assert pending_files(tmp_path) == [], "a file that this process still fills"
     file = tmp_path / "run" / PENDING
     file.write_text(file.read_text().replace(str(Process.current()), "elsewhere 1 1"))
@@ -174,9 +198,11 @@ def test_a_run_begun_and_ended_while_the_store_was_away_is_uploaded_later_once(
     kept = file.read_text()
     assert upload_pending(file, uri=uri).refused == [] and not file.exists()
     file.write_text(kept)
-    assert upload_pending(file, uri=uri).refused == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/another.db")
+    assert upload_pending(file).refused == [], "it went to another store than it was meant for"
     (run,) = tracker.client.search_runs([tracker.experiment_id])
     assert run.info.run_id != ours and run.info.status == "FINISHED"
+    assert tracker.find_run(ours[:8]).info.run_id == tracker.find_run(ours).info.run_id == run.info.run_id
     assert run.data.tags["mlflow.note.content"] == f"again: rbnn replay {run.info.run_id[:8]}"
     assert run.data.tags["rbnn.epochs"] == "2"
     record = record_of(tracker, run.info.run_id)
@@ -196,3 +222,6 @@ def test_a_file_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="is damaged in line 2"):
         upload_pending(file)
     assert file.exists()
+    file.write_text('{"format": "rbnn-pending", "version": 1, "store": "postgresql://ann:***@db/runs"}\n')
+    with pytest.raises(RequestError, match="set MLFLOW_TRACKING_URI to it, with its password"):
+        upload_pending(file)

@@ -161,23 +161,23 @@ def best(args: argparse.Namespace) -> int:
         if not file.parent.is_dir():
             raise RequestError(f"--export {file}: the folder {file.parent} does not exist; create it, or name another file")
         export(winner, name, file)
-    if args.json:
-        print(json.dumps(winner.to_dict(), indent=1))
-        return 0
-    print(*lines_of(winner, name), sep="\n")
+    registered = None
     if args.register:
         from tune.registry import candidate_of, register_champion
-        from tune.tracking import Tracker
 
-        tracker = Tracker.open(uri=folder.record.store)
+        tracker = _tracker(folder.record.store)
         registered = register_champion(tracker, candidate_of(winner, name, tracker))
-        print(registered.text)
-        return 0 if registered.champion else 1
-    if args.export:
-        print(f"recipe written to {file}; run it: rbnn replay {file}")
+    if args.json:
+        print(json.dumps(winner.to_dict() | ({"registered": vars(registered)} if registered else {}), indent=1))
     else:
-        print(f"as a recipe file: rbnn best {name} --export FILE")
-    return 0
+        print(*lines_of(winner, name), sep="\n")
+        if args.export:
+            print(f"recipe written to {file}; run it: rbnn replay {file}")
+        elif not registered:
+            print(f"as a recipe file: rbnn best {name} --export FILE")
+        if registered:
+            print(registered.text)
+    return 0 if registered is None or registered.champion else 1
 
 
 def _upload(file: Path, *, fix: bool) -> None:

@@ -108,7 +108,7 @@ def _table(data: SweepData) -> str:
 
 def _row(data: SweepData, row: Row, names: list[str]) -> str:
     board = data.standing.board
-    notes = ["best"] * (row is board.best) + ["documented default"] * (row.number == BASELINE)
+    notes = [board.best_note] * (row is board.best) + ["documented default"] * (row.number == BASELINE)
     numbers = [
         str(row.number),
         f"{row.epochs}/{data.num_epochs}",
