@@ -50,7 +50,7 @@ def row_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     centred = x - mean
     std = torch.linalg.vector_norm(centred, dim=axes, keepdim=True) / math.sqrt(max(num - 1, 1))
     constant = std <= 4 * torch.finfo(std.dtype).eps * mean.abs()
-    scale = torch.where(constant, 0.0, 1.0 / std.masked_fill(constant, 1.0))
+    scale = (1.0 / std.masked_fill(constant, 1.0)).masked_fill(constant, 0.0)
     return mean, scale, centred
 
 
@@ -76,7 +76,7 @@ def standardize_backward(grad: Tensor, z: Tensor) -> Tensor:
 
 def activation_backward(grad: Tensor, z: Tensor, scale: Tensor, t: Tensor) -> Tensor:
     """The gradient of x where z = standardize(x), scale = 1 / std, and `grad` is that of sign(z) (eq. 14)."""
-    peak = torch.where(t > 1, SQRT2 * t, ACTIVATION_PEAK)
+    peak = (SQRT2 * t).masked_fill(t <= 1, ACTIVATION_PEAK)
     return standardize_backward(surrogate_gradient(grad, z, peak * scale, t.clamp_min(1.0).square() * scale), z)
 
 

@@ -165,7 +165,8 @@ def train_epoch(
         run.optimizer.step()
         detached = loss.detach()
         run.counts.add(logits.detach(), labels, detached)
-        torch.minimum(failed_step, torch.where(torch.isfinite(detached), num_batches, step), out=failed_step)
+        failed = torch.full_like(failed_step, num_batches).masked_fill_(~torch.isfinite(detached), step)
+        torch.minimum(failed_step, failed, out=failed_step)
         run.step = step + 1
         is_last = run.step == num_batches
         keeps = bool(keeper and run.recipe.checkpoint_steps and run.step % run.recipe.checkpoint_steps == 0 and not is_last)

@@ -24,7 +24,7 @@ from rbnn.binarize import (
     standardize_backward,
 )
 from rbnn.convolution import encoded, sign_convolution, takes_integers
-from rbnn.rotation import bi_rotation_update, factor_pair, random_orthogonal, rotate
+from rbnn.rotation import Group, bi_rotation_updates, factor_pair, random_orthogonal, rotate
 
 TOGETHER = 1 << 20  # weights that one call of the rotation update takes
 Semantics = Literal["reference", "through_rotation"]
@@ -161,6 +161,11 @@ def channels_last(images: Tensor) -> Tensor:
     return images.to(memory_format=torch.channels_last)
 
 
+def on_gpu(layers: Iterable[RotatedConv2d]) -> bool:
+    """Whether the layers' weights lie on a GPU, where a launch costs more than the small products it starts."""
+    return any(layer.weight.is_cuda for layer in layers)
+
+
 def _parts(group: list[RotatedConv2d]) -> list[list[RotatedConv2d]]:
     """Layers of one shape, as many together as TOGETHER allows: large ones gain nothing from company, and memory hurts."""
     size = max(1, TOGETHER // group[0].weight.numel())
@@ -169,15 +174,27 @@ def _parts(group: list[RotatedConv2d]) -> list[list[RotatedConv2d]]:
 
 @torch.no_grad()
 def update_rotations(layers: Iterable[RotatedConv2d], rounds: int = 3) -> None:
-    """`update_rotation` of every layer, those of one shape together; a layer's result does not depend on the others."""
-    groups: dict[tuple[int, ...], list[RotatedConv2d]] = {}
+    """`update_rotation` of every layer; a layer's result does not depend on the others.
+
+    Layers of one shape are one batch. On a GPU all batches take each step together, on a CPU one follows the other.
+    """
+    shapes: dict[tuple[int, ...], list[RotatedConv2d]] = {}
     for layer in layers:
-        groups.setdefault((len(layer.weight), len(layer.R1), len(layer.R2)), []).append(layer)
-    for group in [part for same in groups.values() for part in _parts(same)]:
-        X, R1, R2 = (torch.stack(parts) for parts in zip(*((g.matrices(), g.R1, g.R2) for g in group), strict=True))
-        for layer, new_R1, new_R2 in zip(group, *bi_rotation_update(X, R1, R2, rounds), strict=True):
-            layer.R1.copy_(new_R1)
-            layer.R2.copy_(new_R2)
+        shapes.setdefault((len(layer.weight), len(layer.R1), len(layer.R2)), []).append(layer)
+    whole = list(shapes.values())
+    in_turn = [whole] if on_gpu(group[0] for group in whole) else [[part] for group in whole for part in _parts(group)]
+    for together in in_turn:
+        updated = bi_rotation_updates([_stacked(group) for group in together], rounds)
+        for group, found in zip(together, updated, strict=True):
+            for layer, R1, R2 in zip(group, *found, strict=True):
+                layer.R1.copy_(R1)
+                layer.R2.copy_(R2)
+
+
+def _stacked(part: list[RotatedConv2d]) -> Group:
+    """What `bi_rotation_updates` takes of layers of one shape."""
+    X, R1, R2 = (torch.stack(tensors) for tensors in zip(*((p.matrices(), p.R1, p.R2) for p in part), strict=True))
+    return X, R1, R2
 
 
 def rotated_layers(model: nn.Module) -> dict[str, RotatedConv2d]:

@@ -7,11 +7,16 @@ B (O, a, b): sign(R1^T X R2). Objective: sum |R1^T X R2|, which every round of t
 from __future__ import annotations
 
 import math
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 QUINTIC_STEPS, CUBIC_STEPS = 18, 7
+Group = tuple[Tensor, Tensor, Tensor]  # X (L, O, a, b), R1 (L, a, a), R2 (L, b, b): layers of one shape together
+Asked = tuple[Tensor, Tensor]  # D (L, n, n) whose polar factor is wanted, and the rotation that it will replace
+Update = Generator[Asked, Any, tuple[Tensor, Tensor]]
 
 
 def factor_pair(n: int) -> tuple[int, int]:
@@ -49,9 +54,34 @@ def bi_rotation_update(X: Tensor, R1: Tensor, R2: Tensor, rounds: int = 3) -> tu
     With the filters laid out as (a, O, b) every product is one matrix product of a view: R1^T X of (a, O b), X R2 of
     (a O, b), D1 over (O b), D2 over (a O). X R2 serves both B and D1.
     """
-    if X.ndim == 3:
-        R1, R2 = bi_rotation_update(X[None], R1[None], R2[None], rounds)
-        return R1[0], R2[0]
+    group = (X, R1, R2) if X.ndim == 4 else (X[None], R1[None], R2[None])
+    ((R1, R2),) = bi_rotation_updates([group], rounds)
+    return (R1, R2) if X.ndim == 4 else (R1[0], R2[0])
+
+
+@torch.no_grad()
+def bi_rotation_updates(groups: Sequence[Group], rounds: int = 3) -> list[tuple[Tensor, Tensor]]:
+    """`bi_rotation_update` of several groups of layers, (R1, R2) each; all take each step together.
+
+    A GPU then finds the polar factors of a whole network in the launches that one group's would take.
+    """
+    updates = [_update(*group, rounds) for group in groups]
+    asked: list[Asked] = []
+    answers: list[Tensor | None] = [None] * len(updates)
+    while True:
+        returned = []
+        for update, answer in zip(updates, answers, strict=True):
+            try:
+                asked.append(update.send(answer))
+            except StopIteration as end:
+                returned.append(end.value)
+        if len(returned) == len(updates):
+            return returned
+        answers, asked = [*polar_factors(asked)], []
+
+
+def _update(X: Tensor, R1: Tensor, R2: Tensor, rounds: int) -> Update:
+    """A group's update: yields (D, the rotation to be replaced) and is sent the polar factor of D; returns (R1, R2)."""
     num_layers, num_filters, a, b = X.shape
     tall, wide = (num_layers, a * num_filters, b), (num_layers, a, num_filters * b)
     Xs = X.transpose(1, 2).contiguous()
@@ -61,25 +91,42 @@ def bi_rotation_update(X: Tensor, R1: Tensor, R2: Tensor, rounds: int = 3) -> tu
         torch.bmm(Xs.view(tall), R2, out=product.view(tall))
         torch.bmm(R1.mT, product.view(wide), out=B.view(wide))
         torch.copysign(one, B.add_(0.0), out=B)  # + 0.0: the sign of -0.0 is +1
-        R1 = polar_factor(torch.bmm(B.view(wide), product.view(wide).mT).mT, R1)
+        R1 = yield torch.bmm(B.view(wide), product.view(wide).mT).mT, R1
         torch.bmm(R1.mT, Xs.view(wide), out=product.view(wide))
-        R2 = polar_factor(torch.bmm(product.view(tall).mT, B.view(tall)), R2)
+        R2 = yield torch.bmm(product.view(tall).mT, B.view(tall)), R2
     return R1, R2
 
 
-def polar_factor(D: Tensor, near: Tensor) -> Tensor:
-    """U V^T of D = U S V^T for every matrix of D (L, n, n): the orthogonal R that maximises tr(R^T D).
+def polar_factors(asked: Sequence[Asked]) -> list[Tensor]:
+    """U V^T of D = U S V^T for every matrix of each D (L, n, n): the orthogonal R that maximises tr(R^T D).
 
-    By SVD on a CPU; on a GPU, whose SVD waits for the host, by `newton_schulz`, which fills open directions from `near`.
+    By SVD on a CPU; on a GPU, whose SVD waits for the host, by `newton_schulz_together`.
     """
-    if D.is_cuda:
-        return newton_schulz(D, near)
-    U, _, Vh = torch.linalg.svd(D)
-    return U @ Vh
+    if any(D.is_cuda for D, _ in asked):
+        return newton_schulz_together(asked)
+    return [U @ Vh for U, _, Vh in (torch.linalg.svd(D) for D, _ in asked)]
+
+
+def newton_schulz_together(asked: Sequence[Asked]) -> list[Tensor]:
+    """`newton_schulz` of matrices of several sizes, as one batch of the largest.
+
+    The smaller ones stand in a corner, zeros beside them, so that no product mixes the two; what `near` fills the rest with
+    is cut off again.
+    """
+    largest, num = max(D.shape[-1] for D, _ in asked), sum(len(D) for D, _ in asked)
+    Ds = asked[0][0].new_zeros(num, largest, largest)
+    nears = torch.eye(largest, dtype=Ds.dtype, device=Ds.device).repeat(num, 1, 1)
+    places, start = [], 0
+    for D, near in asked:
+        places.append((slice(start, start + len(D)), slice(D.shape[-1]), slice(D.shape[-1])))
+        Ds[places[-1]], nears[places[-1]] = D, near
+        start += len(D)
+    found = newton_schulz(Ds, nears)
+    return [found[place] for place in places]
 
 
 def newton_schulz(D: Tensor, near: Tensor) -> Tensor:
-    """`polar_factor` by matrix products alone, in float64, as TF32 may be on; orthogonal to the rounding of D's dtype.
+    """U V^T of every matrix of D, by matrix products alone, in float64, as TF32 may be on; orthogonal to D's dtype's rounding.
 
     QUINTIC_STEPS of a quintic that brings every singular value above 1e-9 of the norm near 1, then CUBIC_STEPS that square the
     distance. A singular D is made regular by 1e-5 of `near`, whose directions fill those that D leaves open.

@@ -11,11 +11,13 @@ from torch import Tensor
 from rbnn.binarize import sign, standardize
 from rbnn.rotation import (
     bi_rotation_update,
+    bi_rotation_updates,
     factor_pair,
     newton_schulz,
+    newton_schulz_together,
     objective,
     orthogonality_error,
-    polar_factor,
+    polar_factors,
     random_orthogonal,
     rotate,
 )
@@ -141,5 +143,30 @@ def test_newton_schulz_finds_the_polar_factor_by_products_alone(n: int, kind: st
     R = newton_schulz(D, near)
     assert R.dtype == D.dtype
     assert max(orthogonality_error(one) for one in R) < 1e-6
-    reached, best = ((D * factor).sum((1, 2)) for factor in (R, polar_factor(D, near)))
+    reached, best = ((D * factor).sum((1, 2)) for factor in (R, *polar_factors([(D, near)])))
     assert bool((reached >= best - 2e-5 * best.abs()).all())
+
+
+def test_polar_factors_of_several_sizes_are_found_together_as_each_alone() -> None:
+    generator = torch.Generator().manual_seed(7)
+    asked = []
+    for num, n in ((2, 12), (1, 18), (3, 1)):
+        near = torch.stack([random_orthogonal(n, generator) for _ in range(num)])
+        asked.append((torch.randn(num, n, n, generator=generator), near))
+    asked[0][0][0, :, :3] = 0
+    for (D, near), together in zip(asked, newton_schulz_together(asked), strict=True):
+        assert together.shape == D.shape
+        torch.testing.assert_close(together, newton_schulz(D, near), rtol=1e-5, atol=1e-5)
+        assert max(orthogonality_error(R) for R in together) < 1e-6
+
+
+def test_groups_updated_in_step_with_products_alone_reach_the_objective_of_the_svd(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = [problem(seed, shape, torch.float32) for seed, shape in enumerate([(16, 12, 12), (32, 16, 18), (64, 24, 24)])]
+    groups = [(X[None], R1[None], R2[None]) for X, R1, R2 in problems]
+    monkeypatch.setattr("rbnn.rotation.polar_factors", newton_schulz_together)  # as on a GPU
+    found = bi_rotation_updates(groups)
+    monkeypatch.undo()
+    for (X, R1, R2), (ours_1, ours_2) in zip(problems, found, strict=True):
+        before, best = objective(X, R1, R2), objective(X, *bi_rotation_update(X, R1, R2))
+        assert objective(X, ours_1[0], ours_2[0]) > before + 0.99 * (best - before)
+        assert max(orthogonality_error(ours_1[0]), orthogonality_error(ours_2[0])) < 1e-6
