@@ -81,8 +81,8 @@ class SweepFile:
     `recipe`: recipe name or absolute path, empty where the baseline is `base` over the defaults. `first`: settings tried after
     the baseline and before any is sampled; options left out are the baseline's. `trials`: 20 by default, or the whole grid.
     `time_budget_min`: minutes or None. `concurrent`: trials at a time, 0 as the machine allows. `gpus_per_trial`: 0 as the
-    machine allows. `max_failures`: restarts of one failed trial. Sampler gp learns only from trials that ran to their end, and
-    so goes with scheduler none. `confirm_top`, `confirm_seeds`: at the end the best so many settings and the baseline are each
+    machine allows. `max_failures`: restarts of one failed trial. Sampler gp learns only from trials that ran to their end, so
+    that scheduler none suits it best. `confirm_top`, `confirm_seeds`: at the end the best so many settings and the baseline are each
     trained with so many fresh seeds; 0 seeds leaves the result unconfirmed. `storage`: URL of another Optuna storage than the
     sweep's own file. `storage_path`: of the checkpoints, a folder that all nodes share or an address in an object store; ""
     for the sweep's own folder.
