@@ -17,12 +17,13 @@ from tune.cluster import capacity, cluster_address, connected, joined
 from tune.confirm import SUFFIX, confirmation_table, settings_of
 from tune.display import SweepDisplay, say
 from tune.folder import SWEEP_FILE, Record, State, SweepFolder
-from tune.history import History, check_storage_url
+from tune.history import STORAGE_ERRORS, History, check_new_study, reason_of
 from tune.outcome import close_parent, find_parent, opening, print_result, start_parent
 from tune.publish import publish
 from tune.recording import RecordConfirmation, RecordTrials
 from tune.standing import board_of
 from tune.stopping import BUDGET, SIGNAL, Stop, set_by_signals
+from tune.store import shown, with_absolute_path
 from tune.sweep import Phase, Plan, Trainable, confirm_phase, plan, plan_again, run, search_phase
 from tune.sweepfile import SweepFile
 from tune.tracking import Tracker
@@ -44,9 +45,9 @@ def conduct(
     address: of a running Ray cluster; "" for RAY_ADDRESS, and without that a Ray of its own.
     """
     tracker = Tracker.open()
-    check_storage_url(file.storage)
     with joined(address):
         planned = plan(file, name=name, results_dir=results_dir, capacity=capacity(address))
+        check_new_study(file.storage, planned.name)
         folder = create_folder(planned, tracker)
         print(opening(planned), flush=True)
         with folder.conducting():
@@ -77,7 +78,7 @@ def create_folder(planned: Plan, tracker: Tracker) -> SweepFolder:
         Record(
             planned.name,
             store=tracker.uri,
-            storage=file.storage,
+            storage=with_absolute_path(file.storage),
             recipe=planned.recipe.to_dict(),
             concurrent=planned.concurrent,
             data=dataclasses.asdict(planned.data),
@@ -111,10 +112,17 @@ class Conductor:
             try:
                 with self.ray:
                     return self._conduct()
+            except STORAGE_ERRORS as error:
+                cause = f"storage {shown(self.folder.storage_url())} does not answer any more: {reason_of(error)}"
+                self._break_off(cause)
+                raise RunFailed(f"{cause}; when it does: rbnn resume {self.folder.handle}") from error
             except BaseException as error:
-                self.tracker.finish(self.parent, "FAILED", cause=f"{type(error).__name__}: {error}")
-                self.folder.end_session("failed", f"{type(error).__name__}: {error}")
+                self._break_off(f"{type(error).__name__}: {error}")
                 raise
+
+    def _break_off(self, cause: str) -> None:
+        self.tracker.finish(self.parent, "FAILED", cause=cause)
+        self.folder.end_session("failed", cause)
 
     def _conduct(self) -> int:
         storage = self.folder.storage_url()
@@ -123,12 +131,13 @@ class Conductor:
         settings = None
         if not stop.by_user and board.best and self.folder.record.confirm_seeds:
             stop, confirmation = self._confirm(storage, board)
-            settings = confirmation_table(settings_of(confirmation))
+            confirmed = settings_of(confirmation)
+            settings = confirmation_table(confirmed) if confirmed else None
         state: State = "stopped" if stop.by_user else "finished" if board.best else "failed"
         close_parent(self.tracker, self.parent, board, state, self.folder.record.sessions, stop.reason)
         self.folder.end_session(state, stop.reason)
         report = publish(self.folder, self.tracker)
-        print_result(board, stop, settings)
+        print_result(board, stop, settings, self.folder.handle)
         print(f"report:                            {report.files[0]}")
         return {"finished": 0, "stopped": 130}.get(state, 1)
 
@@ -195,7 +204,9 @@ class Conductor:
         self.folder.beat()
         lost = lost_of_own_ray()
         if lost:  # Ray Tune would wait for ever
-            raise RunFailed(f"Ray ended: its {lost} is gone, perhaps killed for lack of memory; rbnn resume {self.plan.name}")
+            raise RunFailed(
+                f"Ray ended: its {lost} is gone, perhaps killed for lack of memory; rbnn resume {self.folder.handle}"
+            )
 
     def _parent_run(self) -> str:
         """The sweep's own run in MLflow: the one it has, or a new one."""

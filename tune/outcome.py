@@ -76,8 +76,11 @@ def state_counts(rows: list[Row]) -> dict[str, int]:
     return counts
 
 
-def print_result(board: Board, stop: Stop, confirmation: list[str] | None) -> None:
-    """What the sweep found, whether it is confirmed, and the exact commands that go on from here."""
+def print_result(board: Board, stop: Stop, confirmation: list[str] | None, handle: str) -> None:
+    """What the sweep found, whether it is confirmed, and the exact commands that go on from here.
+
+    handle: what these commands call the sweep.
+    """
     if stop.by_user:
         print(f"\n{stop.reason}; {len(board.ended)} trials are recorded, those that ran as killed")
     elif stop.reason:
@@ -87,11 +90,11 @@ def print_result(board: Board, stop: Stop, confirmation: list[str] | None) -> No
     if confirmation:
         print("", *confirmation, "", sep="\n")
     elif board.best:
-        print(f"unconfirmed, as each ran once; to confirm: rbnn resume {board.name} --confirm-seeds 3")
+        print(f"unconfirmed, as each ran once; to confirm: rbnn resume {handle} --confirm-seeds 3")
     if board.best:
         print(f"run the winner again, to the bit:  rbnn replay {board.best.run_id[:8]}")
     print(f"see every trial:                   rbnn ui {board.name}")
     if stop.reason == BUDGET:
-        print(f"go on with it:                     rbnn extend {board.name} --hours 1")
+        print(f"go on with it:                     rbnn extend {handle} --hours 1")
     elif stop.reason:
-        print(f"go on with it:                     rbnn resume {board.name}")
+        print(f"go on with it:                     rbnn resume {handle}")

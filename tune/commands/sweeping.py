@@ -176,7 +176,7 @@ def best(args: argparse.Namespace) -> int:
     if args.export:
         print(f"recipe written to {file}; run it: rbnn replay {file}")
     else:
-        print(f"as a recipe file: rbnn best {name} --export FILE")
+        print(f"as a recipe file: rbnn best {folder.handle} --export FILE")
     return 0
 
 
