@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,10 @@ def test_the_container_file_copies_what_exists_and_pins_its_base() -> None:
     copied = [word for line in lines if line.startswith("COPY") for word in line.split()[2:-1]]
     assert {"rbnn", "tune", "experiments", "constraints.txt"} <= set(copied)
     assert all((ROOT / name).exists() for name in copied)
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    made = next(line for line in lines if "mkdir -p" in line).split()
+    assert {name.replace(".", "/") for name in packages if "." in name} <= set(made), "pip install needs each"
+    assert "wget" in "".join(line for line in lines if "apt-get install" in line), "KubeRay's probes call it"
 
 
 def test_the_sweep_of_the_job_is_one_that_the_command_line_takes() -> None:
