@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from rbnn.errors import RunFailed
+from rbnn.errors import RequestError, RunFailed
 from rbnn.recipe import Recipe
 from tune.aligning import examine, runs_by_number
 from tune.board import Board
@@ -71,7 +71,13 @@ def resume(folder: SweepFolder, *, address: str = "", trainable: Trainable = run
 def create_folder(planned: Plan, tracker: Tracker) -> SweepFolder:
     """The new folder of a sweep, with all that going on with it needs."""
     file = planned.file
-    planned.directory.mkdir(parents=True)
+    try:
+        planned.directory.mkdir(parents=True)
+    except OSError as error:
+        folder = planned.directory.parent
+        raise RequestError(
+            f"results_dir '{folder}' cannot be written: {error.strerror}; choose another --results_dir"
+        ) from None
     (planned.directory / SWEEP_FILE).write_text(yaml.safe_dump(file.to_dict(), sort_keys=False))
     folder = SweepFolder(planned.directory)
     folder.write(
@@ -209,9 +215,16 @@ class Conductor:
             )
 
     def _parent_run(self) -> str:
-        """The sweep's own run in MLflow: the one it has, or a new one."""
+        """The sweep's own run in MLflow: the one it has, brought back where it was deleted, or a new one."""
         record = self.folder.record
         begun = record.parent or find_parent(self.tracker, record)
+        stage = self.tracker.lifecycle(begun) if begun else ""
+        if begun and not stage:
+            say(f"the MLflow store does not hold run {begun[:8]} of this sweep any more; it is recorded anew")
+            begun = ""
+        if stage == "deleted":
+            say(f"MLflow run {begun[:8]} of this sweep was deleted; it is restored")
+            self.tracker.client.restore_run(begun)
         if begun:
             self.tracker.resume_run(begun)
         parent = begun or start_parent(self.tracker, self.plan)

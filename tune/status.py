@@ -147,7 +147,8 @@ def print_list(results_dir: str) -> list[Standing]:
         of = f"{done}/{one.record.trials}" if one.record.trials is not None else str(done)
         hours = f"{one.used_s / 3600:.2f}"
         table.add_row(one.record.name, one.state, of, percent(best.top1 if best else None), hours, _finish(one))
-    Console(width=160).print(table)
+    if standings:
+        Console(width=160).print(table)
     return standings
 
 
