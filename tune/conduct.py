@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from rbnn.errors import RunFailed
+from rbnn.errors import RequestError, RunFailed
 from rbnn.recipe import Recipe
 from tune.aligning import examine, runs_by_number
 from tune.board import Board
@@ -17,14 +17,14 @@ from tune.cluster import capacity, cluster_address, connected, joined
 from tune.confirm import SUFFIX, Setting, confirmation_table, settings_of
 from tune.display import SweepDisplay, say
 from tune.folder import SWEEP_FILE, Record, State, SweepFolder
-from tune.history import History, check_storage_url
+from tune.history import STORAGE_ERRORS, History, check_new_study, reason_of
 from tune.outcome import close_parent, find_parent, opening, print_result, start_parent
 from tune.publish import publish
 from tune.recording import RecordConfirmation, RecordTrials
 from tune.saved_view import view_link
 from tune.standing import board_of
 from tune.stopping import BUDGET, SIGNAL, Stop, set_by_signals
-from tune.store import is_server, without_login
+from tune.store import is_server, shown, with_absolute_path, without_login
 from tune.sweep import Phase, Plan, Trainable, confirm_phase, plan, plan_again, run, search_phase
 from tune.sweepfile import SweepFile
 from tune.tracking import Tracker
@@ -46,9 +46,9 @@ def conduct(
     address: of a running Ray cluster; "" for RAY_ADDRESS, and without that a Ray of its own.
     """
     tracker = Tracker.open()
-    check_storage_url(file.storage)
     with joined(address):
         planned = plan(file, name=name, results_dir=results_dir, capacity=capacity(address))
+        check_new_study(file.storage, planned.name)
         folder = create_folder(planned, tracker)
         print(opening(planned), flush=True)
         with folder.conducting():
@@ -72,14 +72,18 @@ def resume(folder: SweepFolder, *, address: str = "", trainable: Trainable = run
 def create_folder(planned: Plan, tracker: Tracker) -> SweepFolder:
     """The new folder of a sweep, with all that going on with it needs."""
     file = planned.file
-    planned.directory.mkdir(parents=True)
+    try:
+        planned.directory.mkdir(parents=True)
+    except OSError as error:
+        where = planned.directory.parent
+        raise RequestError(f"results_dir '{where}' cannot be written: {error.strerror}; choose another --results_dir") from None
     (planned.directory / SWEEP_FILE).write_text(yaml.safe_dump(file.to_dict(), sort_keys=False))
     folder = SweepFolder(planned.directory)
     folder.write(
         Record(
             planned.name,
             store=tracker.uri,
-            storage=file.storage,
+            storage=with_absolute_path(file.storage),
             recipe=planned.recipe.to_dict(),
             concurrent=planned.concurrent,
             data=dataclasses.asdict(planned.data),
@@ -113,10 +117,17 @@ class Conductor:
             try:
                 with self.ray:
                     return self._conduct()
+            except STORAGE_ERRORS as error:
+                cause = f"storage {shown(self.folder.storage_url())} does not answer any more: {reason_of(error)}"
+                self._break_off(cause)
+                raise RunFailed(f"{cause}; when it does: rbnn resume {self.folder.handle}") from error
             except BaseException as error:
-                self.tracker.finish(self.parent, "FAILED", cause=f"{type(error).__name__}: {error}")
-                self.folder.end_session("failed", f"{type(error).__name__}: {error}")
+                self._break_off(f"{type(error).__name__}: {error}")
                 raise
+
+    def _break_off(self, cause: str) -> None:
+        self.tracker.finish(self.parent, "FAILED", cause=cause)
+        self.folder.end_session("failed", cause)
 
     def _conduct(self) -> int:
         storage = self.folder.storage_url()
@@ -131,7 +142,8 @@ class Conductor:
         close_parent(self.tracker, self.parent, board, state, self.folder.record.sessions, stop.reason)
         self.folder.end_session(state, stop.reason)
         report = publish(self.folder, self.tracker)
-        print_result(board, stop, confirmation_table(settings) if settings else [], self._pages())
+        lines = confirmation_table(settings) if settings else []
+        print_result(board, stop, lines, self.folder.handle, self._pages())
         print(f"report:                            {report.files[0]}")
         return {"finished": 0, "stopped": 130}.get(state, 1)
 
@@ -203,12 +215,21 @@ class Conductor:
         self.folder.beat()
         lost = lost_of_own_ray()
         if lost:  # Ray Tune would wait for ever
-            raise RunFailed(f"Ray ended: its {lost} is gone, perhaps killed for lack of memory; rbnn resume {self.plan.name}")
+            raise RunFailed(
+                f"Ray ended: its {lost} is gone, perhaps killed for lack of memory; rbnn resume {self.folder.handle}"
+            )
 
     def _parent_run(self) -> str:
-        """The sweep's own run in MLflow: the one it has, or a new one."""
+        """The sweep's own run in MLflow: the one it has, brought back where it was deleted, or a new one."""
         record = self.folder.record
         begun = record.parent or find_parent(self.tracker, record)
+        stage = self.tracker.lifecycle(begun) if begun else ""
+        if begun and not stage:
+            say(f"the MLflow store does not hold run {begun[:8]} of this sweep any more; it is recorded anew")
+            begun = ""
+        if stage == "deleted":
+            say(f"MLflow run {begun[:8]} of this sweep was deleted; it is restored")
+            self.tracker.client.restore_run(begun)
         if begun:
             self.tracker.resume_run(begun)
         parent = begun or start_parent(self.tracker, self.plan)

@@ -15,7 +15,7 @@ from tune.board import Board
 from tune.confirm import SUFFIX
 from tune.folder import Process, SweepFolder, sweep_folders
 from tune.history import History
-from tune.outcome import STATUS
+from tune.outcome import STATUS, start_parent
 from tune.recording import RecordConfirmation, RecordTrials
 from tune.stopping import Stop
 from tune.sweep import Plan
@@ -48,7 +48,10 @@ def examine_sweep(folder: SweepFolder, tracker: Tracker) -> list[Finding]:
     """What is wrong with one sweep that no process conducts."""
     record = folder.record
     findings = leftovers(folder)
-    if record.parent:
+    if record.parent and not tracker.lifecycle(record.parent):
+        text = f"its MLflow run {record.parent[:8]}, with those of its trials, is not in the store any more"
+        findings.append(Finding(text, partial(_record_anew, folder, tracker)))
+    elif record.parent:
         for kind, recorder_type in (("trial", RecordTrials), ("confirm", RecordConfirmation)):
             history = History.existing(folder.storage_url(record), record.name + (SUFFIX if kind == "confirm" else ""))
             if history is None:
@@ -63,6 +66,13 @@ def examine_sweep(folder: SweepFolder, tracker: Tracker) -> list[Finding]:
         text = f"its process {record.process.get('pid', '')} died without noting an end"
         findings.append(Finding(text, lambda: folder.end_session("stopped", "its process died")))
     return findings
+
+
+def _record_anew(folder: SweepFolder, tracker: Tracker) -> None:
+    """Give a sweep whose store was lost a run again, and its trials theirs, from its study and their journals."""
+    folder.update(parent=start_parent(tracker, plan_of(folder)))
+    for finding in examine_sweep(folder, tracker):
+        finding.fix()
 
 
 def _parent(folder: SweepFolder, tracker: Tracker) -> list[Finding]:

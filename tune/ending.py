@@ -27,6 +27,6 @@ def stop_sweep(folder: SweepFolder, open_tracker: Callable[[str], Tracker], *, w
     deadline = time.monotonic() + wait_s
     while folder.conducted():
         if time.monotonic() > deadline:
-            return False, f"sweep {name} was asked to stop and still runs after {wait_s:g} s; see rbnn status {name}"
+            return False, f"sweep {name} was asked to stop and still runs after {wait_s:g} s; see rbnn status {folder.handle}"
         time.sleep(LOOK_INTERVAL_S)
-    return True, f"sweep {name} stopped; go on with it: rbnn resume {name}"
+    return True, f"sweep {name} stopped; go on with it: rbnn resume {folder.handle}"

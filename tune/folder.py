@@ -143,6 +143,17 @@ class SweepFolder:
         return (record or self.record).storage or f"sqlite:///{self.directory.resolve()}/optuna.db"
 
     @property
+    def exists(self) -> bool:
+        """Whether a sweep is there."""
+        return (self.directory / RECORD).is_file()
+
+    @property
+    def handle(self) -> str:
+        """What a command typed here names the sweep by: its name where that is enough, else its folder."""
+        found = Path(DEFAULT_RESULTS) / self.directory.name
+        return self.directory.name if found.absolute() == self.directory.absolute() else str(self.directory)
+
+    @property
     def stop_file(self) -> Path:
         return self.directory / STOP_FILE
 
@@ -205,8 +216,10 @@ class SweepFolder:
         """The refusal for a sweep that another process conducts."""
         process = self.record.process
         who = f"process {process.get('pid')} on {process.get('host')}"
-        name = self.directory.name
-        return RequestError(f"sweep '{name}' is running ({who}); see rbnn status {name}, or end it with rbnn stop {name}")
+        handle = self.handle
+        return RequestError(
+            f"sweep '{self.directory.name}' is running ({who}); see rbnn status {handle}, or end it with rbnn stop {handle}"
+        )
 
 
 def sweep_folders(results_dir: str = "") -> list[SweepFolder]:

@@ -7,21 +7,22 @@ Steps of intermediate values are epochs completed, from 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from rbnn.errors import RequestError
-from tune.store import shown
+from tune.store import shown, sqlite_path
 
 VALUES = "values"  # the recipe values of a trial, by option name
 BUSY_S = "busy_s"  # seconds that a trial has held its place
 CAUSE = "cause"
 RUN = "run"  # its MLflow run
+STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
 
 
 class History:
@@ -29,16 +30,15 @@ class History:
 
     def __init__(self, storage: str | None, name: str, *, mode: str = "max") -> None:
         self._url, self.name, self.mode = storage, name, mode
-        self._open(optuna.storages.InMemoryStorage() if storage is None else optuna.storages.get_storage(storage))
+        self._open(optuna.storages.InMemoryStorage() if storage is None else open_storage(storage))
 
     @classmethod
     def existing(cls, storage: str, name: str) -> History | None:
-        """The study of that name where the storage holds it; a missing database is not created."""
-        file = Path(storage.removeprefix("sqlite:///")) if storage.startswith("sqlite:///") else None
+        """The study of that name where the storage holds it; a missing database is not created. Raises as `open_storage`."""
+        file = sqlite_path(storage)
         if file and not file.is_file():
             return None
-        known = optuna.get_all_study_names(optuna.storages.get_storage(storage))
-        return cls(storage, name) if name in known else None
+        return cls(storage, name) if name in optuna.get_all_study_names(open_storage(storage)) else None
 
     def _open(self, storage: Any) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -54,7 +54,7 @@ class History:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._open(self._storage if self._url is None else optuna.storages.get_storage(self._url))
+        self._open(self._storage if self._url is None else open_storage(self._url))
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """All trials by number, or those in the given states."""
@@ -107,17 +107,35 @@ class History:
         return self._ids[number]
 
 
-def check_storage_url(url: str) -> None:
-    """RequestError, one line, where no Optuna storage can be opened at `url`; "" is the sweep's own file."""
+def open_storage(url: str, remedy: str = "see that it is there and answers, then try again") -> Any:
+    """The Optuna storage at `url`; RequestError, one line, where none can be opened there."""
+    try:
+        return optuna.storages.get_storage(url)
+    except (*STORAGE_ERRORS, ImportError, ValueError, OSError, RuntimeError) as error:
+        raise RequestError(f"storage {shown(url)} cannot be used: {reason_of(error)}; {remedy}") from None
+
+
+def reason_of(error: BaseException) -> str:
+    """What a database says, in one line, without SQLAlchemy's and Optuna's wrapping."""
+    while not getattr(error, "orig", None) and isinstance(error.__cause__, STORAGE_ERRORS):
+        error = error.__cause__
+    return " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+
+
+def check_new_study(url: str, name: str) -> None:
+    """RequestError, one line, where no Optuna storage can be opened at `url`, or it holds a study of that name or forgets it.
+
+    "" is the sweep's own file, which cannot be wrong.
+    """
     if not url:
         return
-    try:
-        optuna.storages.get_storage(url)
-    except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+    if url.startswith("sqlite:") and (sqlite_path(url) is None or ":memory:" in url):
         raise RequestError(
-            f"storage {shown(url)} cannot be used: {reason}; give e.g. postgresql://USER@HOST/NAME, or leave it out for a file"
-        ) from None
+            f"storage {url} is in memory, and ends with its process; name a file, e.g. sqlite:////folder/optuna.db"
+        )
+    storage = open_storage(url, "give e.g. postgresql://USER@HOST/NAME, or leave it out for a file")
+    if name in optuna.get_all_study_names(storage):
+        raise RequestError(f"storage {shown(url)} holds a sweep '{name}' already; choose another --name")
 
 
 def last_epoch(trial: FrozenTrial) -> int:

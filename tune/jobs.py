@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import shlex
 import tempfile
 import time
@@ -26,7 +25,7 @@ import yaml
 from rbnn.errors import RequestError
 from rbnn.recipe import recipe_files
 from tune.cluster import check_port, is_source_tree, refused, staged_code, use_token, without_address_variables
-from tune.sweepfile import SweepFile
+from tune.sweepfile import SweepFile, check_name
 
 SWEEP_FILE = "sweep.yaml"
 DASHBOARD_PORT = 8265
@@ -105,9 +104,7 @@ class Jobs:
 
     def submit(self, file: SweepFile, name: str, extra: list[str]) -> str:
         """Hand a sweep over; returns the job's id, the sweep's name. extra: options of `rbnn sweep` for the run there."""
-        name = name or f"{file.name}-{datetime.now():%Y%m%d-%H%M%S}"
-        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-            raise RequestError(f"name '{name}' cannot be a job's id; use letters, digits, '-', '_' and '.'")
+        name = check_name(name) or f"{file.name}-{datetime.now():%Y%m%d-%H%M%S}"
         with ExitStack() as stack:
             if is_source_tree():
                 folder = stack.enter_context(staged_code())

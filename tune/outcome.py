@@ -92,10 +92,10 @@ def state_counts(rows: list[Row]) -> dict[str, int]:
     return counts
 
 
-def print_result(board: Board, stop: Stop, confirmation: list[str], pages: str = "") -> None:
+def print_result(board: Board, stop: Stop, confirmation: list[str], handle: str, pages: str = "") -> None:
     """What the sweep found, whether it is confirmed, and the exact commands that go on from here.
 
-    pages: the address of its trials in MLflow's pages, where a server shows them.
+    handle: what these commands call the sweep. pages: the address of its trials in MLflow's pages, where a server shows them.
     """
     if stop.by_user:
         print(f"\n{stop.reason}; {len(board.ended)} trials are recorded, those that ran as killed")
@@ -106,11 +106,11 @@ def print_result(board: Board, stop: Stop, confirmation: list[str], pages: str =
     if confirmation:
         print("", *confirmation, "", sep="\n")
     elif board.best:
-        print(f"unconfirmed, as each ran once; to confirm: rbnn resume {board.name} --confirm-seeds 3")
+        print(f"unconfirmed, as each ran once; to confirm: rbnn resume {handle} --confirm-seeds 3")
     if board.best:
         print(f"run the winner again, to the bit:  rbnn replay {board.best.run_id[:8]}")
     print(f"see every trial:                   {pages or f'rbnn ui {board.name}'}")
     if stop.reason == BUDGET:
-        print(f"go on with it:                     rbnn extend {board.name} --hours 1")
+        print(f"go on with it:                     rbnn extend {handle} --hours 1")
     elif stop.reason:
-        print(f"go on with it:                     rbnn resume {board.name}")
+        print(f"go on with it:                     rbnn resume {handle}")

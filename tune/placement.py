@@ -43,8 +43,13 @@ class Capacity:
 
 
 def _fitting(node: Node, cpus: float, gpus: float) -> int:
-    limits = [int(have / need + 1e-9) for have, need in ((node.cpus, cpus), (node.gpus, gpus)) if need]
+    limits = ([int(node.cpus / cpus + 1e-9)] if cpus else []) + ([gpu_slots(node.gpus, gpus)] if gpus else [])
     return min(limits) if limits else 0
+
+
+def gpu_slots(num_gpus: float, gpus: float) -> int:
+    """How many processes of `gpus` GPUs each fit on so many; a fraction lies on one GPU, so that two of 0.6 need two."""
+    return int(num_gpus) * int(1 / gpus + 1e-9) if gpus < 1 else int(num_gpus / gpus + 1e-9)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from tune.history import VALUES, History
 from tune.space import Space
 
 MAX_STARTUP_TRIALS = 10
+LEAST_FOR_GP = 3  # trials that ran to their end, below which a Gaussian process has nothing to fit
 
 
 class Proposals:
     """Points of `space`: `first` (recipe values, the baseline first), then a whole grid in random order, or samples for ever.
 
     sampler: tpe, gp, random or grid. At most half of `num_trials`, and at most 10 trials, are drawn at random before tpe and gp
-    begin to learn.
+    begin to learn. gp learns from trials that ran to their end alone, and begins when LEAST_FOR_GP of those that ended did.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Proposals:
     ) -> None:
         self.space, self.sampler, self.seed = space, sampler, seed
         self.num_startup = max(1, min(MAX_STARTUP_TRIALS, num_trials // 2))
+        self.least_for_gp = min(LEAST_FOR_GP, self.num_startup)
         self.points = [space.raw(values) for values in first]
         if sampler == "grid":
             self.points += random.Random(seed).sample(space.grid(), len(space.grid()))
@@ -76,12 +78,13 @@ class Proposals:
         if self.sampler == "tpe":
             return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=self.num_startup)
         if self.sampler == "gp":
-            return GPSampler(seed=seed, n_startup_trials=self.num_startup, warn_independent_sampling=False)
+            return GPSampler(seed=seed, n_startup_trials=self.least_for_gp, warn_independent_sampling=False)
         return RandomSampler(seed=seed)
 
     def _is_drawn_at_random(self, history: History) -> bool:
-        learned_from = (TrialState.COMPLETE,) if self.sampler == "gp" else (TrialState.COMPLETE, TrialState.PRUNED)
-        return self.sampler == "random" or len(history.trials(*learned_from)) < self.num_startup
+        if self.sampler == "random" or len(history.trials(TrialState.COMPLETE, TrialState.PRUNED)) < self.num_startup:
+            return True
+        return self.sampler == "gp" and len(history.trials(TrialState.COMPLETE)) < self.least_for_gp
 
 
 def seed_of(seed: int, number: int) -> int:

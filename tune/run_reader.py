@@ -28,6 +28,17 @@ class RunReader:
         self.uri = uri
         self.experiment_id = experiment_id
 
+    def lifecycle(self, run_id: str) -> str:
+        """`active`, `deleted`, or "" where the store does not hold the run."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self.client.get_run(run_id).info.lifecycle_stage)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return ""
+            raise
+
     def find_run(self, run_id_or_prefix: str) -> Run:
         """The run of that id, or the only one whose id begins so; RequestError for none or several.
 

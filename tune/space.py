@@ -14,12 +14,15 @@ from tune.entry import parse_entry
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+# Options, apart from Tmin and Tmax, whose values may not go with the baseline or with one another: see Recipe and check_model.
+TOGETHER = (("lr_type", "lr_decay_step"), ("batch_size",), ("loader",), ("model",))
+
 
 class Space:
     """`entries` of a sweep file over `baseline`, which holds where nothing is searched; fixed entries change the baseline.
 
     Raises RecipeError, one line, for an unknown option or kind, a range that is empty, not allowed by the recipe or misses the
-    baseline's value, and for `above` in a circle. Tmax is above Tmin without being told.
+    baseline's value, values that no recipe may hold together, and for `above` in a circle. Tmax is above Tmin untold.
     """
 
     def __init__(self, entries: Mapping[str, Any], baseline: Recipe) -> None:
@@ -36,6 +39,7 @@ class Space:
         self._known = self.baseline.to_dict()
         self._order = self._ordered()
         self._check_above()
+        self._check_together()
         try:
             self.raw(self._known)
         except RecipeError as error:
@@ -89,6 +93,25 @@ class Space:
                 raise RecipeError(f"space: {circle} wait for one another; remove one 'above'")
             order += ready
         return order
+
+    def _check_together(self) -> None:
+        """Every value of an option whose validity hangs on another one makes a recipe, with every value of that other."""
+        for group in TOGETHER:
+            searched = [name for name in group if name in self.entries]
+            columns = [self._tried(name) for name in searched]
+            for values in itertools.product(*columns) if searched else []:
+                try:
+                    recipe = self.baseline.replace(**dict(zip(searched, values, strict=True)))
+                    if "model" in searched:
+                        from rbnn.models import check_model  # brings torch, which loading a sweep file can do without
+
+                        check_model(recipe.model, recipe.dataset)
+                except RecipeError as error:
+                    raise RecipeError(f"space {', '.join(searched)}: {error}") from None
+
+    def _tried(self, name: str) -> list[Any]:
+        entry = self.entries[name]
+        return list(entry.ends) if entry.is_range else [value for _, value in entry.choices]
 
     def _ends(self, name: str) -> tuple[Any, Any]:
         return self.entries[name].ends if name in self.entries else (self._known[name], self._known[name])

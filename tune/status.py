@@ -13,7 +13,7 @@ from tune.board import Board, percent
 from tune.confirm import SUFFIX, confirmation_table, settings_of
 from tune.display import print_table
 from tune.folder import Record, SweepFolder, sweep_folders
-from tune.history import BUSY_S, History
+from tune.history import BUSY_S, History, last_epoch
 from tune.standing import rows_of
 from tune.store import shown
 
@@ -22,7 +22,10 @@ NUM_ROWS = 10
 
 @dataclass
 class Standing:
-    """A sweep as it is now. busy_s: seconds that its trials, of the search and of the confirmation, have held their places."""
+    """A sweep as it is now. busy_s: seconds that its trials, of the search and of the confirmation, have held their places.
+
+    num_to_confirm: confirmation runs begun or lined up, 0 before the search has ended; epochs_confirmed: theirs so far.
+    """
 
     folder: SweepFolder
     record: Record
@@ -32,19 +35,22 @@ class Standing:
     used_s: float = 0.0
     num_confirmed: int = 0
     num_to_confirm: int = 0
+    epochs_confirmed: int = 0
     confirmation: list[str] = field(default_factory=list)
 
     @property
     def finish(self) -> float | None:
-        """When the search will have ended, as seconds since 1970; None where it does not run, or that cannot be said."""
-        done = sum(row.epochs for row in self.board.rows.values())
+        """When it will have ended, its confirmation included, as seconds since 1970; None where that cannot be said."""
+        done = sum(row.epochs for row in self.board.rows.values()) + self.epochs_confirmed
         if self.state != "running" or not done:
             return None
-        budget = self.record.budget_s
+        budget, epoch_s = self.record.budget_s, self.used_s / done
         ends = [] if budget is None else [max(budget - self.used_s, 0.0)]
         if self.record.trials is not None:
-            ends.append(self.board.epochs_to_come(self.record.trials) * self.used_s / done)
-        return time.time() + min(ends) if ends else None
+            ends.append(self.board.epochs_to_come(self.record.trials) * epoch_s)
+        num_confirming = self.num_to_confirm or (self.folder.file.confirm_top + 1) * self.record.confirm_seeds
+        confirming = max(num_confirming * self.board.num_epochs - self.epochs_confirmed, 0)
+        return time.time() + min(ends) + confirming * epoch_s if ends else None
 
     def counts(self) -> dict[str, int]:
         """Trials by state; `interrupted` ones wait to be taken up again."""
@@ -92,6 +98,7 @@ def look_at(folder: SweepFolder, history: History | None = None) -> Standing:
         trials = confirmation.trials()
         standing.busy_s += busy_s(trials, state == "running")
         standing.num_to_confirm = len(trials)
+        standing.epochs_confirmed = sum(map(last_epoch, trials))
         standing.num_confirmed = sum(trial.state.is_finished() for trial in trials)
         if settings := settings_of(confirmation):
             standing.confirmation, board.confirmed = confirmation_table(settings), settings[0].number
@@ -123,8 +130,8 @@ def print_standing(standing: Standing) -> None:
         print(
             f"\n{standing.num_confirmed} of {standing.num_to_confirm} confirmation runs done", *standing.confirmation, sep="\n"
         )
-    if standing.state in ("died", "stopped"):
-        print(f"go on with it: rbnn resume {record.name}")
+    if standing.state in ("died", "stopped", "failed"):
+        print(f"go on with it: rbnn resume {standing.folder.handle}")
 
 
 def print_list(results_dir: str) -> list[Standing]:
@@ -142,7 +149,8 @@ def print_list(results_dir: str) -> list[Standing]:
         of = f"{done}/{one.record.trials}" if one.record.trials is not None else str(done)
         hours = f"{one.used_s / 3600:.2f}"
         table.add_row(one.record.name, one.state, of, percent(best.top1 if best else None), hours, _finish(one))
-    Console(width=160).print(table)
+    if standings:
+        Console(width=160).print(table)
     return standings
 
 

@@ -32,7 +32,11 @@ REMEDY = f"start it, or set MLFLOW_TRACKING_URI to a server (http://...) or a da
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or mlflow.db in the working directory; a database file is named by its absolute path."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or DEFAULT_URI
+    return with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", "").strip() or DEFAULT_URI)
+
+
+def with_absolute_path(uri: str) -> str:
+    """`uri`, a database file being named by its absolute path."""
     path = sqlite_path(uri)
     return uri if path is None else SQLITE + str(path) + uri[len(uri.partition("?")[0]) :]
 

@@ -27,10 +27,11 @@ from tune.board import METRIC, Row
 from tune.checkpoint_store import check_storage, folder_of, store_of
 from tune.cluster import connected
 from tune.confirm import SUFFIX, chosen
+from tune.folder import SweepFolder
 from tune.history import VALUES, History
-from tune.placement import Capacity, place_on_cluster
+from tune.placement import Capacity, gpu_slots, place_on_cluster
 from tune.stopping import Stop, stopper
-from tune.sweepfile import SweepFile
+from tune.sweepfile import SweepFile, check_name
 from tune.trainer import DRIVER_SHARE
 from tune.trial import run_trial
 
@@ -77,12 +78,17 @@ def plan(file: SweepFile, *, name: str = "", results_dir: str = "", capacity: Ca
 
     RecipeError or DataError, one line, where it cannot run.
     """
+    check_name(name)
     check_storage(file.storage_path, len(capacity.nodes) if capacity else 1)
     recipe, gpus, concurrent = _place(file, max(1, file.trials // TRIALS_PER_SLOT), capacity)
     name = name or f"{file.name}-{datetime.now():%Y%m%d-%H%M%S}"
     directory = folder_of(file.storage_path, results_dir, recipe.results_dir) / name
     if directory.exists():
-        raise RecipeError(f"sweep '{name}' exists in {directory}; choose another --name, or go on with it: rbnn resume {name}")
+        begun = SweepFolder(directory)
+        go_on = f", or go on with it: rbnn resume {begun.handle}" if begun.exists else ""
+        raise RecipeError(
+            f"{'sweep' if begun.exists else 'folder'} '{name}' exists in {directory}; choose another --name{go_on}"
+        )
     return _plan(file, name, directory, recipe, concurrent, gpus, capacity)
 
 
@@ -129,12 +135,14 @@ def _place_here(file: SweepFile, most_at_once: int) -> tuple[Recipe, float, int]
         raise RecipeError(
             f"gpus_per_trial is {gpus:g}, but this machine has {num_gpus} GPUs; lower it or run where there are more"
         )
-    slots = int(num_gpus / gpus) if gpus else num_cores() // file.workers_per_trial
+    slots = num_cores() // (file.workers_per_trial * max(baseline.threads, 1))
+    slots = min(slots, gpu_slots(num_gpus, gpus)) if gpus else slots
     concurrent = file.concurrent or max(1, min(slots, most_at_once))
-    if concurrent > max(slots, 1) or slots == 0:
+    if concurrent > slots:
+        of = f" of {baseline.threads} threads" if baseline.threads else ""
         raise RecipeError(
-            f"{concurrent} trial(s) at once with {file.workers_per_trial} worker(s) each do not fit this machine "
-            f"({num_cores()} cores, {num_gpus} GPUs); at most {slots} do: lower --concurrent or workers_per_trial"
+            f"{concurrent} trial(s) at once with {file.workers_per_trial} worker(s){of} each do not fit this machine "
+            f"({num_cores()} cores, {num_gpus} GPUs); at most {slots} do: lower --concurrent, workers_per_trial or threads"
         )
     in_turn = math.ceil(file.trials / concurrent) if baseline.train_workers == 1 else 1  # several workers are new processes
     return resolve(baseline, share=concurrent, in_turn=in_turn), gpus, concurrent

@@ -81,11 +81,11 @@ class SweepFile:
     `recipe`: recipe name or absolute path, empty where the baseline is `base` over the defaults. `first`: settings tried after
     the baseline and before any is sampled; options left out are the baseline's. `trials`: 20 by default, or the whole grid.
     `time_budget_min`: minutes or None. `concurrent`: trials at a time, 0 as the machine allows. `gpus_per_trial`: 0 as the
-    machine allows. `max_failures`: restarts of one failed trial. Sampler gp learns only from trials that ran to their end, and
-    so goes with scheduler none. `confirm_top`, `confirm_seeds`: at the end the best so many settings and the baseline are each
-    trained with so many fresh seeds; 0 seeds leaves the result unconfirmed. `storage`: URL of another Optuna storage than the
-    sweep's own file. `storage_path`: of the checkpoints, a folder that all nodes share or an address in an object store; ""
-    for the sweep's own folder.
+    machine allows. `max_failures`: restarts of one failed trial. Sampler gp learns only from trials that ran to their end, so
+    that scheduler none suits it best. `confirm_top`, `confirm_seeds`: at the end the best so many settings and the baseline
+    are each trained with so many fresh seeds; 0 seeds leaves the result unconfirmed. `storage`: URL of another Optuna storage
+    than the sweep's own file. `storage_path`: of the checkpoints, a folder that all nodes share or an address in an object
+    store; "" for the sweep's own folder.
     """
 
     name: str
@@ -149,6 +149,11 @@ def parse_sweep(values: Mapping[str, Any], folder: Path) -> SweepFile:
             raise RecipeError(f"{key} is missing; it must be {KEYS[key][1]}")
     if not values.get("recipe") and "base" not in values:
         raise RecipeError("recipe is missing; name one (rbnn recipes lists them), or give options under base")
+    workers, gpus = values.get("workers_per_trial", 1), values.get("gpus_per_trial", 0)
+    if workers > 1 and gpus not in (0, workers):
+        raise RecipeError(
+            f"gpus_per_trial is {gpus:g} for {workers} workers, and each takes one GPU; make it {workers}, or leave it out"
+        )
     recipe, baseline = _baseline(values, folder)
     space = Space(values["space"], baseline)
     baseline, sampler = space.baseline, values.get("sampler", "tpe")
@@ -175,6 +180,13 @@ def parse_sweep(values: Mapping[str, Any], folder: Path) -> SweepFile:
         storage=values.get("storage", ""),
         storage_path=values.get("storage_path", ""),
     )
+
+
+def check_name(name: str) -> str:
+    """`name`, "" included; RecipeError where it cannot be the name of a sweep, its folder and its job."""
+    if name in (".", "..") or (name and not KEYS["name"][0](name)):
+        raise RecipeError(f"name is '{name}'; it must be {KEYS['name'][1]}")
+    return name
 
 
 def _check(values: Mapping[str, Any], keys: Mapping[str, Check], kind: str) -> None:

@@ -59,7 +59,7 @@ def winner_of(folder: SweepFolder) -> Winner:
     record = standing.record
     best = standing.board.best
     if best is None:
-        raise RunFailed(f"sweep '{record.name}' has no trial that ran to its end; see rbnn status {record.name}")
+        raise RunFailed(f"sweep '{record.name}' has no trial that ran to its end; see rbnn status {folder.handle}")
     storage = folder.storage_url(record)
     confirmation = History.existing(storage, record.name + SUFFIX)
     settings = settings_of(confirmation) if confirmation else []

@@ -45,7 +45,7 @@ def test_the_winner_is_the_best_complete_trial_the_earlier_of_equals() -> None:
 def test_fresh_seeds_decide_which_trial_is_the_winner(capsys: pytest.CaptureFixture[str]) -> None:
     confirmed = board(replace(ROWS[0], run_id="abcdef0123456789"), *ROWS[1:])
     confirmed.confirmed = 0
-    print_result(confirmed, Stop(), ["trial 0 it is"], "http://mlflow/view")
+    print_result(confirmed, Stop(), ["trial 0 it is"], "s", "http://mlflow/view")
     text = capsys.readouterr().out
     assert "run the winner again, to the bit:  rbnn replay abcdef01" in text
     assert "best by fresh seeds, the documented default itself" in text and "http://mlflow/view" in text

@@ -45,6 +45,7 @@ def test_trials_of_one_worker_get_a_gpu_and_a_share_of_its_node() -> None:
 
 def test_a_fraction_of_a_gpu_fits_more_trials_and_a_limit_is_kept() -> None:
     assert place_on_cluster(baseline(), GPU_NODES, gpus_per_trial=0.5, most_at_once=99).concurrent == 12
+    assert place_on_cluster(baseline(), GPU_NODES, gpus_per_trial=0.6, most_at_once=99).concurrent == 6
     assert place_on_cluster(baseline(), GPU_NODES, gpus_per_trial=0.5, most_at_once=5).concurrent == 5
 
 

@@ -146,6 +146,36 @@ def test_an_accident_is_found_and_mended(finished: SweepFolder, capsys: pytest.C
     assert [(p.step, p.value) for p in after] == [(p.step, p.value) for p in before]
 
 
+def test_a_store_that_was_lost_is_filled_again(finished: SweepFolder, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, record = f"sqlite:///{place}/second.db", finished.record
+    finished.update(store=store)
+    assert f"its MLflow run {record.parent[:8]}, with those of its trials, is not in the store" in said(
+        capsys, "doctor", status=1
+    )
+    said(capsys, "doctor", "--fix")
+    second = Tracker.open(uri=store)
+    parent = second.sweep_run("tiny").info
+    assert finished.record.parent == parent.run_id != record.parent and parent.status != "RUNNING"
+    children = second.children(parent.run_id)
+    assert {run.info.status for run in children} == {"FINISHED"}
+    for run in children:
+        assert [point.step for point in second.client.get_metric_history(run.info.run_id, "val/top1")] == [0, 1, 2]
+    second.client.delete_run(parent.run_id)
+    assert "was deleted; it is restored" in said_by_resume(finished, capsys)
+    second.client.delete_run(parent.run_id)
+    finished.update(store=record.store, parent="f" * 32)
+    assert "it is recorded anew" in said_by_resume(finished, capsys)
+    tracker = Tracker.open()
+    tracker.client.delete_run(finished.record.parent)
+    finished.update(parent=record.parent)
+
+
+def said_by_resume(folder: SweepFolder, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert resume(folder, trainable=tiny_sweep.trial) == 0
+    return capsys.readouterr().out
+
+
 def test_a_run_whose_process_is_gone_is_found_and_ended(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tracker = Tracker.open()
     alive, dead = (tracker.start_run("train", name, recipe=None) for name in ("alive", "dead"))

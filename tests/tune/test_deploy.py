@@ -165,6 +165,7 @@ def test_the_container_file_copies_what_exists_and_pins_its_base() -> None:
     copied = [word for line in lines if line.startswith("COPY") for word in line.split()[2:-1]]
     assert {"rbnn", "tune", "experiments", "constraints.txt"} <= set(copied)
     assert all((ROOT / name).exists() for name in copied)
+    assert "wget" in "".join(line for line in lines if "apt-get install" in line), "KubeRay's probes call it"
 
 
 def test_the_sweep_of_the_job_is_one_that_the_command_line_takes() -> None:

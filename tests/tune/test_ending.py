@@ -53,7 +53,7 @@ def conductor(folder: SweepFolder, manner: str) -> subprocess.Popen[str]:
 
 def test_a_running_sweep_is_asked_and_waited_for(folder: SweepFolder, no_store: Callable[[str], Tracker]) -> None:
     with conductor(folder, "obeys") as process:
-        assert stop_sweep(folder, no_store) == (True, "sweep mine stopped; go on with it: rbnn resume mine")
+        assert stop_sweep(folder, no_store) == (True, f"sweep mine stopped; go on with it: rbnn resume {folder.directory}")
         process.communicate(timeout=30)
     assert folder.state == "stopped"
 

@@ -26,6 +26,7 @@ def folder(tmp_path: Path) -> SweepFolder:
 def test_a_sweep_is_found_by_name_and_by_folder(folder: SweepFolder, tmp_path: Path) -> None:
     assert find_sweep("mine", str(tmp_path)).directory == folder.directory
     assert find_sweep(str(folder.directory)).directory == folder.directory
+    assert folder.handle == str(folder.directory) and SweepFolder(Path("result/mine")).handle == "mine"
     assert [one.record.name for one in sweep_folders(str(tmp_path))] == ["mine"]
     with pytest.raises(RequestError, match=r"sweep 'other' is not in .* \(known: mine\); give its name"):
         find_sweep("other", str(tmp_path))
@@ -44,7 +45,9 @@ def test_one_process_conducts_a_sweep_and_its_end_is_noted(folder: SweepFolder) 
     with folder.conducting():
         assert not folder.stop_file.exists()
         assert folder.conducted() and folder.state == "running"
-        with pytest.raises(RequestError, match=rf"sweep 'mine' is running \(process {os.getpid()} on .*rbnn stop mine"):
+        with pytest.raises(
+            RequestError, match=rf"sweep 'mine' is running \(process {os.getpid()} on .*rbnn stop {folder.directory}$"
+        ):
             SweepFolder(folder.directory).conducting().__enter__()
         folder.end_session("finished")
     assert (folder.state, folder.record.sessions) == ("finished", 1)

@@ -55,3 +55,16 @@ def test_a_trial_cut_off_while_it_was_proposed_is_proposed_again_alike(tmp_path:
 
 def test_seeds_of_trials_differ() -> None:
     assert len({seed_of(seed, number) for seed in range(5) for number in range(50)}) == 250
+
+
+def test_gp_learns_also_where_most_trials_are_stopped_early() -> None:
+    """Its own count of trials to learn from holds complete ones only: with early stopping, 20 trials never reached ten."""
+    history, made = History(None, "s"), Proposals(SPACE, sampler="gp", seed=1, num_trials=20)
+    for number in range(10):
+        trial = made.next(history)
+        assert trial is not None and trial.params == made.random_point(number)
+        history.note(number, 1, 0.5)
+        stays = number in (2, 5, 8)
+        history.end(number, TrialState.COMPLETE if stays else TrialState.PRUNED, trial.params["lr"] if stays else None)
+    trial = made.next(history)
+    assert trial is not None and trial.params != made.random_point(10)

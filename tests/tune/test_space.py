@@ -11,7 +11,7 @@ from rbnn.errors import RecipeError
 from rbnn.recipe import Recipe
 from tune.space import Space
 
-BASELINE = Recipe(lr=0.1, Tmin=0.01, Tmax=10.0, rotation_update=1)
+BASELINE = Recipe(lr=0.1, Tmin=0.01, Tmax=10.0, rotation_update=1, lr_decay_step=(10,))
 DOCUMENTED = {
     "lr": {"log": [0.01, 1]},
     "Tmin": {"log": [0.001, 5]},
@@ -29,7 +29,7 @@ SPACES = {
     },
     "choice": {
         "lr_type": {"choice": ["cos", "step"]},
-        "lr_decay_step": {"choice": ["", "30 60"]},
+        "lr_decay_step": {"choice": ["10", "30 60"]},
         "Tmax": {"log": [0.001, 20]},
     },
 }
@@ -164,6 +164,15 @@ def test_grid_is_every_combination() -> None:
         ({"lr_decay_step": {"choice": [[30, 60]]}}, "lists as text"),
         ({"epochs": {"integer": [1, 2000]}}, "set it under base"),
         ({"results_dir": {"choice": ["a"]}}, "changes no result"),
+        (
+            {"lr_type": {"choice": ["cos", "step"]}, "lr_decay_step": {"choice": ["", "10"]}},
+            "space lr_type, lr_decay_step: lr_type is step and lr_decay_step is empty",
+        ),
+        (
+            {"model": {"choice": ["resnet20_1w1a", "resnet34_1w1a"]}},
+            "space model: model 'resnet34_1w1a' is unknown for cifar10",
+        ),
+        ({"batch_size": {"integer": [1, 512]}}, "space batch_size: batch_size is 1 for 1 worker(s)"),
         ({"lr": {"fixed": 0.3}}, "searches nothing"),
         ({"lr": {"log": [0.01, 1], "above": "momentum"}, "momentum": {"linear": [0.1, 0.95], "above": "lr"}}, "one another"),
         ({"lr": {"log": [0.01, 1], "above": "model"}}, "another numeric recipe option"),

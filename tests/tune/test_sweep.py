@@ -50,6 +50,8 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlanOf:
         ((16, 4), {}, 4, 4, 4.0, 1.0),
         ((16, 4), {"gpus_per_trial": 0.5}, 5, 3, 3.0, 0.5),
         ((16, 4), {"gpus_per_trial": 0.5, "concurrent": 8}, 8, 2, 2.0, 0.5),
+        ((16, 4), {"gpus_per_trial": 0.6}, 4, 4, 4.0, 0.6),
+        ((2, 1), {"gpus_per_trial": 0.1}, 2, 1, 1.0, 0.1),
         ((16, 4), {"workers_per_trial": 2}, 2, 4, 0.01, 0.0),
     ],
 )
@@ -72,6 +74,9 @@ def test_a_plan_fits_its_machine(
     [
         ((2, 0), {"concurrent": 3}, "3 trial(s) at once with 1 worker(s) each do not fit this machine (2 cores, 0 GPUs)"),
         ((2, 0), {"workers_per_trial": 4}, "do not fit this machine"),
+        ((2, 0), {"base": {**KEYS["base"], "threads": 4}}, "with 1 worker(s) of 4 threads each do not fit this machine"),
+        ((8, 0), {"name": "a/b"}, "name is 'a/b'; it must be letters"),
+        ((8, 0), {"name": ".."}, "name is '..'; it must be letters"),
         ((8, 0), {"gpus_per_trial": 1}, "gpus_per_trial is 1, but this machine has 0 GPUs"),
         ((8, 2), {"gpus_per_trial": 4}, "gpus_per_trial is 4, but this machine has 2 GPUs"),
         ((8, 2), {"concurrent": 3}, "3 trial(s) at once"),
@@ -90,7 +95,11 @@ def test_a_plan_writes_nothing_and_never_takes_a_folder_that_is_there(plan_of: P
     made = plan_of(2, 0, name="mine", results_dir="out")
     assert made.directory == Path("out/mine") and list(tmp_path.iterdir()) == []
     made.directory.mkdir(parents=True)
-    with pytest.raises(RecipeError, match="sweep 'mine' exists in out/mine; choose another --name, or go on"):
+    with pytest.raises(RecipeError, match=r"folder 'mine' exists in out/mine; choose another --name$"):
+        plan_of(2, 0, name="mine", results_dir="out")
+    (made.directory / "sweep.json").touch()
+    go_on = "sweep 'mine' exists in out/mine; choose another --name, or go on with it: rbnn resume out/mine"
+    with pytest.raises(RecipeError, match=go_on):
         plan_of(2, 0, name="mine", results_dir="out")
     assert plan_of(2, 0).name.startswith("look-")
 

@@ -88,6 +88,10 @@ def test_a_grid_tries_every_point_by_default() -> None:
         ({"sampler": "grid"}, "needs finite options"),
         ({"val_fraction": 0.1}, "has its own validation split"),
         ({"gpus_per_trial": 1.5}, "a fraction up to 1"),
+        (
+            {"workers_per_trial": 2, "gpus_per_trial": 0.5},
+            "gpus_per_trial is 0.5 for 2 workers, and each takes one GPU; make it 2",
+        ),
         ({"time_budget_min": 0}, "minutes above 0"),
         ({"scheduler": "ahsa"}, "a mapping such as"),
         ({"scheduler": {"grace_periods": 6}}, "key in scheduler 'grace_periods' is unknown; nearest: grace_period"),

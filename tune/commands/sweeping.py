@@ -174,7 +174,7 @@ def best(args: argparse.Namespace) -> int:
         if args.export:
             print(f"recipe written to {file}; run it: rbnn replay {file}")
         elif not registered:
-            print(f"as a recipe file: rbnn best {name} --export FILE")
+            print(f"as a recipe file: rbnn best {folder.handle} --export FILE")
         if registered:
             print(registered.text)
     return 0 if registered is None or registered.champion else 1
