@@ -225,13 +225,19 @@ def _ending_callback() -> Any:
 
 def lasting_error(worker_exceptions: dict[int, Exception]) -> Exception | None:
     """The first of the workers' errors that the same recipe on the same data leads to again; None for none."""
-    inner = [getattr(error, "_base_exc", error) for _, error in sorted(worker_exceptions.items())]
-    return next((error for error in inner if isinstance(error, (RequestError, NonFiniteLoss))), None)
+    by_rank = (error for _, error in sorted(worker_exceptions.items()))
+    return next((error for error in by_rank if isinstance(error, (RequestError, NonFiniteLoss))), None)
 
 
 def failure_causes(worker_exceptions: dict[int, Exception]) -> dict[int, str]:
-    """Rank -> what became of it. When a process dies the other ranks fail for lack of it: then the dead ones only."""
-    dead = [rank for rank, error in worker_exceptions.items() if not hasattr(error, "_base_exc")]
+    """Rank -> what became of it. When a process dies the other ranks fail for lack of it: then the dead ones only.
+
+    Ray Train hands over what a worker raised as it is, and of a dead process that its health check failed, and why.
+    """
+    from ray.exceptions import RayActorError
+
+    reasons = {rank: getattr(error, "health_check_failure", error) for rank, error in worker_exceptions.items()}
+    dead = [rank for rank, reason in reasons.items() if isinstance(reason, RayActorError)]
     killed = "died: its process was killed, perhaps for lack of memory"
     return {rank: killed for rank in dead} or {rank: f"failed: {cause_of(error)}" for rank, error in worker_exceptions.items()}
 
