@@ -12,6 +12,10 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rbnn.recipe import Recipe
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "nvidia-dali-cuda130", "rbnn-tune")
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")  # which kernels torch takes, hence the bits
@@ -46,6 +50,11 @@ def environment() -> dict[str, str]:
         **{name: os.environ.get(name, "") for name in THREAD_VARIABLES},
         "command": without_secrets(shlex.join(sys.argv)),
     }
+
+
+def run_environment(recipe: Recipe | None) -> dict[str, str]:
+    """What a run of `recipe` is recorded with, and compared by: `environment`, and the threads that its processes use."""
+    return {**environment(), **({"threads": str(recipe.threads)} if recipe else {})}
 
 
 def without_secrets(text: str) -> str:

@@ -24,6 +24,7 @@ import yaml
 
 from rbnn.errors import RequestError
 from rbnn.recipe import recipe_files
+from tune.address import jobs_address
 from tune.cluster import check_port, is_source_tree, refused, staged_code, use_token, without_address_variables
 from tune.sweepfile import SweepFile, check_name
 
@@ -33,13 +34,6 @@ STOP_WAIT_S = 120  # how long a sweep may take to record what it stopped; Ray's 
 AGENT_WAIT_S = 60
 ENDED = ("SUCCEEDED", "STOPPED", "FAILED")
 NUM_LOG_LINES = 12
-
-
-def jobs_address(address: str = "") -> str:
-    """`address`, else RAY_API_SERVER_ADDRESS or RAY_ADDRESS, where it is one that takes jobs; "" where it is not."""
-    names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-    given = (address or next((os.environ[name] for name in names if os.environ.get(name)), "")).strip().rstrip("/")
-    return given if given.startswith(("http://", "https://")) else ""
 
 
 def entrypoint(name: str, extra: list[str]) -> str:

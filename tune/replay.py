@@ -10,7 +10,7 @@ from rbnn.documented import documented_accuracies
 from rbnn.errors import RecipeError, RequestError
 from rbnn.listeners import run_directory
 from rbnn.recipe import FIELDS, Recipe, load_recipe, recipe_files
-from tune.environment import environment
+from tune.environment import run_environment
 from tune.run_record import RunRecord, is_record, read_record, record_of
 from tune.runs import Recorded, train_recorded
 from tune.tracking import Tracker
@@ -50,13 +50,14 @@ def replay_and_verify(
     """
     recorded = find_record(target, tracker)
     recipe = _again(target, recorded.to_recipe(), given)
-    changed = environment_differences(recorded.environment, environment())
+    here = run_environment(recipe)
+    changed = environment_differences(recorded.environment, here)
     say(f"replaying {recorded.recipe_name or recorded.name}, run {recorded.run_id}: {len(recorded.epochs)} recorded epochs")
     say(*environment_lines(changed))
     verdicts: list[Verdict] = []
 
     def conclude(done: Recorded) -> None:
-        verdicts.append(verify(recorded, done.epochs, environment(), tolerance))
+        verdicts.append(verify(recorded, done.epochs, here, tolerance))
         log_verdict(tracker, done.run_id, recorded, verdicts[0])
 
     done = train_recorded(

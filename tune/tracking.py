@@ -21,7 +21,7 @@ import yaml
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
 from tune.describing import ABOUT, described
-from tune.environment import environment, source_changes, without_secrets
+from tune.environment import run_environment, source_changes, without_secrets
 from tune.folder import Process
 from tune.logged_models import PERIODIC
 from tune.run_reader import PARENT_TAG, RunReader
@@ -134,7 +134,7 @@ class Tracker(RunReader):
         Without a description, the run's page says what its recipe is.
         `rbnn.recipe` (the recipe's name) is the caller's to give in `tags`; without it, `name` stands there.
         """
-        env = environment()
+        env = run_environment(recipe)
         if recipe and not description:
             description = described(kind, recipe, (tags or {}).get("rbnn.recipe", name))
         values = {"rbnn.kind": kind, "rbnn.recipe": name if recipe else "", "mlflow.source.name": env["command"]}
@@ -145,7 +145,6 @@ class Tracker(RunReader):
         if recipe is not None:
             self.log_params(run_id, recipe.to_dict())
             self.log_text(run_id, recipe.to_yaml(), "recipe.yaml")
-            env = {**env, "threads": str(recipe.threads)}
         self.log_text(run_id, yaml.safe_dump(env, sort_keys=False), "environment.yaml")
         if source_changes():
             self.log_text(run_id, source_changes(), "source_changes.diff")

@@ -209,7 +209,7 @@ def why_not_comparable(recipe: Recipe, named: Recipe | None, figures: Mapping[st
     if named is None or "top1" not in figures:
         return "no accuracy is documented for this recipe"
     if recipe.epochs != named.epochs:
-        return f"{recipe.epochs} epochs instead of {named.epochs}"
+        return f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)} instead of {named.epochs}"
     if recipe.dataset != named.dataset:
         return f"data set {recipe.dataset} instead of {named.dataset}"
     if recipe.val_fraction:

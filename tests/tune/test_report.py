@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,9 @@ from rbnn.machine import resolve
 from tune.folder import SWEEP_FILE, Record, SweepFolder
 from tune.history import CAUSE, RUN, VALUES, History
 from tune.publish import description
-from tune.report.figures import log_ticks
-from tune.report.gather import gather
+from tune.report.gather import Axis, gather
 from tune.report.page import page
+from tune.report.scales import log_ticks, ticks, trial_colours
 from tune.report.write import write_report
 from tune.sweepfile import parse_sweep
 
@@ -144,3 +147,29 @@ def test_the_sweeps_page_in_mlflow_says_the_result_first(folder: SweepFolder) ->
 def test_ticks_of_a_log_axis_are_round_and_few() -> None:
     assert log_ticks([1, 16])["ticktext"] == ["1", "2", "5", "10", "20"]
     assert log_ticks([0.001, 1.0])["ticktext"] == ["0.001", "0.01", "0.1", "1"]
+
+
+def test_a_log_axis_of_parallel_coordinates_has_its_ends_and_round_values_between() -> None:
+    found = ticks(Axis("lr", True, ()), [math.log10(0.024), math.log10(0.156)])
+    assert found["ticktext"] == ["0.024", "0.05", "0.1", "0.156"]
+    assert found["tickvals"] == pytest.approx([math.log10(float(text)) for text in found["ticktext"]])
+
+
+def test_a_look_at_a_sweep_loads_nothing_that_takes_seconds(folder: SweepFolder) -> None:
+    code = (
+        "import sys; from tune.cli import main; from tune.folder import SweepFolder; from tune.report.gather import gather;"
+        f"from pathlib import Path; assert main(['status', {str(folder.directory)!r}]) == 0;"
+        f"assert gather(SweepFolder(Path({str(folder.directory)!r}))).importance;"
+        "print({'torch', 'ray', 'mlflow', 'sklearn'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n"), done.stdout
+
+
+def test_the_best_and_the_documented_default_have_one_colour_in_every_figure(folder: SweepFolder) -> None:
+    data = gather(folder)
+    found = figures_in(page(data))
+    colours = {trace["name"]: trace["line"]["color"] for trace in found["diagnostics"]["data"]}
+    curves = {trace["name"]: trace["line"]["color"] for trace in found["curves"]["data"] if "line" in trace}
+    assert colours["trial 5"] == trial_colours(data)[5] == curves["best, trial 5"]
+    assert colours["trial 0"] == curves["documented default, trial 0"] != colours["trial 5"]

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from rbnn.errors import RequestError
-from tune.jobs import Jobs, entrypoint, jobs_address, portable, travelling_environment
+from tune.address import jobs_address
+from tune.jobs import Jobs, entrypoint, portable, travelling_environment
 from tune.processes import Process
 from tune.sweepfile import load_sweep
 from tune.team_server import TeamServer, allowed_hosts, kept_secret, user_names

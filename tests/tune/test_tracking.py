@@ -14,10 +14,11 @@ import pytest
 
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
-from tune.environment import PACKAGES, environment, source_changes
+from tune.environment import PACKAGES, environment, run_environment, source_changes
 from tune.store import check_reachable, shown, tracking_uri
 from tune.tracking import Tracker
 from tune.ui import free_port, mlflow_server
+from tune.verdict import environment_differences
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
 
@@ -71,6 +72,7 @@ def test_a_run_records_its_recipe_its_names_and_where_it_ran(tracker: Tracker) -
     assert run.data.params["warm_up"] == "false"
     assert run.data.params["resume"] == ""
     assert tracker.recipe_of(run_id) == RECIPE
+    assert environment_differences(tracker.environment_of(run_id), run_environment(RECIPE)) == []
     files = {entry.path for entry in tracker.client.list_artifacts(run_id)}
     assert files - {"source_changes.diff"} == {"recipe.yaml", "environment.yaml"}
     assert ("source_changes.diff" in files) is bool(source_changes())

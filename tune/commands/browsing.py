@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
+from collections.abc import Iterator
 
 from tune.commands.adding import Add
 
@@ -32,6 +35,26 @@ def ui(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Write a sweep's report, log it to the sweep's run where the store answers, and print the table."""
+    with uncollected():
+        return _report(args)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Within it, nothing looks for garbage, and at the process's end nothing does among what it made.
+
+    A report of a thousand trials makes a few hundred thousand objects and no garbage to speak of; looking through them took a
+    third of its time.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _report(args: argparse.Namespace) -> int:
     import json
     import sys
     from pathlib import Path

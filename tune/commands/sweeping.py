@@ -65,8 +65,8 @@ def _found(args: argparse.Namespace) -> SweepFolder:
 
 def _on_cluster(args: argparse.Namespace) -> bool:
     """Whether a question is one for a cluster: its address is given, or RAY_ADDRESS takes jobs and the sweep is not here."""
+    from tune.address import jobs_address
     from tune.folder import find_sweep, sweep_folders
-    from tune.jobs import jobs_address
 
     if args.address or not jobs_address():
         return bool(args.address)

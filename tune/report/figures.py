@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from tune.board import Row, shown
-from tune.report.gather import METRIC, Axis, Curve, SweepData
+from tune.report.gather import METRIC, Curve, SweepData
+from tune.report.scales import (
+    BLUE,
+    COLORSCALE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    axis,
+    diagnostic_title,
+    layout,
+    log_axis,
+    ticks,
+    trial_colours,
+)
 
 Figure = dict[str, Any]
-BLUE, ORANGE, GREY, GREEN, RED = "#3b82f6", "#f59e0b", "#8a8f98", "#10b981", "#ef4444"
-PALETTE = (BLUE, ORANGE, GREEN, RED, "#a855f7", "#14b8a6")
 SCORE = f"{METRIC} (%)"
 MANY = 40  # complete trials beyond which their curves are drawn as one, without a legend entry each
-
-
-def layout(height: int, **more: Any) -> dict[str, Any]:
-    """What all figures share; the title stands in the page."""
-    margin = {"l": 70, "r": 30, "t": 30, "b": 60}
-    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
-    return {"height": height, "margin": margin, "legend": legend, "hovermode": "closest", **more}
-
-
-def axis(title: str, **more: Any) -> dict[str, Any]:
-    """An axis with its title and unit."""
-    return {"title": {"text": title}, "automargin": True, "zeroline": False, **more}
 
 
 def hover(row: Row) -> str:
@@ -124,30 +124,6 @@ def learning_curves(data: SweepData) -> Figure:
     return {"data": traces, "layout": layout(460, xaxis=epochs, yaxis=axis(SCORE))}
 
 
-def ticks(one: Axis, values: Sequence[float]) -> dict[str, Any]:
-    """tickvals and ticktext of an axis of the parallel coordinates, whose scale plotly cannot make logarithmic."""
-    if one.choices:
-        return {"tickvals": list(range(len(one.choices))), "ticktext": [shown(choice) for choice in one.choices]}
-    low, high = min(values), max(values)
-    if one.log:
-        marks = [low + (high - low) * step / 4 for step in range(5)] if high > low else [low]
-        return {"tickvals": marks, "ticktext": [f"{10**mark:.2g}" for mark in marks]}
-    if all(value == int(value) for value in values) and high - low <= 10:
-        return {"tickvals": list(range(int(low), int(high) + 1))}
-    return {}
-
-
-def log_ticks(values: Sequence[float]) -> dict[str, Any]:
-    """Ticks at 1, 2 and 5 of each decade, or at its beginning where those would be many."""
-    if not values:
-        return {}
-    decades = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
-    fine = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
-    inside = [mark for mark in fine if min(values) / 1.5 <= mark <= max(values) * 1.5]
-    marks = inside if len(inside) <= 5 else [10.0**decade for decade in decades]
-    return {"tickvals": marks, "ticktext": [f"{mark:g}" for mark in marks]}
-
-
 def parallel(data: SweepData) -> Figure:
     """Each trial as a line over the searched options to its score, coloured by the score."""
     rows = [row for row in data.rows if row.state in ("complete", "pruned")]
@@ -161,7 +137,7 @@ def parallel(data: SweepData) -> Figure:
     dimensions.append({"label": SCORE, "values": scores})
     line = {
         "color": scores,
-        "colorscale": "Viridis",
+        "colorscale": COLORSCALE,
         "showscale": True,
         "colorbar": {"title": {"text": SCORE, "side": "right"}},
     }
@@ -170,6 +146,7 @@ def parallel(data: SweepData) -> Figure:
         "dimensions": dimensions,
         "line": line,
         "labelside": "top",
+        "rangefont": {"color": "rgba(0,0,0,0)"},  # plotly writes the ends of some axes a second time
         "unselected": {"line": {"opacity": 0.1}},
     }
     return {"data": [trace], "layout": layout(440, margin={"l": 70, "r": 40, "t": 60, "b": 30})}
@@ -187,10 +164,10 @@ def importance(data: SweepData) -> Figure:
         "marker": {"color": BLUE},
         "hovertemplate": "%{y}: %{x:.2f}",
     }
-    trace |= {"text": [f"{share:.2f}" for share in shares], "textposition": "auto", "name": ""}
+    trace |= {"text": [f"{share:.2f}" for share in shares], "textposition": "outside", "name": ""}
     return {
         "data": [trace],
-        "layout": layout(120 + 42 * len(names), xaxis=axis("importance (sum 1)", range=[0, 1]), yaxis=axis("")),
+        "layout": layout(120 + 42 * len(names), xaxis=axis("importance (sum 1)", range=[0, 1.06]), yaxis=axis("")),
     }
 
 
@@ -206,7 +183,7 @@ def slices(data: SweepData) -> Figure:
         suffix = "" if index == 0 else str(index + 1)
         marker: dict[str, Any] = {
             "color": [row.number for row in rows],
-            "colorscale": "Viridis",
+            "colorscale": COLORSCALE,
             "size": 7,
             "showscale": index == 0,
         }
@@ -224,9 +201,7 @@ def slices(data: SweepData) -> Figure:
             | {"x": [one.place(row.values[one.name]) for row in rows], "y": [row.top1 for row in rows]}
             | {"text": [hover(row) for row in rows], "hoverinfo": "text", "name": one.name}
         )
-        more: dict[str, Any] = (
-            {"type": "log", **log_ticks([one.place(row.values[one.name]) for row in rows])} if one.log else {}
-        )
+        more: dict[str, Any] = log_axis([one.place(row.values[one.name]) for row in rows]) if one.log else {}
         if one.choices:
             more = {"tickvals": list(range(len(one.choices))), "ticktext": [shown(choice) for choice in one.choices]}
             more["range"] = [-0.5, len(one.choices) - 0.5]
@@ -238,8 +213,8 @@ def slices(data: SweepData) -> Figure:
 def diagnostics(data: SweepData) -> Figure:
     """The method's own metrics of the best trials, by epoch: a panel each."""
     names = sorted(data.diagnostics)
-    columns = min(len(names), 3)
-    numbers = sorted({number for curves in data.diagnostics.values() for number in curves})
+    columns = 2 if len(names) == 4 else min(len(names), 3)
+    colours = trial_colours(data)
     traces: list[Figure] = []
     places: dict[str, Any] = {
         "grid": {"rows": math.ceil(len(names) / columns), "columns": columns, "pattern": "independent", "ygap": 0.35}
@@ -247,12 +222,12 @@ def diagnostics(data: SweepData) -> Figure:
     for index, name in enumerate(names):
         suffix = "" if index == 0 else str(index + 1)
         for number, curve in data.diagnostics[name].items():
-            line = {"color": PALETTE[numbers.index(number) % len(PALETTE)]}
+            line = {"color": colours[number]}
             group = {"name": f"trial {number}", "legendgroup": str(number), "showlegend": index == 0}
             x, y = [epoch for epoch, _ in curve], [value for _, value in curve]
             traces.append(
                 {"mode": "lines", "x": x, "y": y, "line": line, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}", **group}
             )
         places[f"xaxis{suffix}"] = axis("epochs completed", nticks=6)
-        places[f"yaxis{suffix}"] = axis(name.removeprefix("rbnn/"))
+        places[f"yaxis{suffix}"] = axis(diagnostic_title(name))
     return {"data": traces, "layout": layout(80 + 280 * math.ceil(len(names) / columns), **places)}

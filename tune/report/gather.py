@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,10 +101,25 @@ def axis_of(entry: Entry) -> Axis:
 
 def importance_of(history: History) -> dict[str, float]:
     """Share of each option in what tells good trials from others (PED-ANOVA, complete trials); empty where all are equal."""
-    from optuna.importance import get_param_importances
-
+    get_param_importances = _optuna_importance()
     scores = {trial.value for trial in history.trials(TrialState.COMPLETE)}
     return dict(get_param_importances(history.study)) if len(scores) > 1 else {}
+
+
+def _optuna_importance() -> Any:
+    """optuna.importance.get_param_importances, imported without scikit-learn, which another of its methods takes if it can.
+
+    It would take a second, of the few that a report of a thousand trials takes.
+    """
+    absent = "sklearn" not in sys.modules and "optuna.importance" not in sys.modules
+    if absent:
+        sys.modules["sklearn"] = None  # type: ignore[assignment]
+    try:
+        from optuna.importance import get_param_importances
+    finally:
+        if absent:
+            del sys.modules["sklearn"]
+    return get_param_importances
 
 
 def diagnostics_of(folder: SweepFolder, numbers: Sequence[int]) -> dict[str, dict[int, Curve]]:

@@ -28,6 +28,8 @@ th { color: var(--dim); font-weight: 600; }
 td.word, th.word { text-align: left; } tr.best { font-weight: 600; }
 pre { background: var(--card); border-radius: 8px; padding: 10px 14px; overflow-x: auto; }
 .scroll { overflow-x: auto; }
+.parcoords .axis path, .parcoords .axis line { stroke: var(--dim) !important; }
+.parcoords .axis text { text-shadow: 0 0 3px var(--card), 0 0 3px var(--card) !important; }
 """
 SCRIPT = """
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -91,8 +93,10 @@ def subtitle(data: SweepData) -> str:
 def commands(data: SweepData) -> str:
     """What to do next."""
     best = data.standing.board.best
-    again = [f"rbnn replay {best.run_id[:8]}      run the best trial again, to the bit"] if best and best.run_id else []
-    return "\n".join([*again, f"rbnn ui {data.name}      every trial in MLflow"])
+    lines = [(f"rbnn replay {best.run_id[:8]}", "run the best trial again, to the bit")] if best and best.run_id else []
+    lines.append((f"rbnn ui {data.name}", "every trial in MLflow"))
+    width = max(len(command) for command, _ in lines)
+    return "\n".join(f"{command:{width}}   {about}" for command, about in lines)
 
 
 def _table(data: SweepData) -> str:
@@ -181,7 +185,7 @@ SECTIONS = (
     (
         "slices",
         "Slices",
-        "Each option by itself; open circles were pruned, later trials are brighter.",
+        "Each option by itself; open circles were pruned, later trials are more orange.",
         figures.slices,
         _no_scores,
     ),
