@@ -1,7 +1,7 @@
 """Images held in memory as uint8 on the run's device; cropped, flipped and normalised there, a batch at a time.
 
-On a CPU they are the data set's own array, which the trials of a sweep share (see `rbnn.data.use_source`): nothing is copied of
-it but the batch.
+On a CPU they are the data set's own array, which the trials of a sweep share (see `rbnn.data.use_source`): nothing of it is
+copied but the batch.
 
 Augmentation draws come from (seed, epoch) for the whole epoch by position in its order: they do not depend on the number
 of ranks, threads or batches read before.
@@ -13,8 +13,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -68,7 +66,7 @@ class ResidentTrain:
             elif self.augmentation == "none":
                 images = torch.from_numpy(self.split.at(index.numpy()))
             else:
-                images = windows_on_cpu(self.split.at(index.numpy()), offsets[:, part], flip[part])
+                images = windows_on_cpu(self.split, index, offsets[:, part], flip[part])
             yield self.normalize(images), self.labels[index]
 
 
@@ -79,17 +77,21 @@ def windows(padded: Tensor, index: Tensor, offsets: Tensor, flip: Tensor) -> Ten
     return torch.where(flip[:, None, None, None], images.flip(3), images)
 
 
-def windows_on_cpu(images: NDArray[np.uint8], offsets: Tensor, flip: Tensor) -> Tensor:
-    """`windows` of a batch of images (N, 3, S, S) that are not padded: no copy of a whole data set is.
+def windows_on_cpu(split: Split, index: Tensor, offsets: Tensor, flip: Tensor) -> Tensor:
+    """`windows` of a split that is not padded: what lies outside an image stays zero.
 
-    NumPy gathers windows four times as fast as torch, and without its threads.
+    188,000 images a second of a core's time; gathering from a padded copy of the data set took 235,000, and 240 MB a trial.
     """
-    num, size = len(images), images.shape[-1]
-    padded = np.pad(images, ((0, 0), (0, 0), (PADDING, PADDING), (PADDING, PADDING)))
-    seen = sliding_window_view(padded, (size, size), (2, 3))
-    taken = seen[np.arange(num), :, offsets[0].numpy(), offsets[1].numpy()]
-    mirrored = flip.numpy()
-    taken[mirrored] = taken[mirrored, :, :, ::-1]
+    images, rows = split.array_and_rows(index.numpy())
+    size = images.shape[-1]
+    taken = np.zeros((len(rows), *images.shape[1:]), dtype=np.uint8)
+    draws = zip(rows.tolist(), *(offsets - PADDING).tolist(), flip.tolist(), strict=True)
+    for out, (row, down, right, is_mirrored) in zip(taken, draws, strict=True):
+        top, bottom = max(0, -down), min(size, size - down)
+        left, end = max(0, -right), min(size, size - right)
+        if is_mirrored:
+            out = out[:, :, ::-1]
+        out[:, top:bottom, left:end] = images[row, :, top + down : bottom + down, left + right : end + right]
     return torch.from_numpy(taken)
 
 

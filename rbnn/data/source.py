@@ -56,8 +56,13 @@ class Split:
 
     def at(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """A copy of the images at `indices`, of a data set in memory."""
+        images, rows = self.array_and_rows(indices)
+        return images[rows]
+
+    def array_and_rows(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The array that a data set in memory is a part of, and where in it the images at `indices` stand."""
         assert isinstance(self.images, np.ndarray)
-        return self.images[self._rows(indices)]
+        return self.images, self._rows(indices)
 
     def _rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         return indices if self.rows is None else self.rows[indices]

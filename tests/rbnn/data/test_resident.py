@@ -66,7 +66,8 @@ def test_the_windows_of_a_gpu_are_those_of_a_cpu() -> None:
         torch.tensor([0, 1, 0, 1]) > 0,
     )
     on_gpu = resident.windows(F.pad(images, [PADDING] * 4), index, offsets, flip)
-    assert torch.equal(resident.windows_on_cpu(images[index].numpy(), offsets, flip), on_gpu)
+    split = Split(images.numpy(), np.zeros(5, dtype=np.int64))
+    assert torch.equal(resident.windows_on_cpu(split, index, offsets, flip), on_gpu)
     assert torch.equal(on_gpu[2], images[0])
 
 
