@@ -5,7 +5,6 @@ The short form takes under three minutes on two cores; --full adds the larger ne
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rbnn.options import OneLineParser
 from rbnn.threading_env import set_threading
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 HEADER = ("what", "ratio", "min..max", "rounds", "ours", "theirs", "baseline")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> OneLineParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    top = OneLineParser(prog="python -m benchmarks", description=__doc__)
     top.add_argument("--full", action="store_true", help="all rows, more rounds (about half an hour)")
     top.add_argument("--json", metavar="FILE", type=Path, help="also write the rows and what the machine is to FILE")
     top.add_argument("--markdown", metavar="FILE", type=Path, help="also write the table to FILE (the record: RESULTS.md)")
@@ -44,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     if not chosen:
         print(f"--only '{args.only}' matches none of: {', '.join(one.name for one in BENCHMARKS)}", file=sys.stderr)
         return 2
+    missing = [path for path in (args.json, args.markdown) if path and not path.parent.is_dir()]
+    if missing:
+        print(f"python -m benchmarks: the folder of '{missing[0]}' does not exist; create it, or name another", file=sys.stderr)
+        return 2
     record: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "full": args.full} | machine()
     print(f"{record['cpu']}, {record['cores']} cores, torch {record['torch']}, commit {record['commit'][:10] or 'unknown'}")
     print("ratio: ours / baseline, median of the rounds; below 1 ours is cheaper\n")
@@ -52,12 +56,17 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="rbnn-bench-") as folder:
         for benchmark in chosen:
             rows += shown(benchmark, Setting(args.full, Path(folder)))
-    if args.json:
-        record["rows"] = [vars(row) | ({"median": row.median} if row.ratios else {}) for row in rows]
-        args.json.write_text(json.dumps(record, indent=2) + "\n")
-    if args.markdown:
-        args.markdown.write_text("\n".join(markdown(record, rows)) + "\n")
+            keep(record, rows, args.json, args.markdown)
     return 0
+
+
+def keep(record: dict[str, Any], rows: list[Row], json_file: Path | None, markdown_file: Path | None) -> None:
+    """Write what is known so far: an interrupted run keeps its rows."""
+    if json_file:
+        record["rows"] = [vars(row) | ({"median": row.median} if row.ratios else {}) for row in rows]
+        json_file.write_text(json.dumps(record, indent=2) + "\n")
+    if markdown_file:
+        markdown_file.write_text("\n".join(markdown(record, rows)) + "\n")
 
 
 def markdown(record: dict[str, Any], rows: list[Row]) -> Iterator[str]:

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from benchmarks.baseline import to_float, unfuse
 from rbnn.binarize import set_surrogate
-from rbnn.compiling import Network, obstacle
+from rbnn.compiling import Network
+from rbnn.data.catalog import dataset_spec
 from rbnn.machine import prepare_process
 from rbnn.models import build
 from rbnn.recipe import Recipe
@@ -19,34 +20,35 @@ from rbnn.recipe import Recipe
 EVAL_BATCH_SIZE = 128
 UNFUSED = "unfused layer, plain autograd"
 FLOAT = "full-precision network of the same shape"
+CIFAR = Recipe(dataset="cifar10")
 MAKERS: dict[str, Callable[[nn.Module], nn.Module]] = {"rbnn": lambda model: model, "unfused": unfuse, "float": to_float}
 
 
-def networks(name: str, device: torch.device, kinds: tuple[str, ...] = tuple(MAKERS)) -> dict[str, nn.Module]:
-    """CIFAR networks of that name by kind, of the same initial weights, in training mode; process settings as a run's."""
-    prepare_process(Recipe(dataset="cifar10"), device)
+def networks(
+    name: str, device: torch.device, kinds: tuple[str, ...] = tuple(MAKERS), recipe: Recipe = CIFAR
+) -> dict[str, nn.Module]:
+    """Networks of that name by kind, for the recipe's images, of the same initial weights, in training mode.
+
+    Process settings are those of a run of the recipe.
+    """
+    prepare_process(recipe, device)
     torch.manual_seed(1234)
-    model = build(name, "cifar10")
+    model = build(name, recipe.dataset)
     set_surrogate(model, t=0.5, k=2.0)
     return {kind: MAKERS[kind](copy.deepcopy(model)).to(device).train() for kind in kinds}
 
 
-def compiled(model: nn.Module, batch_size: int, device: torch.device) -> Network:
-    """A copy of `model` as a run with `compile on` calls it, for batches of that size."""
-    recipe = Recipe(dataset="cifar10", batch_size=batch_size, compile="on")
+def as_run(model: nn.Module, recipe: Recipe, device: torch.device) -> Network:
+    """A copy of `model` as a run of the recipe calls it."""
     return Network(copy.deepcopy(model), recipe, device).train()
 
 
-def compile_obstacle(device: torch.device) -> str:
-    """Why there are no compiled rows on this device; "" where there are."""
-    return obstacle(device.type)
-
-
-def images_and_labels(batch_size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random CIFAR-shaped images (N, 3, 32, 32) and labels (N,)."""
+def images_and_labels(batch_size: int, device: torch.device, dataset: str = "cifar10") -> tuple[torch.Tensor, torch.Tensor]:
+    """Random images (N, 3, S, S) of a data set's shape, and labels (N,)."""
     generator = torch.Generator().manual_seed(1234)
-    images = torch.randn(batch_size, 3, 32, 32, generator=generator)
-    labels = torch.randint(10, (batch_size,), generator=generator)
+    spec = dataset_spec(dataset)
+    images = torch.randn(batch_size, 3, spec.image_size, spec.image_size, generator=generator)
+    labels = torch.randint(spec.num_classes, (batch_size,), generator=generator)
     return images.to(device), labels.to(device)
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peak_memory KIND NETWORK BATCH_SIZE`: bytes that a training step adds to this process's peak memory."""
+"""`python -m benchmarks.peak_memory KIND NETWORK BATCH_SIZE DEVICE`: bytes that a training step adds to the peak of memory."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT_BYTES
 
 
-def main(kind: str, network: str, batch_size: int) -> None:
-    """Print what two training steps add, after one of two images has loaded the kernels."""
+def main(kind: str, network: str, batch_size: int, device_type: str) -> None:
+    """Print what two training steps add, after one of two images has loaded the kernels; of a GPU, what torch allocated."""
     set_threading()
     import torch
 
     from benchmarks.networks import images_and_labels, networks, training_step
 
-    device = torch.device("cpu")
+    device = torch.device(device_type)
+    on_gpu = device.type == "cuda"
     model = networks(network, device, (kind,))[kind]
     training_step(model, *images_and_labels(2, device))()
     step = training_step(model, *images_and_labels(batch_size, device))
-    before = peak_bytes()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device) if on_gpu else peak_bytes()
     step()
     step()
-    print(peak_bytes() - before)
+    print((torch.cuda.max_memory_allocated(device) if on_gpu else peak_bytes()) - before)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

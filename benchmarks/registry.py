@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import rows_data, rows_records, rows_rotation, rows_sweep, rows_training
+from benchmarks import rows_data, rows_gpu, rows_records, rows_rotation, rows_sweep, rows_training
 from benchmarks.measure import Benchmark
 
 BENCHMARKS: list[Benchmark] = [
@@ -11,4 +11,5 @@ BENCHMARKS: list[Benchmark] = [
     *rows_data.BENCHMARKS,
     *rows_records.BENCHMARKS,
     *rows_sweep.BENCHMARKS,
+    *rows_gpu.BENCHMARKS,
 ]

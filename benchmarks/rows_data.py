@@ -6,8 +6,10 @@ Images are made here: CIFAR-shaped ones in memory, and JPEGs of 500 x 375 in Ima
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+import statistics
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from benchmarks.measure import Benchmark, Row, Setting, alternate, compared, ins
 from rbnn.data import LOADERS, open_source
 from rbnn.data.augment import AREA, ASPECT, PADDING
 from rbnn.data.catalog import dataset_spec
-from rbnn.data.loading import Batch
+from rbnn.data.loading import Batch, TrainLoader
 from rbnn.data.source import Split
 from rbnn.machine import num_cores, prepare_process
 from rbnn.recipe import Recipe
@@ -46,16 +48,26 @@ class FromArray(Dataset[tuple[torch.Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def consumed(batches: Iterable[Batch]) -> None:
-    """Read an epoch to its end."""
-    for _ in batches:
-        pass
+def consumed(batches: Iterable[Batch], device: torch.device) -> None:
+    """Read an epoch to its end, on the device."""
+    for images, labels in batches:
+        images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def next_epoch(loader: TrainLoader, epochs: Iterator[int], device: torch.device) -> None:
+    """Read the epoch of a loader of ours whose turn it is."""
+    consumed(loader.epoch(next(epochs)), device)
 
 
 def plain_loader(dataset: Dataset[tuple[torch.Tensor, int]], batch_size: int) -> Iterable[Batch]:
     """Shuffled batches from as many processes as our loaders use, which live on between epochs."""
     loader: DataLoader[tuple[torch.Tensor, int]] = DataLoader(
-        dataset, batch_size, shuffle=True, num_workers=min(8, num_cores()), persistent_workers=True
+        dataset,
+        batch_size,
+        shuffle=True,
+        num_workers=min(8, num_cores()),
+        persistent_workers=True,
+        pin_memory=torch.cuda.is_available(),
     )
     return loader
 
@@ -80,22 +92,23 @@ def make_jpegs(folder: Path, num: int) -> None:
 
 
 def compare(setting: Setting, kind: str, what: str, recipe: Recipe, split: Split, baseline: Iterable[Batch]) -> list[Row]:
-    """A training epoch through the loader of that kind and through the baseline, on the CPU."""
-    name = f"loader {kind}, {what}"
+    """A training epoch through the loader of that kind and through the baseline, on each device."""
     module = LOADERS[kind]
     needs = ("nvidia.dali",) if kind == "dali" else ()
     if not all(map(installed, (module, *needs))):
-        return [Row(name, BASELINE, note=f"skipped: {module} is not there, or what it needs is not installed")]
-    device = torch.device("cpu")
-    prepare_process(recipe, device)
-    train, _ = importlib.import_module(module).loaders(recipe, split, split, device, World())
-    epochs = iter(range(1000))
-    seconds = alternate(
-        {"ours": lambda: consumed(train.epoch(next(epochs))), "plain": lambda: consumed(baseline)}, setting.rounds
-    )
-    rates = (len(split) / sorted(values)[len(values) // 2] for values in seconds.values())
-    note = "images/s: {:,.0f} against {:,.0f}".format(*rates)
-    return [compared(name, BASELINE, seconds["ours"], seconds["plain"], note=note)]
+        return [
+            Row(f"loader {kind}, {what}", BASELINE, note=f"skipped: {module} is not there, or what it needs is not installed")
+        ]
+    rows = []
+    for device in setting.devices:
+        prepare_process(recipe, device)
+        train, _ = importlib.import_module(module).loaders(recipe, split, split, device, World())
+        actions = {"ours": partial(next_epoch, train, count(), device), "plain": partial(consumed, baseline, device)}
+        seconds = alternate(actions, setting.rounds, device=device)
+        rates = (len(split) / statistics.median(values) for values in seconds.values())
+        note = "images/s: {:,.0f} against {:,.0f}".format(*rates)
+        rows.append(compared(f"loader {kind}, {what}, {device.type}", BASELINE, seconds["ours"], seconds["plain"], note=note))
+    return rows
 
 
 def cifar_rows(setting: Setting, kind: str) -> list[Row]:

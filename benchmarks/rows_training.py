@@ -8,17 +8,20 @@ import time
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from benchmarks.measure import Benchmark, Row, Setting, alternate, compared
 from benchmarks.networks import (
+    CIFAR,
     EVAL_BATCH_SIZE,
     FLOAT,
     UNFUSED,
-    compile_obstacle,
-    compiled,
+    as_run,
     images_and_labels,
     networks,
     training_step,
 )
+from rbnn.compiling import obstacle
 from rbnn.engine import evaluate
 
 BATCH_SIZE = 256
@@ -33,9 +36,9 @@ def step_rows(setting: Setting, network: str) -> list[Row]:
         data = images_and_labels(BATCH_SIZE, device)
         models = networks(network, device)
         steps = {kind: training_step(model, *data, fused=kind == "rbnn") for kind, model in models.items()}
-        name, why, note = f"training step {network}, batch {BATCH_SIZE}, {device.type}", compile_obstacle(device), ""
+        name, why, note = f"training step {network}, batch {BATCH_SIZE}, {device.type}", obstacle(device.type), ""
         if not why:
-            steps["compiled"] = training_step(compiled(models["rbnn"], BATCH_SIZE, device), *data, fused=True)
+            steps["compiled"] = training_step(as_run(models["rbnn"], CIFAR.replace(compile="on"), device), *data, fused=True)
             began = time.perf_counter()
             steps["compiled"]()
             note = f"the first step, with compiling or reading what was compiled before: {time.perf_counter() - began:.0f} s"
@@ -66,23 +69,25 @@ def evaluation_rows(setting: Setting, network: str) -> list[Row]:
 
 
 def memory_rows(setting: Setting, network: str) -> list[Row]:
-    """What a training step adds to the peak of a process's resident memory; each in processes of its own."""
+    """What a training step adds to the peak of a process's memory on each device; each in processes of its own."""
 
-    def measured(kind: str) -> float:
-        command = [sys.executable, "-m", "benchmarks.peak_memory", kind, network, str(BATCH_SIZE)]
+    def measured(kind: str, device: torch.device) -> float:
+        command = [sys.executable, "-m", "benchmarks.peak_memory", kind, network, str(BATCH_SIZE), device.type]
         ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
         return float(ran.stdout) / MIB
 
-    kinds = ("rbnn", "unfused", "float")
-    added = {kind: list[float]() for kind in kinds}
-    for _ in range(3 if setting.full else 2):
-        for kind in kinds:
-            added[kind].append(measured(kind))
-    name = f"peak memory of a step {network}, batch {BATCH_SIZE}"
-    return [
-        compared(name, UNFUSED, added["rbnn"], added["unfused"], unit="MiB"),
-        compared(name, FLOAT, added["rbnn"], added["float"], unit="MiB"),
-    ]
+    kinds, rows = ("rbnn", "unfused", "float"), []
+    for device in setting.devices:
+        added = {kind: list[float]() for kind in kinds}
+        for _ in range(3 if setting.full else 2):
+            for kind in kinds:
+                added[kind].append(measured(kind, device))
+        name = f"peak memory of a step {network}, batch {BATCH_SIZE}, {device.type}"
+        rows += [
+            compared(name, UNFUSED, added["rbnn"], added["unfused"], unit="MiB"),
+            compared(name, FLOAT, added["rbnn"], added["float"], unit="MiB"),
+        ]
+    return rows
 
 
 BENCHMARKS = [
@@ -91,4 +96,5 @@ BENCHMARKS = [
     Benchmark("evaluation resnet20", UNFUSED, partial(evaluation_rows, network="resnet20_1w1a")),
     Benchmark("evaluation resnet18", UNFUSED, partial(evaluation_rows, network="resnet18_1w1a"), full_only=True),
     Benchmark("peak memory resnet20", f"{UNFUSED}; {FLOAT}", partial(memory_rows, network="resnet20_1w1a")),
+    Benchmark("peak memory resnet18", f"{UNFUSED}; {FLOAT}", partial(memory_rows, network="resnet18_1w1a"), full_only=True),
 ]

@@ -1,9 +1,10 @@
-"""Shared by all tests: a fixed seed before each, two threads, the reference data, and why a GPU test skips."""
+"""Shared by all tests: a fixed seed before each, two threads, the reference data, settings, and why a GPU test skips."""
 
 from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see rbnn/threading_env.py
@@ -45,3 +46,13 @@ def shared_dir(pytestconfig: pytest.Config) -> Path:
     if not path.is_dir():
         pytest.skip("the large reference vectors (../shared) are not beside the project")
     return path
+
+
+@pytest.fixture
+def settings_put_back() -> Iterator[None]:
+    """Undo `prepare_process`, whose settings are the process's."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+    torch.use_deterministic_algorithms(False)

@@ -33,7 +33,7 @@ from tune.placement import Capacity, gpu_slots, place_on_cluster
 from tune.stopping import Stop, stopper
 from tune.sweepfile import SweepFile, check_name
 from tune.trainer import DRIVER_SHARE
-from tune.trial import run_trial
+from tune.trial import run_trial, shared_data
 
 TRIALS_PER_SLOT = 4  # fewer trials than this for each that runs at once would leave the sampler nothing to learn from
 Trainable = Callable[..., None]
@@ -225,7 +225,7 @@ def run(plan: Plan, phase: Phase, callbacks: list[Any], stop: Stop, *, trainable
         import ray.tune
 
         here = {"base": plan.recipe.to_dict(), "sweep_directory": str(plan.directory.resolve())}
-        task = partial(trainable, **here, **plan.elsewhere)
+        task = partial(trainable, **here, **plan.elsewhere, data=shared_data(plan.recipe))
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(task, {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})),
             tune_config=ray.tune.TuneConfig(

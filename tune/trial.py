@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rbnn.data import dataset_spec, open_source, use_source
 from rbnn.engine import LAST
 from rbnn.recipe import Recipe
 from tune.checkpoint_store import CheckpointStore
@@ -88,6 +89,17 @@ class TrialRun:
         trainer.fit()
 
 
+def shared_data(recipe: Recipe) -> Any:
+    """A reference to the recipe's data set in Ray's object store, for `run_trial`; None where it is not held in memory.
+
+    Several workers of a trial are processes of Ray Train, which read it themselves.
+    """
+    import ray
+
+    in_memory = dataset_spec(recipe.dataset).in_memory and recipe.train_workers == 1
+    return ray.put(open_source(recipe.dataset, recipe.data_path)) if in_memory else None
+
+
 def run_trial(
     config: dict[str, Any],
     *,
@@ -95,14 +107,19 @@ def run_trial(
     sweep_directory: str,
     store: str = "",
     worker_resources: dict[str, float] | None = None,
+    data: Any = None,
 ) -> None:
     """Ray Tune's trainable: `config` is what `OptunaSearcher.suggest` gave.
+
+    data: where Ray keeps the baseline's data set, which the sweep has read: all processes of a node use the same memory.
 
     number, overrides: which trial. epochs: how many the study knows already; what the trial's journal holds from there on is
     reported again, as a kill may have come before it was heard. test: the last epoch is reported with the test set's score.
     """
     import ray.tune
 
+    if data is not None:
+        use_source(base["dataset"], base["data_path"], ray.get(data))
     recipe = trial_recipe(base, config["overrides"])
     number, tested = config["number"], config.get("test", False)
     kind = CONFIRM if tested else TRIALS
@@ -153,8 +170,6 @@ def score_on_test_set(recipe: Recipe, directory: Path) -> dict[str, float]:
 
     {} where validation images are not held out of a data set that has a test set beside.
     """
-    from rbnn.data.catalog import dataset_spec
-
     file = directory / TEST_FILE
     if not dataset_spec(recipe.dataset).has_test_split or not recipe.val_fraction:
         return {}

@@ -28,8 +28,18 @@ LOADERS = {
 }
 
 
+_sources: dict[tuple[str, str], Source] = {}
+
+
+def use_source(name: str, data_path: str, source: Source) -> None:
+    """Let this process use a data set that another one has read, in memory that the two may share, in place of reading it."""
+    _sources[name, data_path] = source
+
+
 def open_source(name: str, data_path: str) -> Source:
     """The data set of that name in that folder; raises DataError, one line, where it is missing or damaged."""
+    if (name, data_path) in _sources:
+        return _sources[name, data_path]
     source: Source = importlib.import_module(dataset_spec(name).module).open_source(name, data_path)
     return source
 

@@ -133,13 +133,13 @@ class DaliTrain:
     """The recipe's augmentation through DALI."""
 
     def __init__(self, split: Split, recipe: Recipe, spec: DatasetSpec, device: torch.device, world: World) -> None:
-        self.spec, self.seed, self.labels = spec, recipe.seed, torch.from_numpy(split.labels)
+        self.spec, self.seed, self.labels = spec, recipe.seed, torch.tensor(split.labels)
         self.slices = epoch_positions(len(split), recipe.batch_size, world)
         self.num_batches = len(self.slices)
         self.num_images = sum(part.stop - part.start for part in self.slices)
         feed: Feed
         if not isinstance(split.images, Files):
-            feed = ArrayFeed(split.images)
+            feed = ArrayFeed(split.array)
         elif spec.augmentation == "rotate_flip":
             feed = RotateFeed(split.images, recipe.dataset)
         else:
@@ -156,10 +156,10 @@ class DaliEval:
     """This rank's share of the images, in order."""
 
     def __init__(self, split: Split, recipe: Recipe, spec: DatasetSpec, device: torch.device, world: World) -> None:
-        self.labels = torch.from_numpy(split.labels)
+        self.labels = torch.tensor(split.labels)
         self.requests = eval_requests(len(split), recipe.batch_size_test, world)
         images = split.images
-        feed = EvalFeed(images, recipe.dataset) if isinstance(images, Files) else ArrayFeed(images)
+        feed = EvalFeed(images, recipe.dataset) if isinstance(images, Files) else ArrayFeed(split.array)
         largest = max((len(request.indices) for request in self.requests), default=1)
         self.pipe = ImagePipe(feed, spec, largest, recipe, device)
 

@@ -36,23 +36,42 @@ class Files:
 
 @dataclass(frozen=True)
 class Split:
-    """images: (N, 3, S, S) uint8, or files; labels: (N,) int64."""
+    """images: (N, 3, S, S) uint8, never written to, or files; labels: (N,) int64.
+
+    rows: where the images of a part of a data set in memory stand in `images`, which is then not copied; None: all of them.
+    """
 
     images: NDArray[np.uint8] | Files
     labels: NDArray[np.int64]
+    rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, indices: NDArray[np.int64]) -> Split:
         """The images at `indices`."""
-        return Split(self.images[indices], self.labels[indices])
+        if isinstance(self.images, Files):
+            return Split(self.images[indices], self.labels[indices])
+        return Split(self.images, self.labels[indices], np.arange(len(self.images))[self._rows(indices)])
+
+    def at(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """A copy of the images at `indices`, of a data set in memory."""
+        images, rows = self.array_and_rows(indices)
+        return images[rows]
+
+    def array_and_rows(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The array that a data set in memory is a part of, and where in it the images at `indices` stand."""
+        assert isinstance(self.images, np.ndarray)
+        return self.images, self._rows(indices)
+
+    def _rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        return indices if self.rows is None else self.rows[indices]
 
     @property
     def array(self) -> NDArray[np.uint8]:
-        """The images of a data set in memory."""
+        """The images of a data set in memory; a copy where they are a part of it."""
         assert isinstance(self.images, np.ndarray)
-        return self.images
+        return self.images if self.rows is None else self.images[self.rows]
 
     @property
     def files(self) -> Files:

@@ -98,7 +98,7 @@ class Batches(Dataset[tuple[Tensor, Tensor] | DataError]):
     def image(self, row: int, index: int, request: Request) -> Tensor:
         """One image of a request."""
         if not isinstance(self.split.images, Files):
-            image = torch.from_numpy(self.split.images[index])
+            image = torch.from_numpy(self.split.at(np.array([index]))[0])
             return image if request.draws is None else shifted(image, request.draws[row])
         decoded, size = decode(self.name, self.split.images.path(index)), self.spec.image_size
         if request.draws is None:

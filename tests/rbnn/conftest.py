@@ -1,9 +1,9 @@
-"""Shared by the tests of the loop: a few real images in memory, and process settings put back after a training run."""
+"""Shared by the tests of the loop: a few real images in memory, and what a run leaves in its folder."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,13 +49,3 @@ def outcome() -> Callable[[Path], list[str]]:
         return [content(folder / LAST), content(folder / BEST), (folder / TABLE).read_text(), *map(str, folder.glob(".*"))]
 
     return of
-
-
-@pytest.fixture
-def settings_put_back() -> Iterator[None]:
-    """Undo `prepare_process`, whose settings are the process's."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
-    torch.use_deterministic_algorithms(False)
