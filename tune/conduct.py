@@ -74,10 +74,8 @@ def create_folder(planned: Plan, tracker: Tracker) -> SweepFolder:
     try:
         planned.directory.mkdir(parents=True)
     except OSError as error:
-        folder = planned.directory.parent
-        raise RequestError(
-            f"results_dir '{folder}' cannot be written: {error.strerror}; choose another --results_dir"
-        ) from None
+        where = planned.directory.parent
+        raise RequestError(f"results_dir '{where}' cannot be written: {error.strerror}; choose another --results_dir") from None
     (planned.directory / SWEEP_FILE).write_text(yaml.safe_dump(file.to_dict(), sort_keys=False))
     folder = SweepFolder(planned.directory)
     folder.write(
