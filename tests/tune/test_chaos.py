@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationW
 Session = Callable[[Path, str], tuple[int, str]]
 MOMENTS = ("before", "checkpoint", "journal", "report")
 NAME = "tiny"
-FILE = {
+FILE: dict[str, Any] = {
     "base": {"dataset": "digits", "epochs": 4, "lr": 0.02, "Tmin": 0.3, "Tmax": 3, "gpus": "none"},
     "space": {"lr": {"log": [0.001, 1]}},
     "trials": 6,
@@ -37,9 +37,7 @@ FILE = {
     "confirm_top": 1,
     "confirm_seeds": 1,
 }
-
-
-NESTED = {**FILE, "trials": 3, "workers_per_trial": 2, "base": {**FILE["base"], "epochs": 3, "threads": 1}}  # type: ignore[dict-item]
+NESTED = {**FILE, "trials": 3, "workers_per_trial": 2, "base": {**FILE["base"], "epochs": 3, "threads": 1}}
 
 
 def swept(session: Session, folder: Path, accidents: list[list[Any]], file: dict[str, Any] = FILE) -> Path:
