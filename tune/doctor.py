@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from rbnn.data.loading import DataInfo
+from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
 from tune.aligning import Finding, examine, runs_by_number
 from tune.board import Board
@@ -22,10 +23,17 @@ from tune.sweep import Plan
 from tune.tracking import Tracker
 
 
-def ailments(results_dir: str, open_tracker: Callable[[str], Tracker]) -> dict[str, list[Finding]]:
-    """What is wrong with each sweep under a results folder that no process conducts now, by the sweep's name."""
-    folders = [folder for folder in sweep_folders(results_dir) if not folder.conducted()]
-    return {folder.record.name: examine_sweep(folder, open_tracker(folder.record.store)) for folder in folders}
+def ailments(results_dir: str, open_tracker: Callable[[str], Tracker]) -> tuple[dict[str, list[Finding]], dict[str, str]]:
+    """By name, for each sweep under a results folder that no process conducts: what is wrong, or why that cannot be said."""
+    found: dict[str, list[Finding]] = {}
+    unread: dict[str, str] = {}
+    for folder in sweep_folders(results_dir):
+        if not folder.conducted():
+            try:
+                found[folder.record.name] = examine_sweep(folder, open_tracker(folder.record.store))
+            except RequestError as error:
+                unread[folder.record.name] = str(error)
+    return found, unread
 
 
 def dead_runs(tracker: Tracker, known_sweeps: Collection[str]) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""What `rbnn sweep FILE --dry-run` prints, and its JSON."""
+"""What `rbnn sweep FILE --dry-run` prints."""
 
 from __future__ import annotations
 

@@ -165,8 +165,12 @@ def _choice_entry(name: str, kind: str, given: Any) -> Entry:
 
 
 def _allowed(name: str, value: Any) -> Any:
-    """`value` as a recipe holds it; RecipeError where no recipe may hold it."""
     try:
-        return Recipe(**{**PERMISSIVE, name: value}).to_dict()[name]
+        return allowed(name, value)
     except RecipeError as error:
         raise RecipeError(f"space {name}: {error}") from None
+
+
+def allowed(name: str, value: Any) -> Any:
+    """`value` as a recipe holds it, e.g. 0.01 of the text 1e-2, as YAML reads it; RecipeError where no recipe may hold it."""
+    return Recipe(**{**PERMISSIVE, name: value}).to_dict()[name]

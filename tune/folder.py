@@ -122,9 +122,12 @@ class SweepFolder:
         return Record(**{key: value for key, value in content.items() if key in known})
 
     def write(self, record: Record) -> None:
-        """Replace sweep.json, completely or not at all."""
+        """Replace sweep.json, completely or not at all, also where the machine fails."""
         partial = self.directory / f".{RECORD}.{os.getpid()}.partial"
-        partial.write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+        with partial.open("w") as file:
+            file.write(json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(self.directory / RECORD)
 
     def update(self, **changes: Any) -> Record:

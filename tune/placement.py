@@ -1,10 +1,14 @@
-"""What fits where: a sweep's trials on the nodes at hand, decided before anything starts. No Ray here, numbers only."""
+"""What fits where: a sweep's trials on this machine or on the nodes at hand, decided before anything starts, without Ray."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
+
 from rbnn.errors import RecipeError
+from rbnn.machine import gpu_ids, num_cores, resolve
 from rbnn.models import check_model
 from rbnn.recipe import Recipe
 
@@ -54,11 +58,44 @@ def gpu_slots(num_gpus: float, gpus: float) -> int:
 
 @dataclass(frozen=True)
 class Placement:
-    """A sweep's trials on a cluster. `recipe`: threads resolved; `gpus`: what one trial takes; `concurrent`: trials at once."""
+    """A sweep's trials. `recipe`: threads resolved; `gpus`: what one trial takes; `concurrent`: trials at once."""
 
     recipe: Recipe
     gpus: float
     concurrent: int
+
+
+def place_here(
+    baseline: Recipe, *, num_trials: int, gpus_per_trial: float, most_at_once: int, concurrent: int = 0
+) -> Placement:
+    """The placement of trials of `baseline` on this machine, in a Ray of their own; arguments as `place_on_cluster`'s.
+
+    num_trials: of the whole sweep, as what a process compiles serves all that it runs in turn. Raises RecipeError, one line,
+    for a sweep that could never be placed.
+    """
+    if baseline.gpus not in ("", "none"):
+        raise RecipeError(
+            f"gpus is '{baseline.gpus}', and Ray hands out the GPUs of a sweep; set gpus_per_trial, and "
+            "CUDA_VISIBLE_DEVICES to use some of this machine's only"
+        )
+    workers = baseline.train_workers
+    num_gpus = len(gpu_ids(baseline.replace(train_workers=min(max(torch.cuda.device_count(), 1), baseline.batch_size // 2))))
+    gpus = gpus_per_trial or (float(workers) if num_gpus else 0.0)
+    if gpus > num_gpus:
+        raise RecipeError(
+            f"gpus_per_trial is {gpus:g}, but this machine has {num_gpus} GPUs; lower it or run where there are more"
+        )
+    slots = num_cores() // (workers * max(baseline.threads, 1))
+    slots = min(slots, gpu_slots(num_gpus, gpus)) if gpus else slots
+    chosen = concurrent or max(1, min(slots, most_at_once))
+    if chosen > slots:
+        of = f" of {baseline.threads} threads" if baseline.threads else ""
+        raise RecipeError(
+            f"{chosen} trial(s) at once with {workers} worker(s){of} each do not fit this machine ({num_cores()} cores, "
+            f"{num_gpus} GPUs); at most {slots} do: lower --concurrent, workers_per_trial or threads"
+        )
+    in_turn = math.ceil(num_trials / chosen) if workers == 1 else 1  # several workers are new processes
+    return Placement(resolve(baseline, share=chosen, in_turn=in_turn), gpus, chosen)
 
 
 def place_on_cluster(

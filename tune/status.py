@@ -9,6 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from rbnn.errors import RequestError
 from tune.board import Board, percent
 from tune.confirm import SUFFIX, confirmation_table, settings_of
 from tune.display import print_table
@@ -134,24 +135,42 @@ def print_standing(standing: Standing) -> None:
         print(f"go on with it: rbnn resume {standing.folder.handle}")
 
 
-def print_list(results_dir: str) -> list[Standing]:
-    """All sweeps under a results folder, one line each."""
+def look_at_all(results_dir: str) -> list[dict[str, Any]]:
+    """All sweeps under a results folder as plain values, without their trials; `error` where a storage does not answer."""
+    found = []
+    for folder in sweep_folders(results_dir):
+        try:
+            found.append({name: value for name, value in look_at(folder).to_dict().items() if name != "rows"})
+        except RequestError as error:
+            found.append({"sweep": folder.record.name, "state": folder.state, "error": str(error)})
+    return found
+
+
+def print_list(results_dir: str) -> bool:
+    """All sweeps under a results folder, one line each; whether there is any."""
     from rich.console import Console
     from rich.table import Table
 
-    standings = [look_at(folder) for folder in sweep_folders(results_dir)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("sweep", "state", "trials", "best val/top1", "hours", "finish"):
         table.add_column(column, justify="left" if column in ("sweep", "state", "finish") else "right")
-    for one in standings:
+    folders, problems = sweep_folders(results_dir), []
+    for folder in folders:
+        try:
+            one = look_at(folder)
+        except RequestError as error:
+            table.add_row(folder.record.name, folder.state)
+            problems.append(f"sweep {folder.record.name}: {error}")
+            continue
         counts, best = one.counts(), one.board.best
         done = counts["complete"] + counts["pruned"] + counts["failed"]
         of = f"{done}/{one.record.trials}" if one.record.trials is not None else str(done)
         hours = f"{one.used_s / 3600:.2f}"
         table.add_row(one.record.name, one.state, of, percent(best.top1 if best else None), hours, _finish(one))
-    if standings:
+    if folders:
         Console(width=160).print(table)
-    return standings
+    print(*problems, sep="\n", end="\n" * bool(problems))
+    return bool(folders)
 
 
 def _state(standing: Standing) -> str:

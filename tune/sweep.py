@@ -7,7 +7,6 @@ Optuna study, and a phase that was cut off is simply run again: what its study s
 from __future__ import annotations
 
 import dataclasses
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from optuna.trial import TrialState
 from rbnn.data import open_loaders
 from rbnn.data.loading import DataInfo
 from rbnn.errors import RecipeError
-from rbnn.machine import device_of, gpu_ids, num_cores, resolve
+from rbnn.machine import device_of, gpu_ids
 from rbnn.recipe import Recipe
 from tune.board import METRIC, Row
 from tune.checkpoint_store import check_storage, folder_of, store_of
@@ -29,7 +28,7 @@ from tune.cluster import connected
 from tune.confirm import SUFFIX, chosen
 from tune.folder import SweepFolder
 from tune.history import VALUES, History
-from tune.placement import Capacity, gpu_slots, place_on_cluster
+from tune.placement import Capacity, place_here, place_on_cluster
 from tune.stopping import Stop, stopper
 from tune.sweepfile import SweepFile, check_name
 from tune.trainer import DRIVER_SHARE
@@ -115,43 +114,16 @@ def _plan(
 
 def _place(file: SweepFile, most_at_once: int, capacity: Capacity | None) -> tuple[Recipe, float, int]:
     """(resolved baseline, GPUs of one trial, trials at once) on the cluster of that capacity, or on this machine."""
-    if not capacity:
-        return _place_here(file, most_at_once)
-    placed = place_on_cluster(
-        file.baseline,
-        capacity,
-        gpus_per_trial=file.gpus_per_trial,
-        most_at_once=most_at_once,
-        concurrent=file.concurrent,
-    )
+    wanted: dict[str, Any] = {
+        "gpus_per_trial": file.gpus_per_trial,
+        "most_at_once": most_at_once,
+        "concurrent": file.concurrent,
+    }
+    if capacity:
+        placed = place_on_cluster(file.baseline, capacity, **wanted)
+    else:
+        placed = place_here(file.baseline, num_trials=file.trials, **wanted)
     return placed.recipe, placed.gpus, placed.concurrent
-
-
-def _place_here(file: SweepFile, most_at_once: int) -> tuple[Recipe, float, int]:
-    baseline = file.baseline
-    num_gpus = len(gpu_ids(baseline.replace(train_workers=_all_gpus(baseline))))
-    gpus = file.gpus_per_trial or (float(file.workers_per_trial) if num_gpus else 0.0)
-    if gpus > num_gpus:
-        raise RecipeError(
-            f"gpus_per_trial is {gpus:g}, but this machine has {num_gpus} GPUs; lower it or run where there are more"
-        )
-    slots = num_cores() // (file.workers_per_trial * max(baseline.threads, 1))
-    slots = min(slots, gpu_slots(num_gpus, gpus)) if gpus else slots
-    concurrent = file.concurrent or max(1, min(slots, most_at_once))
-    if concurrent > slots:
-        of = f" of {baseline.threads} threads" if baseline.threads else ""
-        raise RecipeError(
-            f"{concurrent} trial(s) at once with {file.workers_per_trial} worker(s){of} each do not fit this machine "
-            f"({num_cores()} cores, {num_gpus} GPUs); at most {slots} do: lower --concurrent, workers_per_trial or threads"
-        )
-    in_turn = math.ceil(file.trials / concurrent) if baseline.train_workers == 1 else 1  # several workers are new processes
-    return resolve(baseline, share=concurrent, in_turn=in_turn), gpus, concurrent
-
-
-def _all_gpus(recipe: Recipe) -> int:
-    import torch
-
-    return min(max(torch.cuda.device_count(), 1), recipe.batch_size)
 
 
 @dataclass(frozen=True)

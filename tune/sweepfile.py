@@ -12,6 +12,7 @@ from rbnn.data.catalog import dataset_spec
 from rbnn.errors import RecipeError
 from rbnn.recipe import FIELDS, RECIPE_DIR, Recipe, check_known, load_recipe, read_yaml, recipe_files
 from rbnn.schedules import WARM_UP_EPOCHS
+from tune.entry import allowed
 from tune.space import Space
 
 SAMPLERS = ("tpe", "gp", "random", "grid")
@@ -48,7 +49,10 @@ KEYS: dict[str, Check] = {
     "sampler": (lambda v: v in SAMPLERS, "one of " + ", ".join(SAMPLERS)),
     "scheduler": (lambda v: isinstance(v, dict) or v in SCHEDULERS, "a mapping such as {name: asha, grace_period: 6}"),
     "workers_per_trial": _whole(1),
-    "gpus_per_trial": (lambda v: _number(v) and (0 <= v <= 1 or v == int(v) > 1), "0, a fraction up to 1, or a whole number"),
+    "gpus_per_trial": (
+        lambda v: _number(v) and (0 <= v <= 1 or (1 < v < float("inf") and v == int(v))),
+        "0, a fraction up to 1, or a whole number",
+    ),
     "max_failures": _whole(0),
     "confirm_top": _whole(1),
     "confirm_seeds": _whole(0),
@@ -221,10 +225,11 @@ def _within(space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
     """A setting of `first`, all of it searched and in its range."""
     check_known(point, space.entries, "searched option in first")
     try:
-        space.raw(point)
+        values = {name: allowed(name, value) for name, value in point.items()}
+        space.raw(values)
     except RecipeError as error:
         raise RecipeError(f"first: {error}") from None
-    return dict(point)
+    return values
 
 
 def _scheduler(given: Any, baseline: Recipe, space: Space) -> TrialScheduler:

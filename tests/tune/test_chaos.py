@@ -1,6 +1,7 @@
 """Accidents at seeded moments of a small sweep: whatever is killed, once resumed it ends as an undisturbed one, in all stores.
 
-The short form kills a trial, the sweep's process and Ray's raylet; `make chaos` (RBNN_CHAOS=1) kills many more, the GCS too.
+The short form kills a trial, the sweep's process and Ray's raylet; `make chaos` (RBNN_CHAOS=1) kills many more, the GCS and
+the workers of trials that have several too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationW
 Session = Callable[[Path, str], tuple[int, str]]
 MOMENTS = ("before", "checkpoint", "journal", "report")
 NAME = "tiny"
-FILE = {
+FILE: dict[str, Any] = {
     "base": {"dataset": "digits", "epochs": 4, "lr": 0.02, "Tmin": 0.3, "Tmax": 3, "gpus": "none"},
     "space": {"lr": {"log": [0.001, 1]}},
     "trials": 6,
@@ -36,12 +37,13 @@ FILE = {
     "confirm_top": 1,
     "confirm_seeds": 1,
 }
+NESTED = {**FILE, "trials": 3, "workers_per_trial": 2, "base": {**FILE["base"], "epochs": 3, "threads": 1}}
 
 
-def swept(session: Session, folder: Path, accidents: list[list[Any]]) -> Path:
+def swept(session: Session, folder: Path, accidents: list[list[Any]], file: dict[str, Any] = FILE) -> Path:
     """A sweep that is resumed after every accident, until it ends by itself."""
     folder.mkdir()
-    (folder / "sweep.yaml").write_text(yaml.safe_dump(FILE))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(file))
     (folder / f"{NAME}-accidents.json").write_text(json.dumps(accidents))
     status, output = session(folder, NAME)
     for _ in accidents:
@@ -136,3 +138,11 @@ def test_any_series_of_accidents_changes_nothing(tiny_sweep: Session, undisturbe
     victims = random.Random(seed).sample(["trial", "trial", "sweep", "sweep", "sweep", "raylet", "raylet", "gcs"], 5)
     accidents = accidents_of(undisturbed, seed, victims)
     assert_equal_in_all_stores(swept(tiny_sweep, undisturbed.parent / f"disturbed-{seed}", accidents), undisturbed)
+
+
+@pytest.mark.timeout(1200)  # seven sessions whose trials start two processes each
+@pytest.mark.skipif(not os.environ.get("RBNN_CHAOS"), reason="long: make chaos runs it")
+def test_trials_of_two_workers_lose_any_of_their_processes(tiny_sweep: Session, tmp_path: Path) -> None:
+    undisturbed = swept(tiny_sweep, tmp_path / "undisturbed", [], NESTED)
+    accidents = accidents_of(undisturbed, seed=1, victims=["worker", "leader", "trial", "sweep"])
+    assert_equal_in_all_stores(swept(tiny_sweep, tmp_path / "disturbed", accidents, NESTED), undisturbed)

@@ -40,6 +40,19 @@ def test_a_record_survives_its_file_and_keys_of_a_later_version(folder: SweepFol
     assert folder.record.name == "mine"
 
 
+def test_a_record_is_on_the_disk_before_it_takes_the_place_of_the_old_one(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[int, int | None]] = []
+
+    def noted(descriptor: int) -> None:
+        written.append((os.fstat(descriptor).st_size, folder.record.trials))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    folder.update(trials=7)
+    assert written == [((folder.directory / "sweep.json").stat().st_size, None)] and folder.record.trials == 7
+
+
 def test_one_process_conducts_a_sweep_and_its_end_is_noted(folder: SweepFolder) -> None:
     folder.stop_file.touch()
     with folder.conducting():

@@ -1,14 +1,19 @@
-"""When a sweep will have ended, as `rbnn status` says while it runs elsewhere."""
+"""When a sweep will have ended, as `rbnn status` says while it runs elsewhere; and sweeps that cannot be looked at."""
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from rbnn.errors import RequestError
+from tune import cli
 from tune.board import Board, Row
+from tune.doctor import ailments
 from tune.folder import SWEEP_FILE, Record, SweepFolder
 from tune.status import Standing
 from tune.sweepfile import parse_sweep
@@ -36,3 +41,37 @@ def test_the_finish_time_counts_the_confirmation(
     assert standing.finish is not None and standing.finish - time.time() == pytest.approx(seconds, abs=1)
     standing.state = "stopped"
     assert standing.finish is None
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with two sweeps: the storage of `away` does not answer."""
+    monkeypatch.chdir(tmp_path)
+    for name, storage in {"away": "postgresql://ann@127.0.0.1:9/rbnn", "here": ""}.items():
+        folder = SweepFolder(tmp_path / "result" / name)
+        folder.directory.mkdir(parents=True)
+        (folder.directory / SWEEP_FILE).write_text(yaml.safe_dump(FILE.to_dict()))
+        folder.write(
+            Record(
+                name, storage=storage, store=name, recipe=FILE.baseline.to_dict(), state="finished", began=float(name == "here")
+            )
+        )
+    return tmp_path
+
+
+def test_a_sweep_whose_storage_is_away_hides_no_other(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["away", "finished"], ["here", "finished"]]
+    assert len(lines) == 4 and lines[3].startswith("sweep away: storage postgresql://ann@127.0.0.1:9/rbnn cannot be used: ")
+    assert cli.main(["status", "--json"]) == 0
+    away, here = json.loads(capsys.readouterr().out)
+    assert "cannot be used" in away["error"] and here["trials"]["complete"] == 0
+
+
+def test_a_sweep_whose_store_is_away_is_told_and_the_others_are_examined(place: Path) -> None:
+    def open_tracker(uri: str) -> Any:
+        if uri == "away":
+            raise RequestError("it does not answer")
+
+    assert ailments("", open_tracker) == ({"here": []}, {"away": "it does not answer"})

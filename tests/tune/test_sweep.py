@@ -11,7 +11,7 @@ import torch
 
 from rbnn import machine
 from rbnn.errors import RecipeError
-from tune import sweep
+from tune import placement
 from tune.history import History
 from tune.sweep import Plan, make_scheduler, plan, plan_again, search_phase
 from tune.sweepfile import parse_sweep
@@ -31,7 +31,7 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlanOf:
     monkeypatch.chdir(tmp_path)
 
     def planned(cores: int, gpus: int, *, name: str = "", results_dir: str = "", **keys: Any) -> Plan:
-        for module in (machine, sweep):
+        for module in (machine, placement):
             monkeypatch.setattr(module, "num_cores", lambda: cores)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         return plan(parse_sweep({**KEYS, **keys}, tmp_path), name=name, results_dir=results_dir)
@@ -80,6 +80,11 @@ def test_a_plan_fits_its_machine(
         ((8, 0), {"gpus_per_trial": 1}, "gpus_per_trial is 1, but this machine has 0 GPUs"),
         ((8, 2), {"gpus_per_trial": 4}, "gpus_per_trial is 4, but this machine has 2 GPUs"),
         ((8, 2), {"concurrent": 3}, "3 trial(s) at once"),
+        (
+            (8, 2),
+            {"base": {**KEYS["base"], "gpus": "0,1"}},
+            "gpus is '0,1', and Ray hands out the GPUs of a sweep; set gpus_per",
+        ),
     ],
 )
 def test_a_sweep_that_can_never_be_placed_is_refused(

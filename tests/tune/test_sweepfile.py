@@ -56,8 +56,9 @@ def test_settings_to_try_first_lie_in_the_space() -> None:
     space = {"lr": {"log": [0.01, 1]}, "warm_up": "boolean"}
     sweep = parse_sweep({**DIGITS, "space": space, "first": [{"lr": 0.5}, {"warm_up": True}]}, HERE)
     assert sweep.first == ({"lr": 0.5}, {"warm_up": True})
-    with pytest.raises(RecipeError, match=r"first: lr is 2, outside its search space \(0.01 to 1\)"):
+    with pytest.raises(RecipeError, match=r"first: lr is 2.0, outside its search space \(0.01 to 1\)"):
         parse_sweep({**DIGITS, "space": space, "first": [{"lr": 2}]}, HERE)
+    assert parse_sweep({**DIGITS, "space": space, "first": [{"lr": "1e-1"}]}, HERE).first == ({"lr": 0.1},)
     with pytest.raises(RecipeError, match="momentum"):
         parse_sweep({**DIGITS, "space": space, "first": [{"momentum": 0.8}]}, HERE)
 
@@ -88,6 +89,10 @@ def test_a_grid_tries_every_point_by_default() -> None:
         ({"sampler": "grid"}, "needs finite options"),
         ({"val_fraction": 0.1}, "has its own validation split"),
         ({"gpus_per_trial": 1.5}, "a fraction up to 1"),
+        ({"gpus_per_trial": float("inf")}, "a fraction up to 1"),
+        ({"first": [{"lr": "high"}]}, "first: lr is 'high'; it must be a number"),
+        ({"first": [{"lr": True}]}, "first: lr is True; it must be a number"),
+        ({"first": [{"lr": None}]}, "first: lr is None; it must be a number"),
         (
             {"workers_per_trial": 2, "gpus_per_trial": 0.5},
             "gpus_per_trial is 0.5 for 2 workers, and each takes one GPU; make it 2",

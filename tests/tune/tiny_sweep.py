@@ -2,8 +2,9 @@
 
 python tests/tune/tiny_sweep.py FOLDER NAME: begins the sweep FOLDER/sweep.yaml, or goes on with it where NAME is there already.
 FOLDER/NAME-accidents.json lists accidents [number, epoch, moment, victim]: when trial `number` reaches `epoch` (0-based) at
-that moment (before, checkpoint, journal, report), the victim (trial, sweep, raylet, gcs) is killed with SIGKILL, once. Two are
-not killed: `stop` asks for the end as `rbnn stop` does, `look` notes the status in FOLDER/look.json.
+that moment (before, checkpoint, journal, report), the victim (trial, sweep, raylet, gcs) is killed with SIGKILL, once. Where a
+trial has several workers, `worker` is the last of them, `leader` the one that writes, `trial` the process that drives them. Two
+are not killed: `stop` asks for the end as `rbnn stop` does, `look` notes the status in FOLDER/look.json.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ def score(values: dict[str, Any], epoch: int) -> float:
     return 90 - 20 * abs(math.log10(values["lr"] / 0.1)) - 40 / (epoch + 2) + values["seed"] % 7 / 10
 
 
-def accident(sweep: Path, number: int, epoch: int, moment: str) -> None:
+VICTIMS = ("trial", "leader", "sweep", "raylet", "gcs", "stop", "look")
+
+
+def accident(sweep: Path, number: int, epoch: int, moment: str, among: tuple[str, ...] = VICTIMS) -> None:
     """Kill whom the list of accidents names for this moment, and do not return where that ends this process as well."""
     folder = sweep.parents[1]
     file = folder / f"{sweep.name}-accidents.json"
-    for victim in ("trial", "sweep", "raylet", "gcs", "stop", "look"):
+    for victim in among:
         planned = [number, epoch, moment, victim]
         done = folder / f"{sweep.name}-accident-{number}-{epoch}-{moment}-{victim}"
         if not file.is_file() or planned not in json.loads(file.read_text()) or done.exists():
@@ -36,15 +40,15 @@ def accident(sweep: Path, number: int, epoch: int, moment: str) -> None:
         if victim == "look":
             look(sweep)
             continue
-        for pid in victims(sweep, victim):
+        for pid in victims(sweep, victim, number):
             os.kill(pid, signal.SIGKILL)
         if victim == "stop":
             (sweep / "stop").touch()
-        while victim != "trial":
+        while True:
             signal.pause()  # who ends this process is on its way
 
 
-def victims(sweep: Path, name: str) -> list[int]:
+def victims(sweep: Path, name: str, number: int) -> list[int]:
     """The process ids that an accident kills."""
     from tune.doctor import ray_processes
 
@@ -54,6 +58,8 @@ def victims(sweep: Path, name: str) -> list[int]:
     if name == "sweep":
         return [record["process"]["pid"]]
     if name == "trial":
+        return [int((sweep / f"driver-{number}").read_text())]
+    if name in ("worker", "leader"):
         return [os.getpid()]
     return [pid for pid, program in ray_processes(record["ray"]) if program.startswith(name)]
 
@@ -67,25 +73,29 @@ def look(sweep: Path) -> None:
     (sweep.parents[1] / "look.json").write_text(json.dumps(standing.to_dict()))
 
 
+def metrics_of(values: dict[str, Any], epoch: int) -> dict[str, Any]:
+    """What an epoch reports."""
+    top1 = score(values, epoch)
+    return {"epoch": epoch, "val/top1": top1, "val/loss": 100 - top1, "time/epoch_s": 0.001, "digest": f"{epoch:016x}"}
+
+
+def save(directory: Path, values: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """The checkpoints of an epoch."""
+    from rbnn import checkpoint as ckpt
+    from rbnn.engine import BEST, LAST
+
+    for name in (BEST, LAST):
+        ckpt.save(directory / name, ckpt.Checkpoint({}, values, metrics["epoch"] + 1, metrics=metrics))
+
+
 def train(sweep: Path, number: int) -> Callable[..., None]:
     """What stands for `TrialRun.train`: the same files and reports, in the same order, and no training."""
 
     def tiny(self: Any, journal: Any, tell: Callable[[dict[str, Any]], None]) -> None:
-        from rbnn import checkpoint as ckpt
-        from rbnn.engine import BEST, LAST
-
         for epoch in range(journal.last_epoch + 1, self.recipe.epochs):
             accident(sweep, number, epoch, "before")
-            top1 = score(self.recipe.to_dict(), epoch)
-            metrics = {
-                "epoch": epoch,
-                "val/top1": top1,
-                "val/loss": 100 - top1,
-                "time/epoch_s": 0.001,
-                "digest": f"{epoch:016x}",
-            }
-            for name in (BEST, LAST):
-                ckpt.save(self.directory / name, ckpt.Checkpoint({}, self.recipe.to_dict(), epoch + 1, metrics=metrics))
+            metrics = metrics_of(self.recipe.to_dict(), epoch)
+            save(self.directory, self.recipe.to_dict(), metrics)
             accident(sweep, number, epoch, "checkpoint")
             journal.append(metrics)
             accident(sweep, number, epoch, "journal")
@@ -95,11 +105,53 @@ def train(sweep: Path, number: int) -> Callable[..., None]:
     return tiny
 
 
+def rank(sweep: Path, number: int) -> Callable[..., None]:
+    """What stands for `train_rank`: the ranks of a trial in step, the first one writing and reporting; no training."""
+
+    def tiny(config: dict[str, Any]) -> None:
+        import ray.train
+        import torch.distributed as dist
+
+        from rbnn import checkpoint as ckpt
+        from rbnn.world import World
+        from tune.journal import Journal
+        from tune.trainer import worker_directory
+
+        leads = World.current().leads
+        recipe, directory, resume = worker_directory(config)
+        state = ckpt.load(resume) if resume and leads else None
+        shared = [(state.epoch, state.metrics) if state else (0, {})]
+        dist.broadcast_object_list(shared, 0)
+        done, last = shared[0]
+        journal = Journal(directory)
+        for epoch in range(max(done - 1, 0), recipe.epochs):
+            among = VICTIMS if leads else ("worker",)
+            dist.barrier()
+            accident(sweep, number, epoch, "before", among)
+            metrics = last if epoch < done else metrics_of(recipe.to_dict(), epoch)
+            if leads and epoch >= done:
+                save(directory, recipe.to_dict(), metrics)
+            accident(sweep, number, epoch, "checkpoint", among)
+            if leads:
+                journal.append(metrics)
+            accident(sweep, number, epoch, "journal", among)
+            ray.train.report(metrics)
+            accident(sweep, number, epoch, "report", among)
+
+    return tiny
+
+
 def trial(config: dict[str, Any], **given: Any) -> None:
     """Ray Tune's trainable: `run_trial` with its training replaced."""
+    from tune import trainer
     from tune import trial as module
 
-    module.TrialRun.train = train(Path(given["sweep_directory"]), config["number"])  # type: ignore[method-assign]
+    sweep, number = Path(given["sweep_directory"]), config["number"]
+    (sweep / f"driver-{number}").write_text(str(os.getpid()))
+    if given["base"]["train_workers"] > 1:
+        trainer.train_rank = rank(sweep, number)
+    else:
+        module.TrialRun.train = train(sweep, number)  # type: ignore[method-assign]
     module.run_trial(config, **given)
 
 

@@ -91,8 +91,7 @@ def status(args: argparse.Namespace) -> int:
         from tune.jobs import print_status
 
         return print_status(args.sweep, args.address, args.json)
-    from tune.folder import sweep_folders
-    from tune.status import look_at, print_list, print_standing
+    from tune.status import look_at, look_at_all, print_list, print_standing
 
     if args.sweep:
         standing = look_at(_found(args))
@@ -101,8 +100,7 @@ def status(args: argparse.Namespace) -> int:
         else:
             print_standing(standing)
     elif args.json:
-        rows = [look_at(folder).to_dict() for folder in sweep_folders(args.results_dir)]
-        print(json.dumps([{name: value for name, value in row.items() if name != "rows"} for row in rows], indent=1))
+        print(json.dumps(look_at_all(args.results_dir), indent=1))
     elif not print_list(args.results_dir):
         print(f"no sweep in {args.results_dir or './result'}; start one: rbnn sweep experiments/quickstart.yaml")
     return 0
@@ -203,7 +201,9 @@ def doctor(args: argparse.Namespace) -> int:
     waiting = pending_files(args.results_dir or DEFAULT_RESULTS)
     for file in waiting:
         _upload(file, fix=args.fix)
-    sweeps = ailments(args.results_dir, _tracker)
+    sweeps, unread = ailments(args.results_dir, _tracker)
+    for name, reason in unread.items():
+        print(f"sweep {name} cannot be examined: {reason}")
     store = existing_tracker()
     known = [folder.record.name for folder in sweep_folders(args.results_dir)]
     found = [(f"sweep {name}: ", finding) for name, findings in sweeps.items() for finding in findings]
@@ -213,10 +213,10 @@ def doctor(args: argparse.Namespace) -> int:
         if args.fix:
             finding.fix()
     where = f"{len(sweeps)} sweep{'s' * (len(sweeps) != 1)} in {args.results_dir or './result'} looked at"
-    if not found and waiting:
-        return 0 if args.fix else 1
+    if not found and (waiting or unread):
+        return 0 if args.fix and not unread else 1
     if not found:
         print(f"nothing is wrong; {where}")
         return 0
     print(f"{len(found)} found{', all put right' if args.fix else '; rbnn doctor --fix puts them right'}; {where}")
-    return 0 if args.fix else 1
+    return 0 if args.fix and not unread else 1
