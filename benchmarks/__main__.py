@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -54,9 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
     print(line(*HEADER))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="rbnn-bench-") as folder:
+        began = time.perf_counter()
         for benchmark in chosen:
             rows += shown(benchmark, Setting(args.full, Path(folder)))
             keep(record, rows, args.json, args.markdown)
+    minutes, seconds = divmod(round(time.perf_counter() - began), 60)
+    print(f"\n{len(rows)} rows in {minutes}:{seconds:02}")
     return 0
 
 

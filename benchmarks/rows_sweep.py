@@ -2,7 +2,7 @@
 
 Both report time/epoch_s, training and validation alone. What an interval between two epochs' records holds beyond it is
 the loop's digest and checkpoint, and in a sweep the report to Ray Tune and MLflow too. The commands run one after the other
-(plain, sweep, plain); as the training time is taken out, what slows it hardly reaches the figures.
+(plain, sweep, and in the full form plain again); as the training time is taken out, what slows it hardly reaches the figures.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import yaml
 from benchmarks.measure import Benchmark, Row, Setting, compared
 
 PLAIN = "python -m rbnn train"
+EMPTY_LIMIT, NUM_EMPTY = "1.5 s", 64
 ROOT = Path(__file__).parents[1]
 BASE = {"dataset": "digits", "model": "resnet20_1w1a", "batch_size": 256, "Tmin": 0.3, "Tmax": 3.0, "gpus": "none"}
 
@@ -100,17 +101,17 @@ def trials(folder: Path) -> Iterator[Timeline]:
         yield Timeline([point.timestamp / 1000 for point in points], [point.value for point in points])
 
 
-def empty_trials_row(setting: Setting) -> Row:
+def empty_trials_rows(setting: Setting) -> list[Row]:
     """Seconds a trial that computes nothing, two at once, against the 1.5 s that it may take."""
-    num_trials = 64 if setting.full else 16
     folder = setting.folder / "empty"
     folder.mkdir()
-    lines = output_of("benchmarks.empty_trials", str(folder), str(num_trials), folder=folder).splitlines()
+    lines = output_of("benchmarks.empty_trials", str(folder), str(NUM_EMPTY), folder=folder).splitlines()
     found = json.loads(lines[-1])
     memory = (
-        f"memory of the sweep's process {found['mb_at_16']:.0f} MB at 16 trials, {found['mb_at_end']:.0f} MB at {num_trials}"
+        f"memory of the sweep's process {found['mb_at_16']:.0f} MB at 16 trials, {found['mb_at_end']:.0f} MB at {NUM_EMPTY}"
     )
-    return compared(f"sweep: one of {num_trials} empty trials, two at once", "1.5 s", [found["trial_s"]], [1.5], note=memory)
+    name = f"sweep: one of {NUM_EMPTY} empty trials, two at once"
+    return [compared(name, EMPTY_LIMIT, [found["trial_s"]], [1.5], note=memory)]
 
 
 def sweep_rows(setting: Setting) -> list[Row]:
@@ -118,7 +119,7 @@ def sweep_rows(setting: Setting) -> list[Row]:
     num_trials, num_epochs = (8, 6) if setting.full else (3, 2)
     first = plain_training(setting.folder, "plain-1", num_epochs)
     began, sweep_s, timelines = sweep(setting.folder, num_trials, num_epochs)
-    plain = [first, plain_training(setting.folder, "plain-2", num_epochs)]
+    plain = [first] + [plain_training(setting.folder, "plain-2", num_epochs)] * setting.full
     beside = [wall_s - sum(timeline.epoch_s) - sum(timeline.beyond) for wall_s, timeline in plain]
     plain_epoch = statistics.median(gap for _, timeline in plain for gap in timeline.beyond)
     plain_start = statistics.median(beside)
@@ -149,8 +150,11 @@ def sweep_rows(setting: Setting) -> list[Row]:
             [num_trials * value for value in plain_s],
             note=f"{start_s:.1f} s before the first epoch (MLflow, Ray, a worker), {end_s:.1f} s after the last",
         ),
-        empty_trials_row(setting),
     ]
 
 
-BENCHMARKS = [Benchmark("sweep", PLAIN, sweep_rows, needs=("ray", "optuna", "mlflow"))]
+NEEDS = ("ray", "optuna", "mlflow")
+BENCHMARKS = [
+    Benchmark("sweep", PLAIN, sweep_rows, needs=NEEDS),
+    Benchmark("sweep of empty trials", EMPTY_LIMIT, empty_trials_rows, needs=NEEDS, full_only=True),
+]

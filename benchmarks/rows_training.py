@@ -79,7 +79,7 @@ def memory_rows(setting: Setting, network: str) -> list[Row]:
     kinds, rows = ("rbnn", "unfused", "float"), []
     for device in setting.devices:
         added = {kind: list[float]() for kind in kinds}
-        for _ in range(3 if setting.full else 2):
+        for _ in range(3 if setting.full else 1):
             for kind in kinds:
                 added[kind].append(measured(kind, device))
         name = f"peak memory of a step {network}, batch {BATCH_SIZE}, {device.type}"

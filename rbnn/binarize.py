@@ -22,8 +22,17 @@ ACTIVATION_PEAK = 1.41421353816986083984375
 def sign(v: Tensor) -> Tensor:
     """+1 where v >= 0 (and at -0.0), else -1, in v's dtype and shape. Not differentiable."""
     if torch.compiler.is_compiling():
-        return torch.where(v >= 0, 1.0, -1.0).to(v.dtype)
+        return (v >= 0).to(v.dtype) * 2 - 1  # not where(...).to(v.dtype): see `in_dtype`
     return torch.copysign(v.new_ones(()), v + 0.0)
+
+
+def in_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in that dtype, itself where it has it already.
+
+    torch 2.11 compiles a Function whose forward ends in a conversion to the dtype that is there already without its backward:
+    every gradient behind it is then zero, without a word.
+    """
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def surrogate_gradient(grad: Tensor, v: Tensor, peak: Tensor, slope: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from rbnn.binarize import (
     activation_backward,
     binarize_weight,
+    in_dtype,
     row_statistics,
     scaled,
     sign_of_scaled,
@@ -53,7 +54,7 @@ class _BinaryConvolution(torch.autograd.Function):
             y = sign_convolution(encoded(centred >= torch.where(scale == 0, -math.inf, 0.0)), bw, stride, padding)
         else:
             y = sign_convolution(sign_of_scaled(scaled(centred, scale)), bw, stride, padding)
-        return (y * alpha if torch.compiler.is_compiling() else y.mul_(alpha)).to(x.dtype)
+        return in_dtype(y * alpha if torch.compiler.is_compiling() else y.mul_(alpha), x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
