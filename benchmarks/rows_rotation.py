@@ -37,10 +37,16 @@ def unfused_update(model: nn.Module) -> None:
 
 
 def rotation_rows(setting: Setting, network: str) -> list[Row]:
-    """Seconds for all layers of a network, with a plain matrix product in every round beside them."""
+    """Seconds for all layers of a network, with a plain matrix product in every round beside them.
+
+    On a CPU all on one thread: waking a second one for each of its small products made the loop 2 to 10 times slower, which
+    would have stood in our favour.
+    """
     rows = []
     for device in setting.devices:
         models = networks(network, device, ("rbnn", "unfused"))
+        if device.type == "cpu":
+            torch.set_num_threads(1)
         size = GEMM_SIZE[device.type]
         square = torch.randn(size, size, device=device)
         seconds = alternate(
@@ -56,7 +62,7 @@ def rotation_rows(setting: Setting, network: str) -> list[Row]:
         gemm_rate = 2 * size**3 / min(seconds["gemm"])
         share = operations / min(seconds["rbnn"]) / gemm_rate
         note = f"its products alone: {100 * share:.0f} % of the {gemm_rate / 1e9:.0f} GFLOP/s of a {size}^3 product"
-        name = f"rotation update {network}, {device.type}"
+        name = f"rotation update {network}, {device.type}{', one thread' if device.type == 'cpu' else ''}"
         rows.append(compared(name, BASELINE, seconds["rbnn"], seconds["unfused"], note=note))
     return rows
 
