@@ -24,7 +24,7 @@ class SignSurrogate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, v: Tensor, t: Tensor, k: Tensor) -> Tensor:
         ctx.save_for_backward(v, t, k)
-        return (v >= 0).to(v.dtype) * 2 - 1
+        return torch.where(v >= 0, 1.0, -1.0).to(v.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

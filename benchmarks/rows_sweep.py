@@ -116,7 +116,7 @@ def empty_trials_rows(setting: Setting) -> list[Row]:
 
 def sweep_rows(setting: Setting) -> list[Row]:
     """Seconds beyond training: of each epoch, of each further trial, and of the whole command."""
-    num_trials, num_epochs = (8, 6) if setting.full else (3, 2)
+    num_trials, num_epochs = (8, 6) if setting.full else (2, 2)
     first = plain_training(setting.folder, "plain-1", num_epochs)
     began, sweep_s, timelines = sweep(setting.folder, num_trials, num_epochs)
     plain = [first] + [plain_training(setting.folder, "plain-2", num_epochs)] * setting.full

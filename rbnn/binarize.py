@@ -22,7 +22,7 @@ ACTIVATION_PEAK = 1.41421353816986083984375
 def sign(v: Tensor) -> Tensor:
     """+1 where v >= 0 (and at -0.0), else -1, in v's dtype and shape. Not differentiable."""
     if torch.compiler.is_compiling():
-        return (v >= 0).to(v.dtype) * 2 - 1  # not where(...).to(v.dtype): see `in_dtype`
+        return in_dtype(torch.where(v >= 0, 1.0, -1.0), v.dtype)
     return torch.copysign(v.new_ones(()), v + 0.0)
 
 
