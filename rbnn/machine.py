@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 
@@ -16,6 +17,7 @@ from rbnn.recipe import Recipe
 # Images that a process trains on from which compiling pays: resnet20 gains 1 to 3 ms an image on a core, and compiling takes a
 # minute of it.
 COMPILE_FROM = 60_000
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def num_cores() -> int:
@@ -90,6 +92,7 @@ def prepare_process(recipe: Recipe, device: torch.device) -> None:
     BN weights of 1e-8 make denormals, which are slow on CPUs.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    keep_freed_memory()
     torch.set_num_threads(recipe.threads or num_cores())
     torch.set_flush_denormal(True)
     torch.use_deterministic_algorithms(True)
@@ -100,3 +103,14 @@ def prepare_process(recipe: Recipe, device: torch.device) -> None:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = recipe.precision != "float32"
         torch.backends.cuda.matmul.allow_tf32 = recipe.precision != "float32"
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step's tensors free for the next step's; other C libraries stay as they are.
+
+    It gave the memory back to the system, and 4,500 page faults a step took 8 % of it (resnet20, batch 32, one thread).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
