@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 import yaml
 
 from rbnn.errors import RecipeError
-from tune.sweepfile import load_sweep, parse_sweep, sweep_files
+from tune.sweepfile import KEYS, SAMPLERS, SCHEDULER_KEYS, SCHEDULERS, load_sweep, parse_sweep, sweep_files
 
 DIGITS: dict[str, Any] = {"name": "s", "base": {"dataset": "digits", "epochs": 10}, "space": {"lr": {"log": [0.01, 1]}}}
 CIFAR: dict[str, Any] = {"name": "s", "base": {"warm_up": True}, "space": {"lr": {"log": [0.01, 1]}}}
 HERE = Path()
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 @pytest.mark.parametrize("name", sweep_files())
@@ -140,3 +142,10 @@ def test_loading_a_sweep_file_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_readme_explains_every_key_of_a_sweep_file() -> None:
+    text = README.read_text()
+    table = text[text.index("| key | meaning | default |") :].partition("\n\n")[0]
+    words = set(re.findall(r"\w+", table))
+    assert {*KEYS, *SCHEDULER_KEYS, *SAMPLERS, *SCHEDULERS} <= words
