@@ -113,8 +113,9 @@ def learning_curves(data: SweepData) -> Figure:
     if len(rest) > MANY:
         add("other trials", [data.curves[row.number] for row in rest], BLUE, 1, opacity=0.5, hoverinfo="skip")
     else:
-        for row in rest:
-            add(f"trial {row.number}", [data.curves[row.number]], BLUE, 1.3, opacity=0.7, showlegend=False)
+        for index, row in enumerate(rest):
+            told = {"showlegend": index == 0, "hovertemplate": f"trial {row.number}: %{{y:.2f}} %<extra></extra>"}
+            add("other trials", [data.curves[row.number]], BLUE, 1.3, opacity=0.7, **told)
     for row in special.values():
         is_best = row is board.best
         name = f"best, trial {row.number}" if is_best else "documented default, trial 0"
