@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     if missing:
         print(f"python -m benchmarks: the folder of '{missing[0]}' does not exist; create it, or name another", file=sys.stderr)
         return 2
-    record: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "full": args.full} | machine()
+    record: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "full": args.full, "only": args.only}
+    record |= machine()
     print(f"{record['cpu']}, {record['cores']} cores, torch {record['torch']}, commit {record['commit'][:10] or 'unknown'}")
     print("ratio: ours / baseline, median of the rounds; below 1 ours is cheaper\n")
     print(line(*HEADER))
@@ -76,7 +77,8 @@ def keep(record: dict[str, Any], rows: list[Row], json_file: Path | None, markdo
 def markdown(record: dict[str, Any], rows: list[Row]) -> Iterator[str]:
     """The table of record: what it was measured on, then a line per row."""
     yield "# Results of record\n"
-    yield f"`python -m benchmarks{' --full' if record['full'] else ''}`, {record['date']}, commit {record['commit'][:10]}"
+    options = " --full" * record["full"] + f' --only "{record["only"]}"' * (record["only"] != "*")
+    yield f"`python -m benchmarks{options}`, {record['date']}, commit {record['commit'][:10]}"
     yield f"{'(tree changed)' if record['dirty'] == 'true' else '(tree clean)'}; {record['cpu']}, {record['cores']} cores,"
     yield f"{record['gpus'] or 'no GPU'}, torch {record['torch']}.\n"
     yield "Ratios are ours / baseline, measured in turns in this run, median of the rounds; below 1 ours is cheaper.\n"

@@ -49,10 +49,11 @@ def test_an_interrupted_run_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         program.main(["--json", str(tmp_path / "record.json"), "--markdown", str(tmp_path / "RESULTS.md")])
     record = json.loads((tmp_path / "record.json").read_text())
-    assert record.keys() == {"date", "full", "cpu", "cores", "gpus", "torch", "commit", "dirty", "rows"}
+    assert record.keys() == {"date", "full", "only", "cpu", "cores", "gpus", "torch", "commit", "dirty", "rows"}
     assert record["rows"][0]["ratios"] == [0.5, 1.5, 1.0] and record["rows"][0]["median"] == 1.0
     table = (tmp_path / "RESULTS.md").read_text()
     assert "| first (noted) | 1.00 | 0.50..1.50 | 2 s | 2 s | another |" in table
+    assert "`python -m benchmarks`, " in table
     assert record["cpu"] in table and record["date"] in table and record["commit"][:10] in table
 
 
