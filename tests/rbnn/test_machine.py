@@ -169,10 +169,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc keeps freed memory its own way")
 def test_the_memory_of_a_step_serves_the_next_one() -> None:
-    """Six tensors of 16 MB, ten times: 24,576 pages of 4 kB each time, or a few faults in all."""
+    """Six tensors of 16 MB, ten times: 245,760 faults of 4 kB, fewer where the kernel gives larger pages, or next to none."""
 
     def faults(how: str) -> int:
         done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, timeout=120)
         return int(done.stdout)
 
-    assert faults("kept") < 1000 < faults("given back") / 10
+    assert 10 * (faults("kept") + 1) < faults("given back")
