@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rbnn.errors import RequestError
-from rbnn.threading_env import THREADING
+from rbnn.threading_env import THREADING, set_threading
 from tune.placement import Capacity, Node
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -38,7 +38,6 @@ SETTINGS = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "10",
-    **THREADING,
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the sweep's own matter: tune.sweep.set_by_signals
 }
 
@@ -56,6 +55,14 @@ def cluster_address(address: str = "") -> str:
     return given
 
 
+def settings() -> dict[str, str]:
+    """SETTINGS and how threads wait, put into this process's environment where the user has not chosen; as they then are."""
+    set_threading()
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    return {name: os.environ[name] for name in (*SETTINGS, *THREADING) if name in os.environ}
+
+
 @contextmanager
 def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
     """Ray initialised within: joined at `address` or RAY_ADDRESS, else started here with its dashboard, which early stopping
@@ -64,8 +71,7 @@ def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
     gpus: numbers of the GPUs that a Ray started here may hand out; all of them where empty.
     Raises RequestError, one line, for a cluster that does not answer or refuses.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    env = settings()
     import ray
 
     if ray.is_initialized():
@@ -80,7 +86,7 @@ def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
         if joining:
             _join(joining)
         else:
-            env = {name: os.environ[name] for name in SETTINGS} | {"PYTHONPATH": _python_path()}
+            env["PYTHONPATH"] = _python_path()
             quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
             with only_gpus(gpus):
                 ray.init(address="local", include_dashboard=True, runtime_env={"env_vars": env}, **quiet)
@@ -177,7 +183,7 @@ def _join(address: str) -> None:
     if address != "auto":
         check_port(address, DEFAULT_PORT)
     use_token()
-    env = {name: os.environ[name] for name in SETTINGS if name not in _job_settings()}
+    env = {name: value for name, value in settings().items() if name not in _job_settings()}
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         with ExitStack() as stack:

@@ -21,7 +21,7 @@ PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "nvidia-
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")  # which kernels torch takes, hence the bits
 COMMAND_TIMEOUT_S = 10
 MAX_DIFF_BYTES = 1_000_000
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 PASSWORD_IN_URI = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
 SECRET_IN_QUERY = re.compile(r"(?i)([?&](?:[\w-]*(?:password|passwd|token|secret|api-?key)[\w-]*)=)[^&\s'\"]+")
 SECRET_OPTION = re.compile(r"(?i)(--?[\w-]*(?:password|passwd|token|secret|api-?key)[\w-]*(?:=|\s+))('[^']*'|\S+)")

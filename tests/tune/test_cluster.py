@@ -20,7 +20,7 @@ import yaml
 
 from rbnn.errors import RecipeError, RequestError
 from rbnn.recipe import Recipe
-from tune.cluster import CODE, check_port, cluster_address, connected, staged_code
+from tune.cluster import CODE, check_port, cluster_address, connected, settings, staged_code
 from tune.placement import Capacity, Node, place_on_cluster
 
 # MLflow's own code uses what newer versions of its dependencies deprecate.
@@ -74,6 +74,13 @@ def test_workers_of_one_trial_may_lie_on_several_nodes() -> None:
 def test_what_can_never_be_placed_is_refused(values: dict[str, Any], gpus: float, concurrent: int, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         place_on_cluster(baseline(**values), GPU_NODES, gpus_per_trial=gpus, most_at_once=99, concurrent=concurrent)
+
+
+def test_ray_s_processes_wait_as_the_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {"OMP_WAIT_POLICY": "ACTIVE", "TUNE_GLOBAL_CHECKPOINT_S": "60"})
+    chosen = settings()
+    assert chosen["OMP_WAIT_POLICY"] == "ACTIVE" and "GOMP_SPINCOUNT" not in chosen
+    assert chosen["TUNE_GLOBAL_CHECKPOINT_S"] == "60" and chosen["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
 
 
 def test_addresses_that_no_driver_can_join_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
