@@ -1,6 +1,7 @@
 """The loaders, in images per second, against data loading as a first script writes it: torchvision transforms in a DataLoader.
 
-Images are made here: CIFAR-shaped ones in memory, and JPEGs of 500 x 375 in ImageNet's layout.
+Images are made here: CIFAR-shaped ones in memory, and JPEGs of 500 x 375 in ImageNet's layout. DALI is also compared with the
+torchvision loader here, on these JPEGs and on real ones where REAL_JPEGS is there.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from rbnn.recipe import Recipe
 from rbnn.world import World
 
 BASELINE = "DataLoader with torchvision transforms"
+OUR_TORCHVISION = "loader torchvision, same processes or threads"
+REAL_JPEGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet"  # in ImageNet's layout, beside the project
 JPEG_SIZE = (500, 375)
 NUM_CLASSES_MADE = 4
 
@@ -128,11 +131,42 @@ def cifar_rows(setting: Setting, kind: str) -> list[Row]:
     return compare(setting, kind, "CIFAR shapes", recipe, split, baseline)
 
 
-def jpeg_rows(setting: Setting, kind: str) -> list[Row]:
-    """Random resized crop and flip of JPEGs."""
+def made_jpegs(setting: Setting) -> Path:
+    """The folder of JPEGs made here."""
     folder = setting.folder / "jpegs"
     if not folder.exists():
         make_jpegs(folder, 1024 if setting.full else 192)
+    return folder
+
+
+def dali_rows(setting: Setting) -> list[Row]:
+    """A training epoch of JPEGs through DALI on the CPU and through the torchvision loader here.
+
+    torchvision's goes first, as DALI's memory is copied when a process is forked.
+    """
+    rows = []
+    for what, folder in (("JPEGs", made_jpegs(setting)), ("ImageNet's JPEGs", REAL_JPEGS)):
+        name = f"loader dali, {what}, cpu"
+        if not folder.is_dir():
+            rows.append(Row(name, OUR_TORCHVISION, note="skipped: there are none beside the project"))
+            continue
+        recipe, device = Recipe(dataset="imagenet", batch_size=64, data_path=str(folder)), torch.device("cpu")
+        prepare_process(recipe, device)
+        train = open_source("imagenet", str(folder)).train
+        actions = {}
+        for kind in ("torchvision", "dali"):
+            loader, _ = importlib.import_module(LOADERS[kind]).loaders(recipe, train, train, device, World())
+            actions[kind] = partial(next_epoch, loader, count(), device)
+        seconds = alternate(actions, 3 * setting.rounds, device=device)
+        rates = (len(train) / statistics.median(seconds[kind]) for kind in ("dali", "torchvision"))
+        note = "images/s: {:,.0f} against {:,.0f}".format(*rates)
+        rows.append(compared(name, OUR_TORCHVISION, seconds["dali"], seconds["torchvision"], note=note))
+    return rows
+
+
+def jpeg_rows(setting: Setting, kind: str) -> list[Row]:
+    """Random resized crop and flip of JPEGs."""
+    folder = made_jpegs(setting)
     spec = dataset_spec("imagenet")
     transform = transforms.Compose(
         [
@@ -150,4 +184,5 @@ def jpeg_rows(setting: Setting, kind: str) -> list[Row]:
 BENCHMARKS = [
     *(Benchmark(f"loader {kind}, CIFAR shapes", BASELINE, partial(cifar_rows, kind=kind)) for kind in LOADERS),
     *(Benchmark(f"loader {kind}, JPEGs", BASELINE, partial(jpeg_rows, kind=kind)) for kind in LOADERS if kind != "resident"),
+    Benchmark("loader dali against torchvision, JPEGs", OUR_TORCHVISION, dali_rows, needs=("nvidia.dali",)),
 ]

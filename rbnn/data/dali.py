@@ -17,6 +17,7 @@ from rbnn.data.augment import Request, eval_requests, train_requests
 from rbnn.data.catalog import DatasetSpec, dataset_spec
 from rbnn.data.feeds import ArrayFeed, CropFeed, EvalFeed, Feed, RotateFeed
 from rbnn.data.loading import Batch, epoch_positions
+from rbnn.data.resizing import FinishOnCpu, Resize, resized_centre, resized_window
 from rbnn.data.source import Files, Split
 from rbnn.machine import num_cores
 from rbnn.recipe import Recipe
@@ -25,20 +26,28 @@ from rbnn.world import World
 Finish = Callable[..., Any]
 
 
+def decoded(inputs: list[Any], decoder: str) -> list[Any]:
+    """The inputs, the first of which are encoded images, with these decoded, RGB."""
+    return [fn.decoders.image(inputs[0], device=decoder, output_type=types.RGB, adjust_orientation=False), *inputs[1:]]
+
+
+def decoded_window(inputs: list[Any], decoder: str) -> list[Any]:
+    """Of encoded images the windows whose start and shape follow, then the other inputs."""
+    encoded, start, shape, *others = inputs
+    how = {"device": decoder, "output_type": types.RGB, "adjust_orientation": False}
+    return [fn.decoders.image_slice(encoded, start=start, shape=shape, axis_names="HW", **how), *others]
+
+
 def cropped(inputs: list[Any], decoder: str, size: int, finish: Finish) -> Any:
     """Decode only the window that is kept; linear without antialias, as ImageNet was trained with."""
-    encoded, start, shape, mirror = inputs
-    window = fn.decoders.image_slice(
-        encoded, start=start, shape=shape, axis_names="HW", device=decoder, output_type=types.RGB, adjust_orientation=False
-    )
+    window, mirror = decoded_window(inputs, decoder)
     resized = fn.resize(window, size=(size, size), interp_type=types.INTERP_LINEAR, antialias=False)
     return finish(resized, mirror=mirror)
 
 
 def rotated(inputs: list[Any], decoder: str, size: int, finish: Finish) -> Any:
     """Enlarge, rotate (nearest pixel, black outside), mirror."""
-    encoded, angle, mirror = inputs
-    image = fn.decoders.image(encoded, device=decoder, output_type=types.RGB, adjust_orientation=False)
+    image, angle, mirror = decoded(inputs, decoder)
     large = fn.resize(image, size=(size, size), interp_type=types.INTERP_LINEAR, antialias=False)
     turned = fn.rotate(large, angle=angle, interp_type=types.INTERP_NN, fill_value=0, keep_size=True)
     return finish(turned, mirror=mirror)
@@ -46,8 +55,7 @@ def rotated(inputs: list[Any], decoder: str, size: int, finish: Finish) -> Any:
 
 def centred(inputs: list[Any], decoder: str, size: int, finish: Finish) -> Any:
     """Resize, triangular, and cut out the centre."""
-    encoded, resized, crop_y, crop_x = inputs
-    image = fn.decoders.image(encoded, device=decoder, output_type=types.RGB, adjust_orientation=False)
+    image, resized, crop_y, crop_x = decoded(inputs, decoder)
     large = fn.resize(image, size=resized, interp_type=types.INTERP_TRIANGULAR)
     return finish(large, crop=(size, size), crop_pos_y=crop_y, crop_pos_x=crop_x)
 
@@ -60,6 +68,11 @@ def shifted(inputs: list[Any], decoder: str, size: int, finish: Finish) -> Any:
 
 
 GRAPHS = {CropFeed: cropped, RotateFeed: rotated, EvalFeed: centred, ArrayFeed: shifted}
+# On a CPU DALI only decodes these: its resize takes 0.39 ms for 224 x 224 where torch's takes 0.11 (2-core machine).
+DECODED_ON_CPU: dict[type[Feed], tuple[Callable[[list[Any], str], list[Any]], Resize]] = {
+    CropFeed: (decoded_window, resized_window),
+    EvalFeed: (decoded, resized_centre),
+}
 DTYPES = {"u1": types.UINT8, "i4": types.INT32, "f4": types.FLOAT}
 
 
@@ -71,6 +84,9 @@ class ImagePipe:
         self.num_threads = max(1, min(recipe.workers, num_cores()))
         self.pipeline: Pipeline | None = None
         self.pending: Iterator[tuple[Any, ...]] = iter(())
+        self.finish: FinishOnCpu | None = None
+        if device.type == "cpu" and type(feed) in DECODED_ON_CPU:
+            self.finish = FinishOnCpu(DECODED_ON_CPU[type(feed)][1], spec, self.num_threads)
 
     def build(self) -> Pipeline:
         """The pipeline; `pending` is where it takes its inputs from."""
@@ -90,17 +106,20 @@ class ImagePipe:
                 ndim=[ndim for _, ndim, _ in self.feed.inputs],
                 layout=[layout for _, _, layout in self.feed.inputs],
             )
-            graph = GRAPHS[type(self.feed)]
-            pipeline.set_outputs(graph(list(inputs), "mixed" if on_gpu else "cpu", self.spec.image_size, finish))
+            if self.finish:
+                pipeline.set_outputs(*DECODED_ON_CPU[type(self.feed)][0](list(inputs), "cpu"))
+            else:
+                graph = GRAPHS[type(self.feed)]
+                pipeline.set_outputs(graph(list(inputs), "mixed" if on_gpu else "cpu", self.spec.image_size, finish))
         pipeline.build()
         return pipeline
 
     def images(self, requests: list[Request]) -> Iterator[Tensor]:
         """The images of each request, in order. Raises DataError naming an image that cannot be decoded.
 
-        They are DALI's own buffers, which its default execution model leaves alone while a tensor holds them (a copy costs
-        as much as the decoding); on a GPU they are bound to torch's stream, in whose order they are freed. A pipeline that
-        was not run to its end, or failed, is given up, and the next epoch builds another (0.1 s).
+        Unless DALI only decodes, they are its own buffers, which its default execution model leaves alone while a tensor holds
+        them (a copy costs as much as the decoding); on a GPU they are bound to torch's stream, in whose order they are freed. A
+        pipeline that was not run to its end, or failed, is given up, and the next epoch builds another (0.1 s).
         """
         pipeline, self.pipeline = self.pipeline or self.build(), None
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
@@ -109,11 +128,14 @@ class ImagePipe:
             pipeline.schedule_run()
             for request in requests:
                 try:
-                    (output,) = pipeline.share_outputs(stream)
+                    output, *draws = pipeline.share_outputs(stream)
                 except RuntimeError:
                     self.feed.blame(request)
                     raise
-                images = torch.from_dlpack(output.as_tensor())
+                if self.finish:
+                    images = self.finish(output, [draw.as_array() for draw in draws])
+                else:
+                    images = torch.from_dlpack(output.as_tensor())
                 pipeline.release_outputs()
                 yield images
                 pipeline.schedule_run()

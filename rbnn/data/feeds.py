@@ -6,7 +6,6 @@ import io
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +18,7 @@ from rbnn.data.folders import UNREADABLE, damaged, decode
 from rbnn.data.source import Files
 
 Bytes = NDArray[np.uint8]
+File = tuple[Bytes, tuple[int, int]]  # its bytes, and the image's height and width
 Inputs = tuple[tuple[str, int, str], ...]
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 TAIL_BYTES = 64  # cameras pad a file after the end marker; more than this is looked at closely
@@ -70,11 +70,12 @@ class FileFeed:
         self.spec = dataset_spec(name)
 
     def batches(self, requests: Iterable[Request], num_threads: int) -> Iterator[tuple[Any, ...]]:
-        reading: deque[tuple[Request, list[Future[tuple[Bytes, tuple[int, int]]]]]] = deque()
+        reading: deque[tuple[Request, list[Future[list[File]]]]] = deque()
         with ThreadPoolExecutor(num_threads) as threads:
             try:
                 for request in requests:
-                    reading.append((request, [threads.submit(self.read, int(index)) for index in request.indices]))
+                    shares = np.array_split(request.indices, num_threads)
+                    reading.append((request, [threads.submit(self.read_all, share) for share in shares]))
                     if len(reading) > READ_AHEAD:
                         yield self.taken(*reading.popleft())
                 while reading:
@@ -82,19 +83,24 @@ class FileFeed:
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 
-    def taken(self, request: Request, files: list[Future[tuple[Bytes, tuple[int, int]]]]) -> tuple[Any, ...]:
+    def taken(self, request: Request, shares: list[Future[list[File]]]) -> tuple[Any, ...]:
         """The inputs of a request, its files having been read."""
-        encoded, sizes = zip(*(file.result() for file in files), strict=True)
+        encoded, sizes = zip(*(file for share in shares for file in share.result()), strict=True)
         return list(encoded), *self.parameters(np.array(sizes, dtype=np.int64), request)
 
-    def read(self, index: int) -> tuple[Bytes, tuple[int, int]]:
+    def read_all(self, indices: NDArray[np.int64]) -> list[File]:
+        """`read` of each: one task for a thread, as one per file costs as much again as the reading."""
+        return [self.read(index) for index in indices.tolist()]
+
+    def read(self, index: int) -> File:
         """A file's bytes, and the image's height and width. Raises DataError naming it where it is cut short or no image.
 
         DALI decodes the window it needs, and would not notice what is missing below it.
         """
         path = self.files.path(index)
         try:
-            content = Path(path).read_bytes()
+            with open(path, "rb", buffering=0) as file:
+                content = file.read()
             with Image.open(io.BytesIO(content)) as image:
                 size = image.height, image.width
         except UNREADABLE as error:

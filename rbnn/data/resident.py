@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,10 +37,14 @@ class Normalize:
         if images.device.type != "cpu":
             return torch.addcmul(self.shift, images.float(), self.scale)
         # NumPy: 0.4 ms for 256 x 3 x 32 x 32; torch's threads bring nothing here and 10 ms where other trials use the cores.
-        values = images.numpy().astype(np.float32)
-        values *= self.scale.numpy()
-        values += self.shift.numpy()
+        values = np.empty(images.shape, np.float32)
+        self.write(images.numpy(), values)
         return torch.from_numpy(values)
+
+    def write(self, images: NDArray[np.uint8], to: NDArray[np.float32]) -> None:
+        """Images (N, 3, S, S), or one (3, S, S), normalised into an array of that shape, on the CPU."""
+        np.multiply(images, self.scale.numpy()[0], out=to)
+        to += self.shift.numpy()[0]
 
 
 class ResidentTrain:
