@@ -1,7 +1,7 @@
 """`make bench`: one table of ratios, ours / baseline, each measured in this run; below 1 ours is cheaper.
 
-The short form takes under three minutes on two cores, and 40 s more where nothing is compiled yet; --full adds the larger
-networks, and rounds.
+The short form takes under three minutes on two cores, one of them for compiling where nothing is compiled yet; --full adds the
+larger networks, and rounds.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def unfused_update(model: nn.Module) -> None:
 
 
 def rotation_rows(setting: Setting, network: str) -> list[Row]:
-    """Seconds for all layers of a network; on a CPU on one thread and on those of a run.
+    """Seconds for all layers of a network, on a CPU on as many threads as a run has; in the full form also on one.
 
     The loop always has one thread, which suits it best: waking a second one for each of its small products makes it 2 to 10
     times slower.
@@ -47,7 +47,7 @@ def rotation_rows(setting: Setting, network: str) -> list[Row]:
     for device in setting.devices:
         models = networks(network, device, ("rbnn", "unfused"))
         on_cpu, of_run = device.type == "cpu", torch.get_num_threads()
-        for threads in sorted({1, of_run} if on_cpu else {of_run}):
+        for threads in sorted({1, of_run} if on_cpu and setting.full else {of_run}):
             where = f"{device.type}, {threads} thread{'s' * (threads > 1)}" if on_cpu else device.type
             rows.append(rotation_row(setting, f"rotation update {network}, {where}", models, device, threads))
         torch.set_num_threads(of_run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def evaluation_rows(setting: Setting, network: str) -> list[Row]:
 
 
 def memory_rows(setting: Setting, network: str) -> list[Row]:
-    """What a training step adds to the peak of a process's memory on each device; each in processes of its own."""
+    """What a training step adds to the peak of a process's memory on each device; processes of their own, side by side."""
 
     def measured(kind: str, device: torch.device) -> float:
         command = [sys.executable, "-m", "benchmarks.peak_memory", kind, network, str(BATCH_SIZE), device.type]
@@ -80,8 +81,9 @@ def memory_rows(setting: Setting, network: str) -> list[Row]:
     for device in setting.devices:
         added = {kind: list[float]() for kind in kinds}
         for _ in range(3 if setting.full else 1):
-            for kind in kinds:
-                added[kind].append(measured(kind, device))
+            with ThreadPoolExecutor() as threads:
+                for kind, mib in zip(kinds, threads.map(partial(measured, device=device), kinds), strict=True):
+                    added[kind].append(mib)
         name = f"peak memory of a step {network}, batch {BATCH_SIZE}, {device.type}"
         rows += [
             compared(name, UNFUSED, added["rbnn"], added["unfused"], unit="MiB"),

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from rbnn import layers
 from rbnn.binarize import set_surrogate, standardize
-from rbnn.layers import RotatedConv2d, rotated_layers
+from rbnn.layers import RotatedConv2d, rotated_layers, update_rotations
 from rbnn.rotation import objective, orthogonality_error
 
 # in_channels, out_channels, kernel_size, stride, padding
@@ -167,3 +168,20 @@ def test_a_frozen_weight_is_kept_until_it_is_thawed() -> None:
 def test_rotated_layers_names_them_in_order() -> None:
     model = torch.nn.Sequential(RotatedConv2d(2, 2, 1), torch.nn.Conv2d(2, 2, 1), RotatedConv2d(2, 2, 1))
     assert list(rotated_layers(model)) == ["0", "2"]
+
+
+@pytest.mark.parametrize(("out_channels", "num_threads"), [(16, 1), (1024, 2)])
+def test_a_small_network_is_rotated_on_one_thread_and_the_others_come_back(
+    out_channels: int, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def counted(*args: object) -> None:
+        seen.append(torch.get_num_threads())
+        raise RuntimeError("stopped here")
+
+    monkeypatch.setattr(layers, "bi_rotation_updates", counted)
+    monkeypatch.setattr(layers, "TOGETHER", 1 << 16)
+    with pytest.raises(RuntimeError, match="stopped here"):
+        update_rotations([RotatedConv2d(16, out_channels, 3)])
+    assert seen == [num_threads] and torch.get_num_threads() == 2
