@@ -10,7 +10,7 @@ from typing import Any
 
 from rbnn.data.catalog import dataset_spec
 from rbnn.errors import RecipeError
-from rbnn.recipe import FIELDS, RECIPE_DIR, Recipe, check_known, load_recipe, read_yaml, recipe_files
+from rbnn.recipe import FIELDS, RECIPE_DIR, Recipe, check_known, check_milestones, read_recipe, read_yaml, recipe_files
 from rbnn.schedules import WARM_UP_EPOCHS
 from tune.entry import allowed
 from tune.space import Space
@@ -210,7 +210,10 @@ def _baseline(values: Mapping[str, Any], folder: Path) -> tuple[str, Recipe]:
     if recipe and recipe not in recipe_files():
         found = [path for path in (Path(recipe), folder / recipe) if path.is_file()]
         recipe = str(found[0].resolve()) if found else recipe
-    baseline = load_recipe(recipe, **base) if recipe else Recipe(**base)
+    layers = [read_recipe(recipe) if recipe else {}, base]
+    baseline = Recipe(**{**layers[0], **base})
+    if "lr_type" not in values["space"]:
+        check_milestones([*layers, values["space"]], baseline)
     if not dataset_spec(baseline.dataset).has_test_split:
         if values.get("val_fraction"):
             raise RecipeError(f"val_fraction must be 0 for {baseline.dataset}, which has its own validation split; remove it")

@@ -41,6 +41,7 @@ MISTAKES = {
     "train --dataset cifar10 --data_path none --epochs 1": "none",
     "train --dataset imagenet --data_path none": "none",
     "train --dataset digits --Tmin 5 --Tmax 1 --epochs 1": "Tmin is 5 and Tmax 1",
+    "train --dataset digits --lr_decay_step 30 60": "lr_decay_step is [30, 60], and lr_type cos has no milestones",
     "train --dataset digits --epochs -3": "epochs is -3; it must be a whole number of at least 1",
     "train --dataset digits --lr abc": "lr is 'abc'; it must be a number",
     "train --dataset digits --lr nan": "lr is nan; it must be a finite number above 0",

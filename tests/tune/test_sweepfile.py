@@ -69,6 +69,13 @@ def test_workers_per_trial_reach_the_recipe() -> None:
     assert parse_sweep({**DIGITS, "workers_per_trial": 2}, HERE).baseline.train_workers == 2
 
 
+def test_milestones_may_be_given_where_lr_type_is_searched() -> None:
+    space = {"lr_type": {"choice": ["cos", "step"]}}
+    sweep = parse_sweep({**DIGITS, "base": {"dataset": "digits", "lr_decay_step": [5]}, "space": space}, HERE)
+    assert sweep.baseline.lr_decay_step == (5,)
+    assert parse_sweep(sweep.to_dict(), HERE).to_dict() == sweep.to_dict()
+
+
 def test_a_grid_tries_every_point_by_default() -> None:
     space = {"lr": {"choice": [0.1, 0.2]}, "rotation_update": {"integer": [1, 3]}}
     assert parse_sweep({**DIGITS, "sampler": "grid", "space": space}, HERE).trials == 6
@@ -87,6 +94,8 @@ def test_a_grid_tries_every_point_by_default() -> None:
         ({"base": {"val_fraction": 0.2}}, "at the top of the sweep file"),
         ({"base": {"lr": 2, "dataset": "digits"}}, "baseline: lr is 2.0, outside its search space (0.01 to 1)"),
         ({"recipe": "cifar11"}, "recipe 'cifar11' does not exist"),
+        ({"base": {"lr_decay_step": [5]}}, "lr_decay_step is [5], and lr_type cos has no milestones; give lr_type step"),
+        ({"space": {"lr_decay_step": {"choice": ["", "5"]}}}, "lr_type cos has no milestones; give lr_type step"),
         ({"sampler": "bayes"}, "one of tpe, gp, random, grid"),
         ({"sampler": "grid"}, "needs finite options"),
         ({"val_fraction": 0.1}, "has its own validation split"),
