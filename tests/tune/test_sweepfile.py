@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from rbnn.errors import RecipeError
-from tune.sweepfile import KEYS, SAMPLERS, SCHEDULER_KEYS, SCHEDULERS, load_sweep, parse_sweep, sweep_files
+from tune.sweepfile import load_sweep, parse_sweep, sweep_files
+from tune.sweepkeys import KEYS, SAMPLERS, SCHEDULER_KEYS, SCHEDULERS
 
 DIGITS: dict[str, Any] = {"name": "s", "base": {"dataset": "digits", "epochs": 10}, "space": {"lr": {"log": [0.01, 1]}}}
 CIFAR: dict[str, Any] = {"name": "s", "base": {"warm_up": True}, "space": {"lr": {"log": [0.01, 1]}}}
@@ -112,6 +113,10 @@ def test_a_grid_tries_every_point_by_default() -> None:
         ({"scheduler": "ahsa"}, "a mapping such as"),
         ({"scheduler": {"grace_periods": 6}}, "key in scheduler 'grace_periods' is unknown; nearest: grace_period"),
         ({"scheduler": {"reduction_factor": 1.5}}, "at least 2"),
+        (
+            {"scheduler": {"name": "none", "grace_period": 3}},
+            "grace_period is 3, and scheduler none stops no trial; remove it, or choose asha",
+        ),
         ({"scheduler": {"grace_period": 11}}, "the trials have 10 epochs"),
         ({"scheduler": {"grace_period": 5}, "base": {"warm_up": True}}, "within the warm-up of 5 epochs; give at least 6"),
         ({"scheduler": {"grace_period": 5}, "space": {"warm_up": "boolean"}}, "within the warm-up"),
@@ -142,6 +147,13 @@ def test_a_short_grace_period_is_fine_without_warm_up_or_early_stopping() -> Non
     assert parse_sweep({**DIGITS, "scheduler": {"grace_period": 1}}, HERE).scheduler.grace_period == 1
     warm = {"dataset": "digits", "epochs": 10, "warm_up": True}
     assert parse_sweep({**DIGITS, "base": warm, "scheduler": "none"}, HERE).scheduler.name == "none"
+
+
+def test_scheduler_none_is_recorded_by_its_name_and_taken_back_from_older_records() -> None:
+    sweep = parse_sweep({**DIGITS, "scheduler": "none"}, HERE)
+    assert sweep.to_dict()["scheduler"] == {"name": "none"}
+    older = {**sweep.to_dict(), "scheduler": dict(vars(sweep.scheduler))}
+    assert parse_sweep(older, HERE).to_dict() == sweep.to_dict()
 
 
 def test_loading_a_sweep_file_imports_nothing_heavy() -> None:
