@@ -16,7 +16,7 @@ from tune.board import Board
 from tune.cluster import capacity, connected, joined, lost_of_own_ray, own_ray_session
 from tune.confirm import SUFFIX, Setting, confirmation_table, num_confirming, settings_of
 from tune.display import SweepDisplay, say
-from tune.folder import SWEEP_FILE, Record, State, SweepFolder
+from tune.folder import SWEEP_FILE, Record, State, SweepFolder, begin_file
 from tune.history import STORAGE_ERRORS, History, check_new_study, reason_of
 from tune.outcome import close_parent, find_parent, opening, print_result, start_parent
 from tune.publish import publish
@@ -75,6 +75,7 @@ def create_folder(planned: Plan, tracker: Tracker) -> SweepFolder:
     except OSError as error:
         where = planned.directory.parent
         raise RequestError(f"results_dir '{where}' cannot be written: {error.strerror}; choose another --results_dir") from None
+    begin_file(planned.directory / SWEEP_FILE, file.storage, file.storage_path)
     (planned.directory / SWEEP_FILE).write_text(yaml.safe_dump(file.to_dict(), sort_keys=False))
     folder = SweepFolder(planned.directory)
     folder.write(

@@ -62,6 +62,8 @@ MISTAKES = {
     "sweep quickstart --time-budget -1": "minutes above 0",
     "sweep quickstart --results_dir /proc/no": "results_dir '/proc/no' cannot be written: No such file",
     "sweep quickstart --name a/b": "name is 'a/b'; it must be letters",
+    "sweep quickstart --storage sqlite:///:memory:?password=geheim": "storage sqlite:///:memory:?password=*** is in memory",
+    "sweep quickstart --storage_path ftq://ann:geheim@host/a": "storage_path 'ftq://ann:***@host/a' cannot be used",
     "sweep quickstart --storage sqlite://": "is in memory, and ends with its process",
     "evaluate random.ckpt --dataset digits": "checkpoint 'random.ckpt' cannot be read",
     "evaluate none.ckpt --dataset digits": "checkpoint 'none.ckpt' does not exist",
