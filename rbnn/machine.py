@@ -9,7 +9,7 @@ import sys
 import torch
 
 from rbnn.compiling import obstacle
-from rbnn.data.catalog import dataset_spec
+from rbnn.data import dataset_spec, num_train_images
 from rbnn.errors import RecipeError
 from rbnn.models import check_model
 from rbnn.recipe import Recipe
@@ -50,7 +50,7 @@ def resolve(recipe: Recipe, share: int = 1, in_turn: int = 1) -> Recipe:
     """The recipe with what depends on the machine made explicit: workers, threads, compile; model, GPUs, workers checked.
 
     share: how many such runs use the machine at once; in_turn: how many one process runs, which share what it compiles. Several
-    GPUs in `gpus` mean as many workers. Raises RecipeError.
+    GPUs in `gpus` mean as many workers. Raises RecipeError, and DataError as `compile_choice`.
     """
     check_model(recipe.model, recipe.dataset)
     gpus = gpu_ids(recipe)
@@ -68,9 +68,9 @@ def resolve(recipe: Recipe, share: int = 1, in_turn: int = 1) -> Recipe:
 def compile_choice(recipe: Recipe, on_gpu: bool, in_turn: int) -> str:
     """`compile` as "on" or "off": auto is on where the process trains on COMPILE_FROM images or more, and code can be compiled.
 
-    Raises RecipeError for "on" where it cannot.
+    Raises RecipeError for "on" where it cannot, DataError for auto where the images to be counted are not there.
     """
-    if recipe.compile == "auto" and in_turn * recipe.epochs * dataset_spec(recipe.dataset).num_train < COMPILE_FROM:
+    if recipe.compile == "auto" and not _trains_long(recipe, in_turn):
         return "off"
     why = "" if recipe.compile == "off" else obstacle("cuda" if on_gpu else "cpu")
     if why and recipe.compile == "on":
@@ -78,6 +78,12 @@ def compile_choice(recipe: Recipe, on_gpu: bool, in_turn: int) -> str:
     if why:
         print(f"compile auto: off, as {why}", file=sys.stderr)
     return "on" if recipe.compile != "off" and not why else "off"
+
+
+def _trains_long(recipe: Recipe, in_turn: int) -> bool:
+    """The published number is asked first: there may be fewer images, and counting them looks at each file."""
+    passes = in_turn * recipe.epochs
+    return passes * dataset_spec(recipe.dataset).num_train >= COMPILE_FROM <= passes * num_train_images(recipe)
 
 
 def device_of(recipe: Recipe, rank: int = 0) -> torch.device:

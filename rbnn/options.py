@@ -11,7 +11,7 @@ import sys
 from typing import Any, NoReturn
 
 from rbnn.errors import RequestError
-from rbnn.recipe import FIELDS, TYPES, Recipe, load_recipe
+from rbnn.recipe import FIELDS, TYPES, Recipe, check_milestones, load_recipe
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -66,12 +66,15 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     name = args.start_from_option or args.start_from
     if name:
         return load_recipe(name, **given)
+    recorded: dict[str, Any] = {}
     if given.get("resume") or given.get("evaluate"):
         from rbnn.checkpoint import load
 
         recorded = load(find_checkpoint(given.get("resume") or given["evaluate"])).recipe
-        return Recipe(**{**(recorded if given.get("resume") else _for_evaluation(recorded)), **given})
-    return Recipe(**given)
+        recorded = recorded if given.get("resume") else _for_evaluation(recorded)
+    recipe = Recipe(**{**recorded, **given})
+    check_milestones([given], recipe)
+    return recipe
 
 
 def _for_evaluation(recorded: dict[str, Any]) -> dict[str, Any]:

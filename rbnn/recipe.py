@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -211,17 +211,42 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
     return content
 
 
+def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
+    """What the recipe of that name in experiments/recipes, or that file, states; raises as `load_recipe`."""
+    named = recipe_files()
+    path = named.get(str(name_or_path), Path(name_or_path))
+    if not path.is_file():
+        near = nearest(str(name_or_path), named)
+        raise RecipeError(f"recipe '{name_or_path}' does not exist; nearest: {near} (or give a file)")
+    values = read_yaml(path, "recipe file")
+    check_known(values, FIELDS, "recipe option")
+    return values
+
+
 def load_recipe(name_or_path: str | Path, **overrides: Any) -> Recipe:
     """The recipe of that name in experiments/recipes, or in that file, with `overrides` on top.
 
     Raises RecipeError, one line, for a name that does not exist (with the nearest ones), an unknown key or a bad value.
     """
-    named = recipe_files()
-    path = named.get(str(name_or_path), Path(name_or_path))
-    if not path.is_file():
-        known = nearest(str(name_or_path), named)
-        raise RecipeError(f"recipe '{name_or_path}' does not exist; nearest: {known} (or give a file)")
-    values = read_yaml(path, "recipe file")
-    for mapping in (values, overrides):
-        check_known(mapping, FIELDS, "recipe option")
-    return Recipe(**{**values, **overrides})
+    values = read_recipe(name_or_path)
+    check_known(overrides, FIELDS, "recipe option")
+    recipe = Recipe(**{**values, **overrides})
+    check_milestones([values, overrides], recipe)
+    return recipe
+
+
+def check_milestones(layers: Sequence[Mapping[str, Any]], recipe: Recipe) -> None:
+    """RecipeError where `layers`, each on top of those before it, give lr_decay_step to a recipe that is not of lr_type step.
+
+    A layer that states lr_type takes the place of earlier ones, milestones and all. One that states every option (a sweep file
+    keeps val_fraction elsewhere) was recorded, and may hold milestones that were searched together with lr_type.
+    """
+    given = False
+    for layer in layers:
+        stands = given and "lr_type" not in layer
+        given = stands or (bool(layer.get("lr_decay_step")) and not layer.keys() >= FIELDS.keys() - {"val_fraction"})
+    if given and recipe.lr_type != "step":
+        raise RecipeError(
+            f"lr_decay_step is {list(recipe.lr_decay_step)}, and lr_type {recipe.lr_type} has no milestones; "
+            "give lr_type step, or leave lr_decay_step out"
+        )

@@ -172,12 +172,11 @@ def open_directory(directory: Path, run: Run, resume: Path | None) -> None:
         link(best, directory / BEST)
 
 
-def restore(run: Run, path: Path, fingerprint: str) -> None:
-    """Bring a fresh run to where the checkpoint was written; CheckpointError where recipe or data are others."""
-    state = ckpt.load(path)
+def check_continues(recipe: Recipe, state: ckpt.Checkpoint, path: Path, fingerprint: str) -> None:
+    """CheckpointError, one line, where a run of that recipe on data of that fingerprint cannot go on from the checkpoint."""
     if not state.optimizer:
         raise CheckpointError(f"checkpoint '{path}' holds weights only and cannot be continued; use rbnn evaluate")
-    own = run.recipe.to_dict(only_affecting=True)
+    own = recipe.to_dict(only_affecting=True)
     written = {name: state.recipe.get(name, FIELDS[name].default) for name in own}
     differing = [name for name, value in own.items() if written[name] != value]
     if differing:
@@ -188,6 +187,12 @@ def restore(run: Run, path: Path, fingerprint: str) -> None:
         )
     if state.data != fingerprint:
         raise CheckpointError(f"checkpoint '{path}' was trained on other data ({state.data[:19]}, here {fingerprint[:19]})")
+
+
+def restore(run: Run, path: Path, fingerprint: str) -> None:
+    """Bring a fresh run to where the checkpoint was written; raises as `check_continues` does."""
+    state = ckpt.load(path)
+    check_continues(run.recipe, state, path, fingerprint)
     ckpt.load_weights(run.model, state, path)
     run.optimizer.load_state_dict(state.optimizer)
     run.epoch, run.step, run.metrics = state.epoch, state.step, state.metrics

@@ -30,8 +30,9 @@ class Row:
 class Board:
     """All trials of a sweep so far. num_trials: how many there will be, None without end; num_epochs: of a full trial.
 
-    epochs_before: those done before `began`, by an earlier process. noun: what a row is called. confirmed: the trial that fresh
-    seeds hold for the best, None as long as nothing is confirmed.
+    epochs_before: those done before `began`, by an earlier process. epochs_after: of the confirmation that follows, about.
+    budget_s: time from `began` after which no trial goes on, None without one. noun: what a row is called. confirmed: the trial
+    that fresh seeds hold for the best, None as long as nothing is confirmed.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Board:
     rows: dict[int, Row] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     epochs_before: int = 0
+    epochs_after: int = 0
+    budget_s: float | None = None
     noun: str = "trial"
     confirmed: int | None = None
 
@@ -74,11 +77,24 @@ class Board:
         return self.rows.get(BASELINE)
 
     def seconds_left(self) -> float | None:
-        """Expected time to the end: the epochs still to come, at the pace so far; None before the first epoch."""
+        """Expected time to the end of the sweep at the pace of this process; None before its first epoch."""
+        spent_s = time.monotonic() - self.began
+        left = None if self.budget_s is None else self.budget_s - spent_s
         done = sum(row.epochs for row in self.rows.values()) - self.epochs_before
-        if done <= 0 or self.num_trials is None:
+        return self.seconds_to_come(done, spent_s, left, self.epochs_after)
+
+    def seconds_to_come(self, done: int, spent_s: float, budget_s: float | None, epochs_after: int) -> float | None:
+        """Expected time to the end where `done` epochs took `spent_s`: these trials, within `budget_s`, then `epochs_after`.
+
+        None before the first epoch, and where the trials have no end.
+        """
+        if done <= 0:
             return None
-        return self.epochs_to_come(self.num_trials) * (time.monotonic() - self.began) / done
+        epoch_s = spent_s / done
+        ends = [] if budget_s is None else [max(budget_s, 0.0)]
+        if self.num_trials is not None:
+            ends.append(self.epochs_to_come(self.num_trials) * epoch_s)
+        return min(ends) + epochs_after * epoch_s if ends else None
 
     def epochs_to_come(self, num_trials: int) -> float:
         """The epochs that `num_trials` trials in all still need, if those to come are as long as those that ended."""

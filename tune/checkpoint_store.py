@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rbnn.errors import RecipeError
+from tune.environment import without_secrets
 
 KEPT = (".ckpt", ".jsonl", ".csv")  # checkpoints, and the journal of epochs and the diagnostics that belong to them
 ATOMIC = ("s3", "gcs", "abfs")  # an object appears there when it is complete, and not before
@@ -112,8 +113,8 @@ def filesystem(address: str) -> tuple[Any, str]:
         except (ImportError, ValueError, OSError) as error:
             reason = " ".join(str(error).split()) or " ".join(str(unknown_to_pyarrow).split())
             raise RecipeError(
-                f"storage_path '{address}' cannot be used: {reason}; give a folder that all nodes share, or an address such as "
-                "s3://bucket/folder"
+                f"storage_path '{without_secrets(address)}' cannot be used: {without_secrets(reason)}; give a folder that all "
+                "nodes share, or an address such as s3://bucket/folder"
             ) from None
         return PyFileSystem(FSSpecHandler(fs)), path.rstrip("/")
 
@@ -136,8 +137,8 @@ def check_storage(storage_path: str, num_nodes: int) -> None:
             stream.write(b"rbnn")
         fs.delete_file(probe)
     except OSError as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"storage_path '{storage_path}' cannot be written: {reason[:300]}; choose another") from None
+        where, reason = without_secrets(storage_path), without_secrets(" ".join(str(error).split()))
+        raise RecipeError(f"storage_path '{where}' cannot be written: {reason[:300]}; choose another") from None
 
 
 def fetch(address: str, directory: Path) -> None:

@@ -27,6 +27,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 CODE = ("rbnn", "tune", "experiments")  # what a node needs of a source tree
 CONNECT_TIMEOUT_S = 5.0
 DEFAULT_PORT = 6379
+DAEMONS = ("raylet", "gcs_server")
 JOB_ENVIRONMENT = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
 TOKEN_REMEDY = (
     "copy the head's ~/.ray/auth_token to the same place here (file mode 600), or give its path in RAY_AUTH_TOKEN_PATH"
@@ -226,3 +227,19 @@ def refused(address: str, reason: object) -> RequestError:
 def _python_path() -> str:
     """PYTHONPATH with this project first, so that workers on this machine import the same packages."""
     return os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
+
+
+def own_ray_session(address: str) -> str:
+    """The folder of the Ray that this process started, "" where it joined a cluster."""
+    from ray._private.worker import global_worker
+
+    return "" if cluster_address(address) else str(global_worker.node.get_session_dir_path())
+
+
+def lost_of_own_ray() -> str:
+    """Which daemon of the Ray that this process started has ended; "" while all run, and for a cluster that it joined."""
+    from ray._private.worker import global_worker
+
+    daemons = global_worker.node.all_processes if global_worker.node else {}
+    ended = (name for name in DAEMONS for info in daemons.get(name, []) if info.process.poll() is not None)
+    return next(ended, "")

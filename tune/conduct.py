@@ -13,10 +13,10 @@ from rbnn.errors import RequestError, RunFailed
 from rbnn.recipe import Recipe
 from tune.aligning import examine, runs_by_number
 from tune.board import Board
-from tune.cluster import capacity, cluster_address, connected, joined
-from tune.confirm import SUFFIX, Setting, confirmation_table, settings_of
+from tune.cluster import capacity, connected, joined, lost_of_own_ray, own_ray_session
+from tune.confirm import SUFFIX, Setting, confirmation_table, num_confirming, settings_of
 from tune.display import SweepDisplay, say
-from tune.folder import SWEEP_FILE, Record, State, SweepFolder
+from tune.folder import SWEEP_FILE, Record, State, SweepFolder, begin_file
 from tune.history import STORAGE_ERRORS, History, check_new_study, reason_of
 from tune.outcome import close_parent, find_parent, opening, print_result, start_parent
 from tune.publish import publish
@@ -29,8 +29,6 @@ from tune.sweep import Phase, Plan, Trainable, confirm_phase, plan, plan_again, 
 from tune.sweepfile import SweepFile
 from tune.tracking import Tracker
 from tune.trial import run_trial
-
-DAEMONS = ("raylet", "gcs_server")
 
 
 def conduct(
@@ -77,6 +75,7 @@ def create_folder(planned: Plan, tracker: Tracker) -> SweepFolder:
     except OSError as error:
         where = planned.directory.parent
         raise RequestError(f"results_dir '{where}' cannot be written: {error.strerror}; choose another --results_dir") from None
+    begin_file(planned.directory / SWEEP_FILE, file.storage, file.storage_path)
     (planned.directory / SWEEP_FILE).write_text(yaml.safe_dump(file.to_dict(), sort_keys=False))
     folder = SweepFolder(planned.directory)
     folder.write(
@@ -158,6 +157,8 @@ class Conductor:
         stop = self._stop(left)
         runs = self._align(phase.history, RecordTrials, "trial")
         board = board_of(phase.history, record.trials, self.plan.recipe.epochs, runs)
+        after = num_confirming(self.plan.file.confirm_top, record.confirm_seeds, record.trials)
+        board.epochs_after, board.budget_s = after * board.num_epochs, left
         if left is not None and left <= 0:
             stop.because(BUDGET)
         else:
@@ -235,19 +236,3 @@ class Conductor:
         parent = begun or start_parent(self.tracker, self.plan)
         self.folder.update(parent=parent)
         return parent
-
-
-def own_ray_session(address: str) -> str:
-    """The folder of the Ray that this process started, "" where it joined a cluster."""
-    from ray._private.worker import global_worker
-
-    return "" if cluster_address(address) else str(global_worker.node.get_session_dir_path())
-
-
-def lost_of_own_ray() -> str:
-    """Which daemon of the Ray that this process started has ended; "" while all run, and for a cluster that it joined."""
-    from ray._private.worker import global_worker
-
-    daemons = global_worker.node.all_processes if global_worker.node else {}
-    ended = (name for name in DAEMONS for info in daemons.get(name, []) if info.process.poll() is not None)
-    return next(ended, "")

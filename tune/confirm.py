@@ -70,6 +70,12 @@ def chosen(rows: Mapping[int, Row], top: int) -> list[int]:
     return ranked + ([0] if ranked and 0 in rows and 0 not in ranked else [])
 
 
+def num_confirming(top: int, num_seeds: int, num_trials: int | None) -> int:
+    """Runs of a confirmation before it is known what it confirms, about: the documented default may be among the best."""
+    settings = top + 1 if num_trials is None else min(top + 1, num_trials)
+    return settings * num_seeds
+
+
 def settings_of(history: History) -> list[Setting]:
     """What the finished confirmation runs of a sweep say, the best mean val/top1 first."""
     found: dict[int, Setting] = {}

@@ -58,7 +58,8 @@ class SweepDisplay:
         left = self.board.seconds_left()
         tops = [row.best_top1 for row in self.board.rows.values() if row.best_top1 is not None]
         best = f"best top-1 {max(tops):.2f} %" if tops else "no epoch finished yet"
-        finish = f"finish {finish_time(left)}" if left is not None else "finish not known yet"
+        with_confirmation = ", confirmation included" if self.board.epochs_after else ""
+        finish = f"finish about {finish_time(left)}{with_confirmation}" if left is not None else "finish not known yet"
         of = f" of {self.board.num_trials}" if self.board.num_trials is not None else ""
         return f"{len(self.board.ended)}{of} {self.board.noun}s done, {best}, {finish}"
 

@@ -22,7 +22,7 @@ CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")  #
 COMMAND_TIMEOUT_S = 10
 MAX_DIFF_BYTES = 1_000_000
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-PASSWORD_IN_URI = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
+PASSWORD_IN_URI = re.compile(r"(//[^/\s:@]*:)[^/\s@]+@")
 SECRET_IN_QUERY = re.compile(r"(?i)([?&](?:[\w-]*(?:password|passwd|token|secret|api-?key)[\w-]*)=)[^&\s'\"]+")
 SECRET_OPTION = re.compile(r"(?i)(--?[\w-]*(?:password|passwd|token|secret|api-?key)[\w-]*(?:=|\s+))('[^']*'|\S+)")
 
@@ -64,6 +64,8 @@ def without_secrets(text: str) -> str:
     'rbnn ui --store postgresql://ann:***@db/runs --token ***'
     >>> without_secrets("postgresql://db/runs?user=ann&password=geheim")
     'postgresql://db/runs?user=ann&password=***'
+    >>> without_secrets("postgresql//ann:geheim@db/runs")
+    'postgresql//ann:***@db/runs'
     """
     return SECRET_OPTION.sub(r"\1***", SECRET_IN_QUERY.sub(r"\1***", PASSWORD_IN_URI.sub(r"\1***@", text)))
 

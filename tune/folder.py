@@ -3,6 +3,7 @@
 sweep.yaml   the sweep file as resolved          sweep.json   `Record`: budget, stores, who conducts it, how it ended
 optuna.db    the trials, unless storage is set   trials/NNNN/, confirm/NNNN/   metrics.jsonl, last.ckpt, best.ckpt
 stop         asks the conducting process to end  sweep.lock   held by the conducting process
+sweep.yaml, sweep.json and ray/ are their owner's alone where a URI in them holds a password.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Literal
 import yaml
 
 from rbnn.errors import RequestError
+from tune.store import holds_password
 from tune.sweepfile import SweepFile, parse_sweep
 
 RECORD, SWEEP_FILE, STOP_FILE, LOCK_FILE = "sweep.json", "sweep.yaml", "stop", "sweep.lock"
@@ -108,6 +110,12 @@ class Record:
         return self.used_s + (max(seen_alive - self.session_began, 0.0) if self.state == "running" and self.sessions else 0.0)
 
 
+def begin_file(path: Path, *uris: str) -> None:
+    """An empty file that is to hold these URIs: its owner's alone where one of them holds a password."""
+    path.unlink(missing_ok=True)
+    path.touch(0o600 if holds_password(*uris) else 0o666)
+
+
 class SweepFolder:
     """The folder of one sweep, and its record."""
 
@@ -124,6 +132,7 @@ class SweepFolder:
     def write(self, record: Record) -> None:
         """Replace sweep.json, completely or not at all, also where the machine fails."""
         partial = self.directory / f".{RECORD}.{os.getpid()}.partial"
+        begin_file(partial, record.store, record.storage)
         with partial.open("w") as file:
             file.write(json.dumps(dataclasses.asdict(record), indent=1) + "\n")
             file.flush()
@@ -226,8 +235,8 @@ class SweepFolder:
 
 
 def sweep_folders(results_dir: str = "") -> list[SweepFolder]:
-    """The sweeps under a results folder, the oldest first."""
-    found = Path(results_dir or DEFAULT_RESULTS).glob(f"*/{RECORD}")
+    """The sweeps under a results folder, the oldest first, but not those that are another user's alone."""
+    found = [path for path in Path(results_dir or DEFAULT_RESULTS).glob(f"*/{RECORD}") if os.access(path, os.R_OK)]
     return [SweepFolder(path.parent) for path in sorted(found, key=lambda path: json.loads(path.read_text())["began"])]
 
 
@@ -235,6 +244,10 @@ def find_sweep(name_or_folder: str, results_dir: str = "") -> SweepFolder:
     """The sweep of that name under a results folder, or in that folder; RequestError, one line, for none."""
     for directory in (Path(name_or_folder), Path(results_dir or DEFAULT_RESULTS) / name_or_folder):
         if (directory / RECORD).is_file():
+            if not os.access(directory / RECORD, os.R_OK):
+                raise RequestError(
+                    f"sweep '{name_or_folder}' is another user's alone, as {directory / RECORD} holds a password"
+                )
             return SweepFolder(directory)
     known = ", ".join(folder.directory.name for folder in sweep_folders(results_dir)[-5:])
     hint = f"known: {known}" if known else "there is none; start one with rbnn sweep"

@@ -23,6 +23,7 @@ from rbnn.models import build
 from rbnn.recipe import Recipe
 from rbnn.run import start
 from rbnn.schedules import surrogate_tk
+from tune.confirm import num_confirming
 from tune.halving import rungs
 from tune.history import VALUES, History
 from tune.sweep import Plan, proposals_of
@@ -76,17 +77,17 @@ def forecast(plan: Plan, tracker: Tracker | None) -> Forecast:
     brackets = range(settings.brackets) if settings.name == "asha" else []
     judged = [rungs(settings.grace_period, settings.reduction_factor, epochs, bracket) for bracket in brackets] or [[]]
     each = statistics.fmean(expected_epochs(one, settings.reduction_factor, epochs) for one in judged)
-    num_confirming = (file.confirm_top + 1) * file.confirm_seeds
+    num_after = num_confirming(file.confirm_top, file.confirm_seeds, file.trials)
     epoch_s, source = (recorded_epoch_s(plan.recipe, tracker) if tracker else None) or measured_epoch_s(plan.recipe)
     return Forecast(
         judged,
         file.trials * epochs,
         file.trials * each,
-        num_confirming * epochs,
+        num_after * epochs,
         epoch_s,
         source,
         checkpoint_bytes(plan.recipe),
-        file.trials + num_confirming,
+        file.trials + num_after,
     )
 
 

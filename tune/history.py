@@ -131,7 +131,7 @@ def check_new_study(url: str, name: str) -> None:
         return
     if url.startswith("sqlite:") and (sqlite_path(url) is None or ":memory:" in url):
         raise RequestError(
-            f"storage {url} is in memory, and ends with its process; name a file, e.g. sqlite:////folder/optuna.db"
+            f"storage {shown(url)} is in memory, and ends with its process; name a file, e.g. sqlite:////folder/optuna.db"
         )
     storage = open_storage(url, "give e.g. postgresql://USER@HOST/NAME, or leave it out for a file")
     if name in optuna.get_all_study_names(storage):

@@ -198,7 +198,9 @@ def status_lines(status: dict[str, Any], address: str) -> list[str]:
     spent = f", {status['minutes']:g} min" if status["minutes"] is not None else ""
     first = f"job {status['job']} on {address}: {status['state'].lower()}, started {status['started']}{ended}{spent}"
     why = [f"  {status['message']}"] if status["state"] == "FAILED" and status["message"] else []
-    return [first, *why, *(f"  | {line}" for line in status["output"])]
+    again = f"  go on with it on the head, in RBNN_HOME (~/rbnn) there: rbnn resume {status['job']} --address auto"
+    broken_off = [again] if status["output"] and status["state"] in ("FAILED", "STOPPED") else []
+    return [first, *why, *(f"  | {line}" for line in status["output"]), *broken_off]
 
 
 def print_status(job: str, address: str, as_json: bool) -> int:

@@ -54,7 +54,7 @@ def settings_of(planned: Plan) -> dict[str, Any]:
     file = planned.file
     names = ("sampler", "seed", "trials", "time_budget_min", "confirm_top", "confirm_seeds")
     given = {name: getattr(file, name) for name in names}
-    scheduler = " ".join(f"{key}={value:g}" if key != "name" else value for key, value in vars(file.scheduler).items())
+    scheduler = " ".join(f"{key}={value:g}" if key != "name" else value for key, value in file.scheduler.to_dict().items())
     space = {f"space/{name}": f"{kind} {text}" for name, kind, text in file.space.describe()}
     kept = {name: value for name, value in given.items() if value is not None}
     found = {**kept, "concurrent": planned.concurrent, "scheduler": scheduler}

@@ -18,7 +18,7 @@ from rbnn.listeners import EpochPrinter, run_directory
 from rbnn.machine import resolve
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
-from rbnn.run import link, make_directory
+from rbnn.run import check_continues, link, make_directory
 from rbnn.session import Session
 from tune.diagnostics_plot import log_diagnostics
 from tune.journal import Journal
@@ -52,7 +52,7 @@ def train_recorded(
     fingerprint: str = "",
     conclude: Callable[[Recorded], None] | None = None,
 ) -> Recorded:
-    """Train `recipe` to its end and record it; nothing is written before the recipe, the data and the machine are checked.
+    """Train `recipe` to its end and record it; before anything is written, recipe, data, machine and `resume` are checked.
 
     fingerprint: of the data that it must be trained on, DataError otherwise; conclude: called before the MLflow run ends.
     Raises what `Session.open` and `fit` raise; the MLflow run then ends FAILED, or KILLED at Ctrl-C, keeping what was logged.
@@ -61,14 +61,15 @@ def train_recorded(
     directory = run_directory(recipe)
     _check_directory(recipe, directory)
     session = Session.open(recipe.replace(train_workers=1, gpus="none") if recipe.train_workers > 1 else recipe, directory)
-    if recipe.resume:
-        load(find_checkpoint(recipe.resume))
     found = session.loaders.info.fingerprint
     if fingerprint and found != fingerprint:
         raise DataError(
             f"data_path '{recipe.data_path}' holds other data than the run was trained on (fingerprint {found[:19]}, "
             f"recorded {fingerprint[:19]}); pass --data_path with the folder of the same data"
         )
+    if recipe.resume:
+        checkpoint = Path(find_checkpoint(recipe.resume))
+        check_continues(recipe, load(checkpoint), checkpoint, found)
     given = {"rbnn.recipe": name, **(tags or {})}
     make_directory(directory)
     with tracker.buffered(directory):

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rbnn.errors import RequestError
 from tune.board import Board, percent
-from tune.confirm import SUFFIX, confirmation_table, settings_of
+from tune.confirm import SUFFIX, confirmation_table, num_confirming, settings_of
 from tune.display import print_table
 from tune.folder import Record, SweepFolder, sweep_folders
 from tune.history import BUSY_S, History, last_epoch
@@ -42,16 +42,15 @@ class Standing:
     @property
     def finish(self) -> float | None:
         """When it will have ended, its confirmation included, as seconds since 1970; None where that cannot be said."""
-        done = sum(row.epochs for row in self.board.rows.values()) + self.epochs_confirmed
-        if self.state != "running" or not done:
+        record, board = self.record, self.board
+        if self.state != "running":
             return None
-        budget, epoch_s = self.record.budget_s, self.used_s / done
-        ends = [] if budget is None else [max(budget - self.used_s, 0.0)]
-        if self.record.trials is not None:
-            ends.append(self.board.epochs_to_come(self.record.trials) * epoch_s)
-        num_confirming = self.num_to_confirm or (self.folder.file.confirm_top + 1) * self.record.confirm_seeds
-        confirming = max(num_confirming * self.board.num_epochs - self.epochs_confirmed, 0)
-        return time.time() + min(ends) + confirming * epoch_s if ends else None
+        planned = num_confirming(self.folder.file.confirm_top, record.confirm_seeds, record.trials)
+        confirming = max((self.num_to_confirm or planned) * board.num_epochs - self.epochs_confirmed, 0)
+        done = sum(row.epochs for row in board.rows.values()) + self.epochs_confirmed
+        left = None if record.budget_s is None else record.budget_s - self.used_s
+        seconds = board.seconds_to_come(done, self.used_s, left, confirming)
+        return None if seconds is None else time.time() + seconds
 
     def counts(self) -> dict[str, int]:
         """Trials by state; `interrupted` ones wait to be taken up again."""
@@ -184,7 +183,7 @@ def _state(standing: Standing) -> str:
 
 def _finish(standing: Standing) -> str:
     if standing.finish:
-        return f"finish {datetime.fromtimestamp(standing.finish):%Y-%m-%d %H:%M:%S}"
+        return f"finish about {datetime.fromtimestamp(standing.finish):%Y-%m-%d %H:%M:%S}"
     if standing.state == "running":
         return "finish not known yet"
     ended = standing.record.ended

@@ -66,6 +66,11 @@ def shown(uri: str) -> str:
     return without_secrets(uri)
 
 
+def holds_password(*uris: str) -> bool:
+    """Whether any of them may only be shown in part."""
+    return any(shown(uri) != uri for uri in uris)
+
+
 def without_login(uri: str) -> str:
     """A server's address as a browser is to open it, and as it may be printed: without a user's name and password."""
     parts = urlsplit(uri)

@@ -30,6 +30,7 @@ from tune.folder import SweepFolder
 from tune.history import VALUES, History
 from tune.placement import Capacity, place_here, place_on_cluster
 from tune.stopping import Stop, stopper
+from tune.store import holds_password
 from tune.sweepfile import SweepFile, check_name
 from tune.trainer import DRIVER_SHARE
 from tune.trial import run_trial, shared_data
@@ -224,7 +225,13 @@ def run(plan: Plan, phase: Phase, callbacks: list[Any], stop: Stop, *, trainable
 
 
 def ray_directory(plan: Plan, phase: Phase) -> Path:
-    """Where Ray Tune keeps its own state of a phase: errors of failed trials, nothing that a resumed sweep reads."""
+    """Where Ray Tune keeps its own state of a phase: errors of failed trials, nothing that a resumed sweep reads.
+
+    That state is pickled with all that the sweep was told, the storage's password too.
+    """
     directory = plan.directory.resolve() / "ray"
+    directory.mkdir(exist_ok=True)
+    if holds_password(plan.file.storage, plan.file.storage_path):
+        directory.chmod(0o700)
     shutil.rmtree(directory / phase.history.name, ignore_errors=True)
     return directory

@@ -2,70 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rbnn.data.catalog import dataset_spec
 from rbnn.errors import RecipeError
-from rbnn.recipe import FIELDS, RECIPE_DIR, Recipe, check_known, load_recipe, read_yaml, recipe_files
+from rbnn.recipe import FIELDS, RECIPE_DIR, Recipe, check_known, check_milestones, read_recipe, read_yaml, recipe_files
 from rbnn.schedules import WARM_UP_EPOCHS
 from tune.entry import allowed
 from tune.space import Space
+from tune.sweepkeys import KEYS, SCHEDULER_KEYS, check_keys
 
-SAMPLERS = ("tpe", "gp", "random", "grid")
-SCHEDULERS = ("asha", "none")
 VAL_FRACTION = 0.1
-
-Check = tuple[Callable[[Any], bool], str]
-
-
-def _whole(least: int) -> Check:
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least, f"a whole number of at least {least}"
-
-
-def _number(v: Any) -> bool:
-    return isinstance(v, (int, float)) and not isinstance(v, bool)
-
-
-TEXT: Check = (lambda v: isinstance(v, str), "text")
-MAPPING: Check = (lambda v: isinstance(v, dict), "a mapping of 'option: value' lines")
-KEYS: dict[str, Check] = {
-    "name": (lambda v: isinstance(v, str) and bool(re.fullmatch(r"[A-Za-z0-9._-]+", v)), "letters, digits, '-', '_' and '.'"),
-    "description": TEXT,
-    "recipe": TEXT,
-    "base": MAPPING,
-    "space": (lambda v: isinstance(v, dict) and bool(v), "a mapping with at least one range, e.g. lr: {log: [0.01, 1]}"),
-    "first": (
-        lambda v: isinstance(v, list) and all(isinstance(point, dict) and point for point in v),
-        "a list of settings, e.g. [{lr: 0.2, Tmax: 5}]",
-    ),
-    "trials": _whole(1),
-    "time_budget_min": (lambda v: v is None or (_number(v) and 0 < v < float("inf")), "minutes above 0"),
-    "concurrent": _whole(0),
-    "seed": _whole(0),
-    "sampler": (lambda v: v in SAMPLERS, "one of " + ", ".join(SAMPLERS)),
-    "scheduler": (lambda v: isinstance(v, dict) or v in SCHEDULERS, "a mapping such as {name: asha, grace_period: 6}"),
-    "workers_per_trial": _whole(1),
-    "gpus_per_trial": (
-        lambda v: _number(v) and (0 <= v <= 1 or (1 < v < float("inf") and v == int(v))),
-        "0, a fraction up to 1, or a whole number",
-    ),
-    "max_failures": _whole(0),
-    "confirm_top": _whole(1),
-    "confirm_seeds": _whole(0),
-    "storage": TEXT,
-    "storage_path": TEXT,
-    "val_fraction": (lambda v: _number(v) and 0 <= v < 1, "a number from 0 to below 1"),
-}
-SCHEDULER_KEYS: dict[str, Check] = {
-    "name": (lambda v: v in SCHEDULERS, "one of " + ", ".join(SCHEDULERS)),
-    "grace_period": _whole(1),
-    "reduction_factor": (lambda v: _number(v) and 2 <= v < float("inf"), "a number of at least 2"),
-    "brackets": _whole(1),
-}
 
 
 @dataclass(frozen=True)
@@ -76,6 +26,10 @@ class TrialScheduler:
     grace_period: int
     reduction_factor: float
     brackets: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its keys in a sweep file: of none, the name alone."""
+        return dict(vars(self)) if self.name == "asha" else {"name": self.name}
 
 
 @dataclass(frozen=True)
@@ -124,7 +78,7 @@ class SweepFile:
         recipe = self.baseline.to_dict()
         del recipe["val_fraction"]
         values["first"] = list(self.first)
-        return {**values, "base": recipe, "space": self.space_entries, "scheduler": dict(vars(self.scheduler))}
+        return {**values, "base": recipe, "space": self.space_entries, "scheduler": self.scheduler.to_dict()}
 
 
 def sweep_files() -> dict[str, Path]:
@@ -147,7 +101,7 @@ def load_sweep(path: str | Path, **changes: Any) -> SweepFile:
 
 def parse_sweep(values: Mapping[str, Any], folder: Path) -> SweepFile:
     """The SweepFile of a mapping; `folder`: where a relative `recipe` path is looked for after the working directory."""
-    _check(values, KEYS, "key")
+    check_keys(values, KEYS, "key")
     for key in ("name", "space"):
         if key not in values:
             raise RecipeError(f"{key} is missing; it must be {KEYS[key][1]}")
@@ -193,13 +147,6 @@ def check_name(name: str) -> str:
     return name
 
 
-def _check(values: Mapping[str, Any], keys: Mapping[str, Check], kind: str) -> None:
-    check_known(values, keys, kind)
-    for key, value in values.items():
-        if not keys[key][0](value):
-            raise RecipeError(f"{key} is {value!r}; it must be {keys[key][1]}")
-
-
 def _baseline(values: Mapping[str, Any], folder: Path) -> tuple[str, Recipe]:
     """Recipe name or path, and the recipe with `base`, val_fraction and the number of workers on top."""
     base = values.get("base", {})
@@ -210,7 +157,10 @@ def _baseline(values: Mapping[str, Any], folder: Path) -> tuple[str, Recipe]:
     if recipe and recipe not in recipe_files():
         found = [path for path in (Path(recipe), folder / recipe) if path.is_file()]
         recipe = str(found[0].resolve()) if found else recipe
-    baseline = load_recipe(recipe, **base) if recipe else Recipe(**base)
+    layers = [read_recipe(recipe) if recipe else {}, base]
+    baseline = Recipe(**{**layers[0], **base})
+    if "lr_type" not in values["space"]:
+        check_milestones([*layers, values["space"]], baseline)
     if not dataset_spec(baseline.dataset).has_test_split:
         if values.get("val_fraction"):
             raise RecipeError(f"val_fraction must be 0 for {baseline.dataset}, which has its own validation split; remove it")
@@ -233,10 +183,13 @@ def _within(space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scheduler(given: Any, baseline: Recipe, space: Space) -> TrialScheduler:
-    """Early stopping, refused where it would judge trials while they still warm up."""
+    """Early stopping, refused where it would judge trials while they still warm up, or has settings and stops none."""
     values: dict[str, Any] = {"name": given} if isinstance(given, str) else given
-    _check(values, SCHEDULER_KEYS, "key in scheduler")
+    check_keys(values, SCHEDULER_KEYS, "key in scheduler")
     epochs, name = baseline.epochs, values.get("name", "asha")
+    unused = [key for key in values if key != "name"]
+    if name == "none" and unused and len(values) < len(SCHEDULER_KEYS):  # sweeps were once recorded with every key
+        raise RecipeError(f"{unused[0]} is {values[unused[0]]}, and scheduler none stops no trial; remove it, or choose asha")
     grace = values.get("grace_period", min(max(WARM_UP_EPOCHS + 1, epochs // 4), epochs))
     if grace > epochs:
         raise RecipeError(f"grace_period is {grace} and the trials have {epochs} epochs; it must be at most that")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rbnn.recipe import Recipe
     from rbnn.world import World
 
-__all__ = ["DATASETS", "DatasetSpec", "dataset_spec", "open_loaders", "open_source"]
+__all__ = ["DATASETS", "DatasetSpec", "dataset_spec", "num_train_images", "open_loaders", "open_source"]
 
 LOADERS = {
     "resident": "rbnn.data.resident",
@@ -42,6 +42,15 @@ def open_source(name: str, data_path: str) -> Source:
         return _sources[name, data_path]
     source: Source = importlib.import_module(dataset_spec(name).module).open_source(name, data_path)
     return source
+
+
+def num_train_images(recipe: Recipe) -> int:
+    """Images of the training split: as published where a data set is held in memory, which is read whole; else as found.
+
+    Raises as `open_source`, which a run of the recipe in this process then need not ask again.
+    """
+    spec = dataset_spec(recipe.dataset)
+    return spec.num_train if spec.in_memory else len(open_source(recipe.dataset, recipe.data_path).train)
 
 
 def loader_kind(recipe: Recipe) -> str:

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,6 +139,19 @@ def test_runs_in_turn_share_what_a_process_compiles(pretend: Pretend, monkeypatc
     monkeypatch.setattr(machine, "obstacle", lambda kind: "")
     recipe = Recipe(dataset="digits", epochs=12)
     assert [resolve(recipe, in_turn=runs).compile for runs in (1, 3, 4)] == ["off", "off", "on"]
+
+
+def test_of_a_data_set_on_disk_the_images_that_are_there_count(
+    pretend: Pretend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend(2, 0)
+    monkeypatch.setattr(machine, "obstacle", lambda kind: "")
+    for split, number in (("train", 0), ("train", 1), ("train", 2), ("val", 3)):
+        (tmp_path / split / "n01440764").mkdir(parents=True, exist_ok=True)
+        (tmp_path / split / "n01440764" / f"{number}.JPEG").touch()
+    recipe = Recipe(dataset="imagenet", data_path=str(tmp_path))
+    assert [resolve(recipe.replace(epochs=epochs)).compile for epochs in (1, 19_999, 20_000)] == ["off", "off", "on"]
+    assert resolve(recipe.replace(compile="on", data_path="none")).compile == "on"
 
 
 def test_without_a_compiler_auto_is_off_with_one_line_and_on_is_refused(

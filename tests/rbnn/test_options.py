@@ -108,6 +108,16 @@ def test_a_resumed_run_takes_its_recipe_from_its_checkpoint(tmp_path: Path) -> N
         assert find_checkpoint(str(place)) == str(tmp_path / "last.ckpt")
 
 
+def test_milestones_on_the_line_need_lr_type_step(tmp_path: Path) -> None:
+    recipe = Recipe(dataset="digits", lr_decay_step=(3,))
+    checkpoint.save(tmp_path / "last.ckpt", Checkpoint({}, recipe=recipe.to_dict()))
+    for line in ("--lr_decay_step 30 60", "--lr_decay_step 30 60 --lr_type cos", f"--resume {tmp_path} --lr_decay_step 30 60"):
+        with pytest.raises(RecipeError, match=r"lr_decay_step is \[30, 60\], and lr_type cos has no milestones"):
+            recipe_from(parsed(line))
+    assert recipe_from(parsed("--lr_decay_step 30 60 --lr_type step")).lr_decay_step == (30, 60)
+    assert recipe_from(parsed(f"--resume {tmp_path}")).lr_decay_step == (3,)
+
+
 @pytest.mark.parametrize(("gpus", "wanted"), [("0,1,2,3", ""), ("none", "none"), ("", "")])
 def test_an_evaluation_needs_nothing_of_the_machine_it_was_trained_on(gpus: str, wanted: str, tmp_path: Path) -> None:
     recipe = Recipe(dataset="digits", train_workers=4, gpus=gpus, compile="on", threads=2)

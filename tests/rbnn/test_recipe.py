@@ -120,6 +120,38 @@ def test_a_recipe_survives_its_own_file(tmp_path: Path) -> None:
     assert load_recipe(path) == recipe
 
 
+MILESTONES = "lr_decay_step is [30, 60], and lr_type cos has no milestones; give lr_type step, or leave lr_decay_step out"
+
+
+@pytest.mark.parametrize(
+    ("stated", "given", "allowed"),
+    [
+        ({}, {"lr_decay_step": "30 60"}, False),
+        ({"lr_decay_step": [30, 60]}, {}, False),
+        ({"lr_decay_step": [30, 60], "lr_type": "cos"}, {}, False),
+        ({}, {"lr_decay_step": "30 60", "lr_type": "cos"}, False),
+        ({"lr_type": "step", "lr_decay_step": [5]}, {"lr_decay_step": "30 60", "lr_type": "cos"}, False),
+        (Recipe().to_dict(), {"lr_decay_step": "30 60"}, False),
+        ({"lr_decay_step": [30, 60]}, {"lr_type": "step"}, True),
+        ({"lr_type": "step", "lr_decay_step": [5]}, {"lr_decay_step": "30 60"}, True),
+        ({"lr_type": "step", "lr_decay_step": [30, 60]}, {"lr_type": "cos"}, True),
+        ({"lr_decay_step": []}, {}, True),
+        (Recipe(lr_decay_step=(30, 60)).to_dict(), {"epochs": 7}, True),
+    ],
+)
+def test_milestones_without_lr_type_step_are_refused_where_they_are_given(
+    stated: dict[str, Any], given: dict[str, Any], allowed: bool, tmp_path: Path
+) -> None:
+    """But not in a recorded recipe, which states every option."""
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(stated))
+    if allowed:
+        assert load_recipe(tmp_path / "mine.yaml", **given).lr == 0.1
+        return
+    with pytest.raises(RecipeError) as refusal:
+        load_recipe(tmp_path / "mine.yaml", **given)
+    assert str(refusal.value) == MILESTONES
+
+
 def test_only_affecting_leaves_out_folders_and_printing() -> None:
     affecting = Recipe().to_dict(only_affecting=True)
     paths, printing = {"data_path", "results_dir", "save", "resume", "evaluate"}, {"print_freq", "time_estimate"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -64,6 +65,21 @@ def test_the_time_left_follows_the_pace_so_far(monkeypatch: pytest.MonkeyPatch) 
     assert board(rows[0], rows[2], num_trials=3).seconds_left() == pytest.approx((10 + 5) * 100 / 15)
     assert board(*rows, num_trials=3).seconds_left() == pytest.approx(2.5 * 100 / 20)
     assert board(rows[0], num_trials=1).seconds_left() == 0
+
+
+def test_the_time_left_counts_the_confirmation_and_a_time_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board_module.time, "monotonic", lambda: 100.0)
+    search = board(row(0, "complete", 10, 1.0), num_trials=3)
+    assert search.seconds_left() == pytest.approx(20 * 10) and "included" not in SweepDisplay(search).summary()
+    search.epochs_after = 40
+    assert search.seconds_left() == pytest.approx((20 + 40) * 10)
+    assert re.search(r"finish about [-\d: ]+, confirmation included$", SweepDisplay(search).summary())
+    search.budget_s = 130.0
+    assert search.seconds_left() == pytest.approx(30 + 40 * 10)
+    search.num_trials, search.budget_s = None, 90.0
+    assert search.seconds_left() == pytest.approx(40 * 10)
+    search.budget_s = None
+    assert search.seconds_left() is None
 
 
 @pytest.mark.parametrize(

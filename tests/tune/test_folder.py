@@ -53,6 +53,28 @@ def test_a_record_is_on_the_disk_before_it_takes_the_place_of_the_old_one(
     assert written == [((folder.directory / "sweep.json").stat().st_size, None)] and folder.record.trials == 7
 
 
+@pytest.mark.parametrize("given", ["store", "storage"])
+def test_a_record_with_a_password_is_its_owners_alone(given: str, folder: SweepFolder) -> None:
+    file = folder.directory / "sweep.json"
+    mode = file.stat().st_mode & 0o777
+    folder.update(**{given: "postgresql://ann@db/rbnn"})
+    assert file.stat().st_mode & 0o777 == mode != 0o600
+    folder.update(**{given: "postgresql://ann:geheim@db/rbnn"})
+    assert file.stat().st_mode & 0o777 == 0o600 and getattr(folder.record, given).endswith("geheim@db/rbnn")
+
+
+def test_another_users_sweep_hides_no_other_and_is_refused_in_one_line(
+    folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = SweepFolder(tmp_path / "theirs")
+    theirs.directory.mkdir()
+    theirs.write(Record("theirs"))
+    monkeypatch.setattr(os, "access", lambda path, mode: "theirs" not in str(path))
+    assert [one.record.name for one in sweep_folders(str(tmp_path))] == ["mine"]
+    with pytest.raises(RequestError, match=r"^sweep 'theirs' is another user's alone, as .* holds a password$"):
+        find_sweep("theirs", str(tmp_path))
+
+
 def test_one_process_conducts_a_sweep_and_its_end_is_noted(folder: SweepFolder) -> None:
     folder.stop_file.touch()
     with folder.conducting():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 
 from rbnn import checkpoint as ckpt
 from rbnn.data.loading import DataInfo
-from rbnn.engine import LAST
+from rbnn.engine import BEST, LAST
+from rbnn.errors import CheckpointError
+from rbnn.machine import resolve
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
 from tune import runs
@@ -20,6 +23,12 @@ from tune.tracking import Tracker
 
 pytestmark = pytest.mark.filterwarnings("ignore:::mlflow", "ignore::DeprecationWarning")
 RECIPE = Recipe(dataset="digits", epochs=4, gpus="none", compile="off", threads=1)
+
+
+def checkpoint_of(recipe: Recipe, epoch: int, metrics: dict[str, Any]) -> ckpt.Checkpoint:
+    """What `recipe` leaves after so many epochs, on the data of `MadeUp`."""
+    weights, sgd = {"w": torch.zeros(1)}, {"param_groups": []}
+    return ckpt.Checkpoint(weights, recipe.to_dict(), epoch=epoch, optimizer=sgd, metrics=metrics, data="sha256:0")
 
 
 class MadeUp:
@@ -36,8 +45,7 @@ class MadeUp:
         for epoch in range(max(done - 1, 0), self.until):
             metrics = {"epoch": epoch, "train/loss": 1.0, "train/top1": 1.0, "val/top1": 10.0 * epoch, "lr": 0.1, "t": 1.0}
             metrics |= {"time/epoch_s": 1.0, "digest": f"{epoch:016x}"}
-            state = ckpt.Checkpoint({"w": torch.zeros(1)}, epoch=epoch + 1, metrics=metrics, best={"top1": 10.0 * epoch})
-            ckpt.save(self.directory / LAST, state)
+            ckpt.save(self.directory / LAST, checkpoint_of(self.recipe, epoch + 1, metrics))
             report(metrics, None)
         if self.until < self.recipe.epochs:
             raise KeyboardInterrupt
@@ -93,3 +101,25 @@ def test_a_run_resumed_into_another_folder_or_missing_in_the_store_is_a_new_one(
     assert elsewhere.run_id != first and tracker.find_run(first).info.status == "KILLED"
     tracker.client.delete_run(first)
     assert train_recorded(resumed, tracker).run_id not in (first, elsewhere.run_id)
+
+
+@pytest.mark.parametrize(
+    ("other", "data", "refusal"),
+    [({"lr": 0.3}, "sha256:0", "was written with lr 0.3, this recipe has 0.1"), ({}, "sha256:1", "trained on other data")],
+)
+def test_workers_that_cannot_go_on_from_best_leave_last_as_it_was(
+    other: dict[str, Any], data: str, refusal: str, tmp_path: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune.trainer.train_with_workers", lambda *arguments: None)
+    recipe, folder = resolve(RECIPE.replace(results_dir=str(tmp_path), save="run", train_workers=2)), tmp_path / "run"
+    ckpt.save(folder / LAST, checkpoint_of(recipe, 3, {"epoch": 2}))
+    ckpt.save(folder / BEST, replace(checkpoint_of(recipe.replace(**other), 2, {"epoch": 1}), data=data))
+    last = (folder / LAST).read_bytes()
+    resumed = recipe.replace(resume=str(folder / BEST))
+    with pytest.raises(CheckpointError, match=refusal):
+        train_recorded(resumed, tracker)
+    assert (folder / LAST).read_bytes() == last
+    assert tracker.client.search_runs([tracker.experiment_id]) == []
+    ckpt.save(folder / BEST, checkpoint_of(recipe, 2, {"epoch": 1}))
+    train_recorded(resumed, tracker)
+    assert ckpt.load(folder / LAST).epoch == 2

@@ -19,7 +19,7 @@ import yaml
 
 from rbnn.errors import RequestError
 from tune.address import jobs_address
-from tune.jobs import Jobs, entrypoint, portable, travelling_environment
+from tune.jobs import Jobs, entrypoint, portable, status_lines, travelling_environment
 from tune.processes import Process
 from tune.sweepfile import load_sweep
 from tune.team_server import TeamServer, allowed_hosts, kept_secret, user_names
@@ -155,6 +155,16 @@ def test_a_cluster_that_has_just_begun_is_asked_again(monkeypatch: pytest.Monkey
     assert jobs._submit(submission_id="one") == "one"
     with pytest.raises(RequestError, match="sweep 'one' was handed to http://head:8265 before; choose another --name"):
         Jobs("http://head:8265", YoungCluster("Job with submission_id one already exists"))._submit(submission_id="one")
+
+
+@pytest.mark.parametrize(("state", "tells"), [("FAILED", True), ("STOPPED", True), ("SUCCEEDED", False), ("RUNNING", False)])
+def test_the_status_of_a_job_that_was_broken_off_says_how_its_sweep_goes_on(state: str, tells: bool) -> None:
+    status = {"job": "one", "state": state, "started": "now", "ended": None, "minutes": 1.0, "message": "", "output": ["line"]}
+    last = status_lines(status, "http://head:8265")[-1]
+    assert last == (
+        "  go on with it on the head, in RBNN_HOME (~/rbnn) there: rbnn resume one --address auto" if tells else "  | line"
+    )
+    assert len(status_lines({**status, "output": []}, "http://head:8265")) == 1, "one line in a list"
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ import yaml
 from rbnn.errors import RequestError
 from tune import cli
 from tune.board import Board, Row
+from tune.conduct import Conductor
 from tune.doctor import ailments
 from tune.folder import SWEEP_FILE, Record, SweepFolder
+from tune.history import History
 from tune.status import Standing
 from tune.sweepfile import parse_sweep
 
@@ -41,6 +44,20 @@ def test_the_finish_time_counts_the_confirmation(
     assert standing.finish is not None and standing.finish - time.time() == pytest.approx(seconds, abs=1)
     standing.state = "stopped"
     assert standing.finish is None
+
+
+@pytest.mark.parametrize(("trials", "num_seeds", "num_runs"), [(4, 2, 8), (4, 0, 0), (2, 2, 4), (None, 2, 8)])
+def test_the_terminals_finish_time_counts_it_too(
+    trials: int | None, num_seeds: int, num_runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boards: list[Board] = []
+    monkeypatch.setattr(Conductor, "_align", lambda *given: {})
+    monkeypatch.setattr(Conductor, "_run", lambda self, phase, board, *given: boards.append(board))
+    record = Record("look", trials=trials, confirm_seeds=num_seeds, budget_s=60.0)
+    plan, folder = SimpleNamespace(file=FILE, recipe=FILE.baseline), SimpleNamespace(record=record, stop_file=tmp_path / "stop")
+    conductor: Any = Conductor(plan, folder, None, "", None)  # type: ignore[arg-type]
+    conductor._search(SimpleNamespace(history=History(None, "look")))
+    assert [(board.epochs_after, board.budget_s) for board in boards] == [(10 * num_runs, 60.0)]
 
 
 @pytest.fixture

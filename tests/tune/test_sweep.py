@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ import torch
 from rbnn import machine
 from rbnn.errors import RecipeError
 from tune import placement
+from tune.conduct import create_folder
 from tune.history import History
-from tune.sweep import Plan, make_scheduler, plan, plan_again, search_phase
+from tune.sweep import Plan, make_scheduler, plan, plan_again, ray_directory, search_phase
 from tune.sweepfile import parse_sweep
 
 KEYS: dict[str, Any] = {
@@ -134,3 +136,13 @@ def test_the_last_epoch_is_no_rung_and_scheduler_none_has_none(plan_of: PlanOf) 
     assert make_scheduler(plan_of(2, 0, scheduler={"grace_period": 2}), history).rungs == [[2, 6]]
     assert make_scheduler(plan_of(2, 0, scheduler={"grace_period": 10}), history).rungs == [[]]
     assert make_scheduler(plan_of(2, 0, scheduler="none"), history).rungs == [[]]
+
+
+@pytest.mark.parametrize(("login", "hidden"), [("ann", False), ("ann:geheim", True)])
+def test_what_holds_the_storages_password_is_its_owners_alone(login: str, hidden: bool, plan_of: PlanOf) -> None:
+    planned = plan_of(2, 0, name="look", storage=f"postgresql://{login}@db/rbnn")
+    folder = create_folder(planned, SimpleNamespace(uri="sqlite:////runs/mlflow.db"))  # type: ignore[arg-type]
+    phase = SimpleNamespace(history=SimpleNamespace(name="look"))
+    found = [folder.directory / "sweep.json", folder.directory / "sweep.yaml", ray_directory(planned, phase)]  # type: ignore[arg-type]
+    assert [path.stat().st_mode & 0o077 == 0 for path in found] == [hidden] * 3
+    assert folder.record.storage == folder.file.storage == planned.file.storage

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from rbnn.errors import RecipeError
-from tune.sweepfile import KEYS, SAMPLERS, SCHEDULER_KEYS, SCHEDULERS, load_sweep, parse_sweep, sweep_files
+from tune.sweepfile import load_sweep, parse_sweep, sweep_files
+from tune.sweepkeys import KEYS, SAMPLERS, SCHEDULER_KEYS, SCHEDULERS
 
 DIGITS: dict[str, Any] = {"name": "s", "base": {"dataset": "digits", "epochs": 10}, "space": {"lr": {"log": [0.01, 1]}}}
 CIFAR: dict[str, Any] = {"name": "s", "base": {"warm_up": True}, "space": {"lr": {"log": [0.01, 1]}}}
@@ -69,6 +70,13 @@ def test_workers_per_trial_reach_the_recipe() -> None:
     assert parse_sweep({**DIGITS, "workers_per_trial": 2}, HERE).baseline.train_workers == 2
 
 
+def test_milestones_may_be_given_where_lr_type_is_searched() -> None:
+    space = {"lr_type": {"choice": ["cos", "step"]}}
+    sweep = parse_sweep({**DIGITS, "base": {"dataset": "digits", "lr_decay_step": [5]}, "space": space}, HERE)
+    assert sweep.baseline.lr_decay_step == (5,)
+    assert parse_sweep(sweep.to_dict(), HERE).to_dict() == sweep.to_dict()
+
+
 def test_a_grid_tries_every_point_by_default() -> None:
     space = {"lr": {"choice": [0.1, 0.2]}, "rotation_update": {"integer": [1, 3]}}
     assert parse_sweep({**DIGITS, "sampler": "grid", "space": space}, HERE).trials == 6
@@ -87,6 +95,8 @@ def test_a_grid_tries_every_point_by_default() -> None:
         ({"base": {"val_fraction": 0.2}}, "at the top of the sweep file"),
         ({"base": {"lr": 2, "dataset": "digits"}}, "baseline: lr is 2.0, outside its search space (0.01 to 1)"),
         ({"recipe": "cifar11"}, "recipe 'cifar11' does not exist"),
+        ({"base": {"lr_decay_step": [5]}}, "lr_decay_step is [5], and lr_type cos has no milestones; give lr_type step"),
+        ({"space": {"lr_decay_step": {"choice": ["", "5"]}}}, "lr_type cos has no milestones; give lr_type step"),
         ({"sampler": "bayes"}, "one of tpe, gp, random, grid"),
         ({"sampler": "grid"}, "needs finite options"),
         ({"val_fraction": 0.1}, "has its own validation split"),
@@ -103,6 +113,10 @@ def test_a_grid_tries_every_point_by_default() -> None:
         ({"scheduler": "ahsa"}, "a mapping such as"),
         ({"scheduler": {"grace_periods": 6}}, "key in scheduler 'grace_periods' is unknown; nearest: grace_period"),
         ({"scheduler": {"reduction_factor": 1.5}}, "at least 2"),
+        (
+            {"scheduler": {"name": "none", "grace_period": 3}},
+            "grace_period is 3, and scheduler none stops no trial; remove it, or choose asha",
+        ),
         ({"scheduler": {"grace_period": 11}}, "the trials have 10 epochs"),
         ({"scheduler": {"grace_period": 5}, "base": {"warm_up": True}}, "within the warm-up of 5 epochs; give at least 6"),
         ({"scheduler": {"grace_period": 5}, "space": {"warm_up": "boolean"}}, "within the warm-up"),
@@ -133,6 +147,13 @@ def test_a_short_grace_period_is_fine_without_warm_up_or_early_stopping() -> Non
     assert parse_sweep({**DIGITS, "scheduler": {"grace_period": 1}}, HERE).scheduler.grace_period == 1
     warm = {"dataset": "digits", "epochs": 10, "warm_up": True}
     assert parse_sweep({**DIGITS, "base": warm, "scheduler": "none"}, HERE).scheduler.name == "none"
+
+
+def test_scheduler_none_is_recorded_by_its_name_and_taken_back_from_older_records() -> None:
+    sweep = parse_sweep({**DIGITS, "scheduler": "none"}, HERE)
+    assert sweep.to_dict()["scheduler"] == {"name": "none"}
+    older = {**sweep.to_dict(), "scheduler": dict(vars(sweep.scheduler))}
+    assert parse_sweep(older, HERE).to_dict() == sweep.to_dict()
 
 
 def test_loading_a_sweep_file_imports_nothing_heavy() -> None:
