@@ -198,6 +198,15 @@ def test_dali_and_torchvision_see_the_same_images(dataset: tuple[str, Path]) -> 
     assert train.max() < TOLERANCE
 
 
+@needs_dali
+def test_what_a_gpu_is_asked_to_do_gives_the_same_images(dataset: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole pipeline, resizing included, run on the CPU, where otherwise DALI only decodes."""
+    monkeypatch.setattr("rbnn.data.dali.DECODED_ON_CPU", {})
+    train, val = differences(open_kind("torchvision", *dataset), open_kind("dali", *dataset))
+    assert val.max() < TOLERANCE
+    assert train.max() < TOLERANCE
+
+
 def test_torchvision_and_memory_give_the_same_bits() -> None:
     for dataset in ("digits",):
         train, val = differences(open_kind("torchvision", dataset, ""), open_kind("resident", dataset, ""))
