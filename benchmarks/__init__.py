@@ -1,1 +1,3 @@
-"""`python -m benchmarks`: how fast this project is, as ratios against a baseline that is measured in the same run."""
+"""`python -m benchmarks`: how fast this project is, as ratios against a baseline that is measured
+in the same run.
+"""

@@ -1,7 +1,9 @@
-"""The baseline: the rotated convolution as its formulas read, in plain autograd operations, nothing fused or reused.
+"""The baseline: the rotated convolution as its formulas read, in plain autograd operations, nothing
+fused or reused.
 
-What a first, correct implementation looks like; every benchmark of the network is a ratio against it. Same parameters, same
-results as `rbnn.layers.RotatedConv2d` (tests/benchmarks); constant filters and samples, whose std is 0, are not provided for.
+What a first, correct implementation looks like; every benchmark of the network is a ratio against
+it. Same parameters, same results as `rbnn.layers.RotatedConv2d` (tests/benchmarks); constant
+filters and samples, whose std is 0, are not provided for.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ SQRT2 = math.sqrt(2.0)
 
 
 class SignSurrogate(torch.autograd.Function):
-    """sign(v), +1 at 0; backward g * max(0, k * (sqrt(2) * t - t^2 * |v|)) for any v, and 0-dim t and k."""
+    """sign(v), +1 at 0; backward g * max(0, k * (sqrt(2) * t - t^2 * |v|)) for any v, and 0-dim t
+    and k.
+    """
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, t: Tensor, k: Tensor) -> Tensor:
@@ -34,7 +38,9 @@ class SignSurrogate(torch.autograd.Function):
 
 
 class UnfusedConv2d(nn.Module):
-    """The rotated convolution of `layer`, sharing its parameters and buffers; x (N, I, H, W), reference semantics."""
+    """The rotated convolution of `layer`, sharing its parameters and buffers; x (N, I, H, W),
+    reference semantics.
+    """
 
     R1: Tensor
     R2: Tensor
@@ -60,7 +66,11 @@ class UnfusedConv2d(nn.Module):
         w3 = w2 + torch.abs(torch.sin(self.rotate)) * (rotated.detach() - w2)
         bw = SignSurrogate.apply(w3, self.t, self.k)
         x2 = (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True)
-        bx = x2 if self.a32 else SignSurrogate.apply(x2, torch.clamp(self.t, min=1), torch.ones_like(self.k))
+        bx = (
+            x2
+            if self.a32
+            else SignSurrogate.apply(x2, torch.clamp(self.t, min=1), torch.ones_like(self.k))
+        )
         return F.conv2d(bx, bw, None, self.stride, self.padding) * self.alpha
 
     @torch.no_grad()
@@ -84,18 +94,27 @@ class UnfusedConv2d(nn.Module):
 
 
 def unfuse(model: nn.Module) -> nn.Module:
-    """`model` itself with an UnfusedConv2d in place of each rotated layer, parameters shared with what was there."""
+    """`model` itself with an UnfusedConv2d in place of each rotated layer, parameters shared with
+    what was there.
+    """
     return _replace(model, UnfusedConv2d)
 
 
 def to_float(model: nn.Module) -> nn.Module:
-    """`model` itself with an nn.Conv2d of the same shape in place of each rotated layer: the full-precision network."""
+    """`model` itself with an nn.Conv2d of the same shape in place of each rotated layer: the
+    full-precision network.
+    """
     return _replace(model, _plain_convolution)
 
 
 def _plain_convolution(layer: RotatedConv2d) -> nn.Conv2d:
     return nn.Conv2d(
-        layer.in_channels, layer.out_channels, layer.kernel_size[0], layer.stride[0], int(layer.padding[0]), bias=False
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size[0],
+        layer.stride[0],
+        int(layer.padding[0]),
+        bias=False,
     )
 
 

@@ -1,7 +1,8 @@
-"""A sweep of trials that compute nothing: python -m benchmarks.empty_trials FOLDER NUM_TRIALS, two at once.
+"""A sweep of trials that compute nothing: python -m benchmarks.empty_trials FOLDER NUM_TRIALS, two
+at once.
 
-Prints JSON: seconds a trial between the first start and the last end, and the process's memory (MB) when 16 trials and when all
-had ended.
+Prints JSON: seconds a trial between the first start and the last end, and the process's memory (MB)
+when 16 trials and when all had ended.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ import yaml
 
 CONTENT = {
     "name": "empty",
-    "base": {"dataset": "digits", "epochs": 1, "lr": 0.02, "Tmin": 0.3, "Tmax": 3.0, "gpus": "none"},
+    "base": {
+        "dataset": "digits",
+        "epochs": 1,
+        "lr": 0.02,
+        "Tmin": 0.3,
+        "Tmax": 3.0,
+        "gpus": "none",
+    },
     "space": {"lr": {"log": [0.001, 1.0]}},
     "concurrent": 2,
     "scheduler": "none",
@@ -34,7 +42,7 @@ def train_nothing(self: Any, journal: Any, tell: Any) -> None:
 
 def empty_trial(config: dict[str, Any], **given: Any) -> None:
     """Ray Tune's trainable: a trial with `train_nothing` for its training."""
-    from tune import trial
+    from tune.sweep import trial
 
     trial.TrialRun.train = train_nothing  # type: ignore[method-assign]
     trial.run_trial(config, **given)
@@ -48,8 +56,9 @@ def memory_mb() -> float:
 
 def main(folder: Path, num_trials: int) -> None:
     """Run the sweep and print the figures."""
-    from tune import conduct, recording
-    from tune.sweepfile import load_sweep
+    from tune.sweep import callback as recording
+    from tune.sweep import session as conduct
+    from tune.sweep.config import load_sweep
 
     ends: list[tuple[float, float]] = []
     starts: list[float] = []
@@ -66,11 +75,21 @@ def main(folder: Path, num_trials: int) -> None:
     conduct.RecordTrials = Measured  # type: ignore[misc]
     file = folder / "empty.yaml"
     file.write_text(yaml.safe_dump({**CONTENT, "trials": num_trials}))
-    status = conduct.conduct(load_sweep(file), name="empty", results_dir=str(folder), trainable=empty_trial)
+    status = conduct.conduct(
+        load_sweep(file), name="empty", results_dir=str(folder), trainable=empty_trial
+    )
     if status != 0 or len(ends) != num_trials:
         raise SystemExit(f"{len(ends)} of {num_trials} trials ended, exit status {status}")
     seconds = (ends[-1][0] - starts[0]) / num_trials
-    print(json.dumps({"trial_s": seconds, "mb_at_16": ends[min(15, num_trials - 1)][1], "mb_at_end": ends[-1][1]}))
+    print(
+        json.dumps(
+            {
+                "trial_s": seconds,
+                "mb_at_16": ends[min(15, num_trials - 1)][1],
+                "mb_at_end": ends[-1][1],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Measuring: alternatives take turns round by round, and a row is the ratio of their figures in the same round.
+"""Measuring: alternatives take turns round by round, and a row is the ratio of their figures in the
+same round.
 
-A ratio is always ours / baseline of a cost (seconds, bytes): below 1, ours is cheaper. What slows the machine for a while slows
-both sides of a round, so the median of the rounds' ratios says more than the figures themselves.
+A ratio is always ours / baseline of a cost (seconds, bytes): below 1, ours is cheaper. What slows
+the machine for a while slows both sides of a round, so the median of the rounds' ratios says more
+than the figures themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import torch
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ratios: by round, ours / baseline; empty where the row was skipped, `note` saying why.
+    """One line of the table. ratios: by round, ours / baseline; empty where the row was skipped,
+    `note` saying why.
 
     ours, theirs: the medians of the two costs, in `unit`.
     """
@@ -38,7 +41,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """How the benchmarks run. full: all networks, more rounds. folder: for files, removed afterwards."""
+    """How the benchmarks run. full: all networks, more rounds. folder: for files, removed
+    afterwards.
+    """
 
     full: bool
     folder: Path
@@ -55,7 +60,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What measures rows. needs: packages without which it is skipped; full_only: left out of the short form."""
+    """What measures rows. needs: packages without which it is skipped; full_only: left out of the
+    short form.
+    """
 
     name: str
     baseline: str
@@ -67,12 +74,16 @@ class Benchmark:
         """The rows, or one that says why there are none."""
         missing = [package for package in self.needs if not installed(package)]
         if missing:
-            return [Row(self.name, self.baseline, note=f"skipped: {', '.join(missing)} not installed")]
+            return [
+                Row(self.name, self.baseline, note=f"skipped: {', '.join(missing)} not installed")
+            ]
         return self.run(setting)
 
 
 def installed(package: str) -> bool:
-    """Whether a module of that name, dotted where need be, could be imported; nothing is imported but its parents."""
+    """Whether a module of that name, dotted where need be, could be imported; nothing is imported
+    but its parents.
+    """
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:
@@ -80,17 +91,30 @@ def installed(package: str) -> bool:
 
 
 def compared(
-    name: str, baseline: str, ours: Sequence[float], theirs: Sequence[float], *, unit: str = "s", note: str = ""
+    name: str,
+    baseline: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    *,
+    unit: str = "s",
+    note: str = "",
 ) -> Row:
     """The row of two costs by round."""
     ratios = tuple(a / b for a, b in zip(ours, theirs, strict=True))
-    return Row(name, baseline, ratios, statistics.median(ours), statistics.median(theirs), unit, note)
+    return Row(
+        name, baseline, ratios, statistics.median(ours), statistics.median(theirs), unit, note
+    )
 
 
 def alternate(
-    actions: Mapping[str, Callable[[], object]], rounds: int, *, device: torch.device | None = None, repeats: int = 1
+    actions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    device: torch.device | None = None,
+    repeats: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of each action by round, in the order A B C A B C ...; each is called once beforehand to warm up.
+    """Seconds of each action by round, in the order A B C A B C ...; each is called once beforehand
+    to warm up.
 
     repeats: calls per round, averaged. device: whose queued work is waited for.
     """

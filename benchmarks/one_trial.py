@@ -1,4 +1,5 @@
-"""`python -m benchmarks.one_trial DEVICE NUM_IMAGES NUM_EPOCHS`: resnet20 on made images; prints JSON, seconds of each epoch.
+"""`python -m benchmarks.one_trial DEVICE NUM_IMAGES NUM_EPOCHS`: resnet20 on made images; prints
+JSON, seconds of each epoch.
 
 The first epoch, which compiles, is left out.
 """
@@ -20,14 +21,22 @@ def main(device_type: str, num_images: int, num_epochs: int) -> None:
     from benchmarks.rows_gpu import compile_mode
     from rbnn.data.loading import DataInfo, Loaders
     from rbnn.data.resident import loaders
+    from rbnn.distributed import World
     from rbnn.engine import fit
     from rbnn.recipe import Recipe
-    from rbnn.world import World
 
     device = torch.device(device_type)
     mode = compile_mode(device) if device.type == "cuda" else "off"
-    recipe = Recipe(dataset="cifar10", epochs=num_epochs + 1, batch_size=min(256, num_images), compile=mode, threads=1)
-    made = loaders(recipe, cifar_images(num_images), cifar_images(max(num_images // 5, 1)), device, World())
+    recipe = Recipe(
+        dataset="cifar10",
+        epochs=num_epochs + 1,
+        batch_size=min(256, num_images),
+        compile=mode,
+        threads=1,
+    )
+    made = loaders(
+        recipe, cifar_images(num_images), cifar_images(max(num_images // 5, 1)), device, World()
+    )
     seconds: list[float] = []
     fit(
         recipe,

@@ -1,4 +1,6 @@
-"""`python -m benchmarks.peak_memory KIND NETWORK BATCH_SIZE DEVICE`: bytes that a training step adds to the peak of memory."""
+"""`python -m benchmarks.peak_memory KIND NETWORK BATCH_SIZE DEVICE`: bytes that a training step
+adds to the peak of memory.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,22 @@ RUSAGE_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 def peak_bytes() -> int:
-    """The most resident memory this process ever had. (Linux: not ru_maxrss, which starts from the parent process's.)"""
+    """The most resident memory this process ever had. (Linux: not ru_maxrss, which starts from the
+    parent process's.)
+    """
     if STATUS.exists():
-        return 1024 * next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * next(
+            int(line.split()[1])
+            for line in STATUS.read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT_BYTES
 
 
 def main(kind: str, network: str, batch_size: int, device_type: str) -> None:
-    """Print what two training steps add, after one of two images has loaded the kernels; of a GPU, what torch allocated."""
+    """Print what two training steps add, after one of two images has loaded the kernels; of a GPU,
+    what torch allocated.
+    """
     set_threading()
     import torch
 

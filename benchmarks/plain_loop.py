@@ -1,4 +1,5 @@
-"""`python -m benchmarks.plain_loop OPTIONS`: `python -m rbnn train OPTIONS`, with the time of each epoch to the millisecond.
+"""`python -m benchmarks.plain_loop OPTIONS`: `python -m rbnn train OPTIONS`, with the time of each
+epoch to the millisecond.
 
 Prints a line per epoch: when it was known (seconds since 1970), and its time/epoch_s.
 """
@@ -17,8 +18,8 @@ from rbnn.threading_env import set_threading
 def main() -> None:
     """Train the recipe of the command line."""
     set_threading()
-    from rbnn.listeners import run_directory
-    from rbnn.machine import resolve
+    from rbnn.console import run_directory
+    from rbnn.hardware import resolve
     from rbnn.options import recipe_from
     from rbnn.session import Session
 

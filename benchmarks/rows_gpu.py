@@ -1,4 +1,5 @@
-"""What only a GPU can show: whole epochs of the CIFAR networks, an ImageNet step, several trials on one GPU.
+"""What only a GPU can show: whole epochs of the CIFAR networks, an ImageNet step, several trials on
+one GPU.
 
 Each function takes the device, so that a test can run it on a CPU with little data.
 """
@@ -19,14 +20,17 @@ import torch
 from benchmarks.measure import Benchmark, Row, Setting, alternate, compared
 from benchmarks.networks import FLOAT, UNFUSED, as_run, images_and_labels, networks, training_step
 from benchmarks.rows_data import cifar_images
-from rbnn.compiling import obstacle
 from rbnn.data.loading import DataInfo, Loaders
 from rbnn.data.resident import loaders
+from rbnn.distributed import World
 from rbnn.engine import run_epoch, start
+from rbnn.network import obstacle
 from rbnn.recipe import Recipe
-from rbnn.world import World
 
-LIMITS_S = {"resnet20_1w1a": 1.0, "resnet18_1w1a": 4.0}  # of an epoch on CIFAR-10, evaluation included, on one H200
+LIMITS_S = {
+    "resnet20_1w1a": 1.0,
+    "resnet18_1w1a": 4.0,
+}  # of an epoch on CIFAR-10, evaluation included, on one H200
 IMAGENET_BATCH = 256
 PRECISIONS: tuple[Literal["float32", "tf32", "bf16"], ...] = ("float32", "tf32", "bf16")
 TOGETHER = (1, 2, 4, 8)
@@ -39,21 +43,51 @@ def compile_mode(device: torch.device) -> Literal["on", "off"]:
     return "off" if obstacle(device.type) else "on"
 
 
-def epoch_row(setting: Setting, network: str, device: torch.device, num_train: int = 50_000, num_val: int = 10_000) -> Row:
-    """Whole epochs as a run makes them: rotation update, training, evaluation, digest; no checkpoint."""
-    recipe = Recipe(dataset="cifar10", model=network, compile=compile_mode(device), threads=torch.get_num_threads())
+def epoch_row(
+    setting: Setting,
+    network: str,
+    device: torch.device,
+    num_train: int = 50_000,
+    num_val: int = 10_000,
+) -> Row:
+    """Whole epochs as a run makes them: rotation update, training, evaluation, digest; no
+    checkpoint.
+    """
+    recipe = Recipe(
+        dataset="cifar10",
+        model=network,
+        compile=compile_mode(device),
+        threads=torch.get_num_threads(),
+    )
     run = start(recipe, device)
     made = loaders(recipe, cifar_images(num_train), cifar_images(num_val), device, World())
     data = Loaders(*made, DataInfo("cifar10", "made"))
-    seconds = alternate({"epoch": partial(run_epoch, run, data, None)}, setting.rounds, device=device)["epoch"]
-    rate, waited = (num_train + num_val) / statistics.median(seconds), 100 * run.metrics["time/data_wait"]
-    note = f"{rate:,.0f} images/s, {waited:.0f} % of the training time waiting for data; compile {recipe.compile}"
+    seconds = alternate(
+        {"epoch": partial(run_epoch, run, data, None)}, setting.rounds, device=device
+    )["epoch"]
+    rate, waited = (
+        (num_train + num_val) / statistics.median(seconds),
+        100 * run.metrics["time/data_wait"],
+    )
+    note = (
+        f"{rate:,.0f} images/s, {waited:.0f} % of the training time waiting for data; compile "
+        f"{recipe.compile}"
+    )
     limit_s = LIMITS_S[network]
-    return compared(f"epoch {network}, {device.type}", f"{limit_s:g} s", seconds, [limit_s] * len(seconds), note=note)
+    return compared(
+        f"epoch {network}, {device.type}",
+        f"{limit_s:g} s",
+        seconds,
+        [limit_s] * len(seconds),
+        note=note,
+    )
 
 
-def imagenet_rows(setting: Setting, device: torch.device, batch_size: int = IMAGENET_BATCH) -> list[Row]:
-    """A training step of resnet18 on random 224 x 224 images in each precision, against both baselines.
+def imagenet_rows(
+    setting: Setting, device: torch.device, batch_size: int = IMAGENET_BATCH
+) -> list[Row]:
+    """A training step of resnet18 on random 224 x 224 images in each precision, against both
+    baselines.
 
     These compute in float32, with TF32 inputs where the precision is not float32.
     """
@@ -65,27 +99,47 @@ def imagenet_rows(setting: Setting, device: torch.device, batch_size: int = IMAG
         models = networks("resnet18_1w1a", device, recipe=recipe)
         steps = {kind: training_step(models[kind], *data) for kind in ("unfused", "float")}
         steps["rbnn"] = training_step(as_run(models["rbnn"], recipe, device), *data, fused=True)
-        seconds = alternate(steps, setting.rounds, device=device, repeats=1 if device.type == "cpu" else 5)
+        seconds = alternate(
+            steps, setting.rounds, device=device, repeats=1 if device.type == "cpu" else 5
+        )
         rate = batch_size / statistics.median(seconds["rbnn"])
-        name = f"training step resnet18_1w1a, ImageNet, batch {batch_size}, {precision}, {device.type}"
+        name = (
+            f"training step resnet18_1w1a, ImageNet, batch {batch_size}, {precision}, {device.type}"
+        )
         rows += [
-            compared(name, UNFUSED, seconds["rbnn"], seconds["unfused"], note=f"{rate:,.0f} images/s"),
+            compared(
+                name, UNFUSED, seconds["rbnn"], seconds["unfused"], note=f"{rate:,.0f} images/s"
+            ),
             compared(name, FLOAT, seconds["rbnn"], seconds["float"]),
         ]
     return rows
 
 
-def together_rows(setting: Setting, device: torch.device, num_images: int = 50_000, num_epochs: int = 5) -> list[Row]:
-    """Seconds of training per epoch and trial, for several resnet20 trials at once in processes of their own."""
+def together_rows(
+    setting: Setting, device: torch.device, num_images: int = 50_000, num_epochs: int = 5
+) -> list[Row]:
+    """Seconds of training per epoch and trial, for several resnet20 trials at once in processes of
+    their own.
+    """
     each: dict[int, list[float]] = {}
     for num in TOGETHER:
-        command = [sys.executable, "-m", "benchmarks.one_trial", device.type, str(num_images), str(num_epochs)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.one_trial",
+            device.type,
+            str(num_images),
+            str(num_epochs),
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         pipes = {"stdout": subprocess.PIPE, "text": True, "cwd": ROOT, "env": environment}
         trials = [subprocess.Popen(command, **pipes) for _ in range(num)]  # type: ignore[call-overload]
         outputs = [trial.communicate()[0] for trial in trials]
         if any(trial.returncode for trial in trials):
-            raise RuntimeError(f"{num} trials together on {device.type}: exit statuses {[t.returncode for t in trials]}")
+            raise RuntimeError(
+                f"{num} trials together on {device.type}: exit statuses "
+                f"{[t.returncode for t in trials]}"
+            )
         epochs = [json.loads(output.splitlines()[-1]) for output in outputs]
         each[num] = [statistics.fmean(values) / num for values in zip(*epochs, strict=True)]
     alone = each[1]

@@ -28,20 +28,33 @@ def checkpoint_rows(setting: Setting, network: str) -> list[Row]:
     training_step(model, images, labels)()
     optimizer.step()
     state = ckpt.Checkpoint(
-        model.state_dict(), Recipe().to_dict(), 1, optimizer.state_dict(), ckpt.rng_state(device), {"top1": 10.0, "epoch": 0.0}
+        model.state_dict(),
+        Recipe().to_dict(),
+        1,
+        optimizer.state_dict(),
+        ckpt.rng_state(device),
+        {"top1": 10.0, "epoch": 0.0},
     )
     content = ckpt.asdict_shallow(state)
     ours, theirs = setting.folder / "ours.ckpt", setting.folder / "theirs.ckpt"
     seconds = alternate(
-        {"ours": partial(ckpt.save, ours, state), "theirs": partial(torch.save, content, theirs)}, setting.rounds, repeats=3
+        {"ours": partial(ckpt.save, ours, state), "theirs": partial(torch.save, content, theirs)},
+        setting.rounds,
+        repeats=3,
     )
     note = f"{ours.stat().st_size / 2**20:.1f} MiB"
-    return [compared(f"checkpoint write {network}", PLAIN_SAVE, seconds["ours"], seconds["theirs"], note=note)]
+    return [
+        compared(
+            f"checkpoint write {network}", PLAIN_SAVE, seconds["ours"], seconds["theirs"], note=note
+        )
+    ]
 
 
 def mlflow_rows(setting: Setting) -> list[Row]:
-    """`Tracker.log_epoch` of 12 metrics and a digest for 100 epochs, in SQLite, a share of them per round."""
-    from tune.tracking import Tracker
+    """`Tracker.log_epoch` of 12 metrics and a digest for 100 epochs, in SQLite, a share of them per
+    round.
+    """
+    from tune.tracking.mirror import Tracker
 
     tracker = Tracker.open("bench", uri=f"sqlite:///{setting.folder}/mlflow.db")
     metrics = {f"group/metric_{index}": index / 7 for index in range(NUM_METRICS)}
@@ -68,7 +81,11 @@ def mlflow_rows(setting: Setting) -> list[Row]:
 
 
 BENCHMARKS = [
-    Benchmark("checkpoint write resnet20", PLAIN_SAVE, partial(checkpoint_rows, network="resnet20_1w1a")),
-    Benchmark("checkpoint write resnet18", PLAIN_SAVE, partial(checkpoint_rows, network="resnet18_1w1a")),
+    Benchmark(
+        "checkpoint write resnet20", PLAIN_SAVE, partial(checkpoint_rows, network="resnet20_1w1a")
+    ),
+    Benchmark(
+        "checkpoint write resnet18", PLAIN_SAVE, partial(checkpoint_rows, network="resnet18_1w1a")
+    ),
     Benchmark("MLflow logging", METRIC_BY_METRIC, mlflow_rows, needs=("mlflow",)),
 ]

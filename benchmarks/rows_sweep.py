@@ -1,8 +1,10 @@
-"""What a sweep costs beside the training in it: `rbnn sweep` of one-worker trials against `python -m rbnn train`.
+"""What a sweep costs beside the training in it: `rbnn sweep` of one-worker trials against `python
+-m rbnn train`.
 
-Both report time/epoch_s, training and validation alone. What an interval between two epochs' records holds beyond it is
-the loop's digest and checkpoint, and in a sweep the report to Ray Tune and MLflow too. The commands run one after the other
-(plain, sweep, and in the full form plain again); as the training time is taken out, what slows it hardly reaches the figures.
+Both report time/epoch_s, training and validation alone. What an interval between two epochs'
+records holds beyond it is the loop's digest and checkpoint, and in a sweep the report to Ray Tune
+and MLflow too. The commands run one after the other (plain, sweep, and in the full form plain
+again); as the training time is taken out, what slows it hardly reaches the figures.
 """
 
 from __future__ import annotations
@@ -25,12 +27,21 @@ from benchmarks.measure import Benchmark, Row, Setting, compared
 PLAIN = "python -m rbnn train"
 EMPTY_LIMIT, NUM_EMPTY = "1.5 s", 64
 ROOT = Path(__file__).parents[1]
-BASE = {"dataset": "digits", "model": "resnet20_1w1a", "batch_size": 256, "Tmin": 0.3, "Tmax": 3.0, "gpus": "none"}
+BASE = {
+    "dataset": "digits",
+    "model": "resnet20_1w1a",
+    "batch_size": 256,
+    "Tmin": 0.3,
+    "Tmax": 3.0,
+    "gpus": "none",
+}
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """One training: the wall-clock time at which each epoch was known, and the seconds it reported (time/epoch_s)."""
+    """One training: the wall-clock time at which each epoch was known, and the seconds it reported
+    (time/epoch_s).
+    """
 
     times: list[float]
     epoch_s: list[float]
@@ -48,11 +59,21 @@ class Timeline:
 
 
 def output_of(module: str, *arguments: str, folder: Path) -> str:
-    """What a module of this project prints, its records going to `folder`; RuntimeError with its last words where it fails."""
+    """What a module of this project prints, its records going to `folder`; RuntimeError with its
+    last words where it fails.
+    """
     environment = {**os.environ, "MLFLOW_TRACKING_URI": store(folder)}
-    ran = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     if ran.returncode != 0:
-        raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{ran.stdout[-1000:]}\n{ran.stderr[-3000:]}")
+        raise RuntimeError(
+            f"{module} {' '.join(arguments)} failed:\n{ran.stdout[-1000:]}\n{ran.stderr[-3000:]}"
+        )
     return ran.stdout
 
 
@@ -73,7 +94,9 @@ def plain_training(folder: Path, name: str, num_epochs: int) -> tuple[float, Tim
 
 
 def sweep(folder: Path, num_trials: int, num_epochs: int) -> tuple[float, float, list[Timeline]]:
-    """When the command began, its seconds, and the epochs of its trials in the order they ran, one at a time."""
+    """When the command began, its seconds, and the epochs of its trials in the order they ran, one
+    at a time.
+    """
     content = {
         "name": "bench",
         "base": {**BASE, "epochs": num_epochs},
@@ -86,29 +109,46 @@ def sweep(folder: Path, num_trials: int, num_epochs: int) -> tuple[float, float,
     file = folder / "bench.yaml"
     file.write_text(yaml.safe_dump(content))
     began = time.time()
-    output_of("tune.cli", "sweep", str(file), "--name", "bench", "--results_dir", str(folder), folder=folder)
+    output_of(
+        "tune.cli",
+        "sweep",
+        str(file),
+        "--name",
+        "bench",
+        "--results_dir",
+        str(folder),
+        folder=folder,
+    )
     wall_s = time.time() - began
     return began, wall_s, sorted(trials(folder), key=lambda trial: trial.began)
 
 
 def trials(folder: Path) -> Iterator[Timeline]:
     """The trials as MLflow recorded them."""
-    from tune.tracking import Tracker
+    from tune.tracking.mirror import Tracker
 
     tracker = Tracker.open(uri=store(folder))
     for run in tracker.client.search_runs([tracker.experiment_id], "tags.`rbnn.kind` = 'trial'"):
-        points = sorted(tracker.client.get_metric_history(run.info.run_id, "time/epoch_s"), key=lambda point: point.step)
-        yield Timeline([point.timestamp / 1000 for point in points], [point.value for point in points])
+        points = sorted(
+            tracker.client.get_metric_history(run.info.run_id, "time/epoch_s"),
+            key=lambda point: point.step,
+        )
+        yield Timeline(
+            [point.timestamp / 1000 for point in points], [point.value for point in points]
+        )
 
 
 def empty_trials_rows(setting: Setting) -> list[Row]:
     """Seconds a trial that computes nothing, two at once, against the 1.5 s that it may take."""
     folder = setting.folder / "empty"
     folder.mkdir()
-    lines = output_of("benchmarks.empty_trials", str(folder), str(NUM_EMPTY), folder=folder).splitlines()
+    lines = output_of(
+        "benchmarks.empty_trials", str(folder), str(NUM_EMPTY), folder=folder
+    ).splitlines()
     found = json.loads(lines[-1])
     memory = (
-        f"memory of the sweep's process {found['mb_at_16']:.0f} MB at 16 trials, {found['mb_at_end']:.0f} MB at {NUM_EMPTY}"
+        f"memory of the sweep's process {found['mb_at_16']:.0f} MB at 16 trials, "
+        f"{found['mb_at_end']:.0f} MB at {NUM_EMPTY}"
     )
     name = f"sweep: one of {NUM_EMPTY} empty trials, two at once"
     return [compared(name, EMPTY_LIMIT, [found["trial_s"]], [1.5], note=memory)]
@@ -134,7 +174,8 @@ def sweep_rows(setting: Setting) -> list[Row]:
             f"{PLAIN} (digest, checkpoint)",
             gaps,
             [plain_epoch] * len(gaps),
-            note=f"{statistics.median(gaps) - plain_epoch:+.3f} s on an epoch of {epoch_s:.2f} s here",
+            note=f"{statistics.median(gaps) - plain_epoch:+.3f} s on an epoch of {epoch_s:.2f} s "
+            "here",
         ),
         compared(
             "sweep: a trial after the first, beyond its epochs",
@@ -148,7 +189,8 @@ def sweep_rows(setting: Setting) -> list[Row]:
             f"{num_trials} times {PLAIN}",
             [sweep_s] * len(plain_s),
             [num_trials * value for value in plain_s],
-            note=f"{start_s:.1f} s before the first epoch (MLflow, Ray, a worker), {end_s:.1f} s after the last",
+            note=f"{start_s:.1f} s before the first epoch (MLflow, Ray, a worker), {end_s:.1f} s "
+            "after the last",
         ),
     ]
 

@@ -22,8 +22,8 @@ from benchmarks.networks import (
     networks,
     training_step,
 )
-from rbnn.compiling import obstacle
 from rbnn.engine import evaluate
+from rbnn.network import obstacle
 
 BATCH_SIZE = 256
 NUM_EVAL_BATCHES = 2
@@ -36,21 +36,41 @@ def step_rows(setting: Setting, network: str) -> list[Row]:
     for device in setting.devices:
         data = images_and_labels(BATCH_SIZE, device)
         models = networks(network, device)
-        steps = {kind: training_step(model, *data, fused=kind == "rbnn") for kind, model in models.items()}
-        name, why, note = f"training step {network}, batch {BATCH_SIZE}, {device.type}", obstacle(device.type), ""
+        steps = {
+            kind: training_step(model, *data, fused=kind == "rbnn")
+            for kind, model in models.items()
+        }
+        name, why, note = (
+            f"training step {network}, batch {BATCH_SIZE}, {device.type}",
+            obstacle(device.type),
+            "",
+        )
         if not why:
-            steps["compiled"] = training_step(as_run(models["rbnn"], CIFAR.replace(compile="on"), device), *data, fused=True)
+            steps["compiled"] = training_step(
+                as_run(models["rbnn"], CIFAR.replace(compile="on"), device), *data, fused=True
+            )
             began = time.perf_counter()
             steps["compiled"]()
-            note = f"the first step, with compiling or reading what was compiled before: {time.perf_counter() - began:.0f} s"
-        seconds = alternate(steps, setting.rounds, device=device, repeats=1 if device.type == "cpu" else 10)
+            note = (
+                "the first step, with compiling or reading what was compiled before: "
+                f"{time.perf_counter() - began:.0f} s"
+            )
+        seconds = alternate(
+            steps, setting.rounds, device=device, repeats=1 if device.type == "cpu" else 10
+        )
         for kind, words in (("rbnn", "eager"), ("compiled", "compiled")):
             if kind not in seconds:
                 rows.append(Row(f"{name}, {words}", UNFUSED, note=f"skipped: {why}"))
                 continue
             rows += [
                 compared(f"{name}, {words}", UNFUSED, seconds[kind], seconds["unfused"]),
-                compared(f"{name}, {words}", FLOAT, seconds[kind], seconds["float"], note=note if kind == "compiled" else ""),
+                compared(
+                    f"{name}, {words}",
+                    FLOAT,
+                    seconds[kind],
+                    seconds["float"],
+                    note=note if kind == "compiled" else "",
+                ),
             ]
     return rows
 
@@ -62,7 +82,9 @@ def evaluation_rows(setting: Setting, network: str) -> list[Row]:
         batches = [images_and_labels(EVAL_BATCH_SIZE, device)] * NUM_EVAL_BATCHES
         models = networks(network, device, ("rbnn", "unfused"))
         seconds = alternate(
-            {kind: partial(evaluate, model, batches) for kind, model in models.items()}, setting.rounds, device=device
+            {kind: partial(evaluate, model, batches) for kind, model in models.items()},
+            setting.rounds,
+            device=device,
         )
         name = f"evaluation {network}, {NUM_EVAL_BATCHES * EVAL_BATCH_SIZE} images, {device.type}"
         rows.append(compared(name, UNFUSED, seconds["rbnn"], seconds["unfused"]))
@@ -70,11 +92,23 @@ def evaluation_rows(setting: Setting, network: str) -> list[Row]:
 
 
 def memory_rows(setting: Setting, network: str) -> list[Row]:
-    """What a training step adds to the peak of a process's memory on each device; processes of their own, side by side."""
+    """What a training step adds to the peak of a process's memory on each device; processes of
+    their own, side by side.
+    """
 
     def measured(kind: str, device: torch.device) -> float:
-        command = [sys.executable, "-m", "benchmarks.peak_memory", kind, network, str(BATCH_SIZE), device.type]
-        ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.peak_memory",
+            kind,
+            network,
+            str(BATCH_SIZE),
+            device.type,
+        ]
+        ran = subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+        )
         return float(ran.stdout) / MIB
 
     kinds, rows = ("rbnn", "unfused", "float"), []
@@ -82,7 +116,9 @@ def memory_rows(setting: Setting, network: str) -> list[Row]:
         added = {kind: list[float]() for kind in kinds}
         for _ in range(3 if setting.full else 1):
             with ThreadPoolExecutor() as threads:
-                for kind, mib in zip(kinds, threads.map(partial(measured, device=device), kinds), strict=True):
+                for kind, mib in zip(
+                    kinds, threads.map(partial(measured, device=device), kinds), strict=True
+                ):
                     added[kind].append(mib)
         name = f"peak memory of a step {network}, batch {BATCH_SIZE}, {device.type}"
         rows += [
@@ -93,10 +129,29 @@ def memory_rows(setting: Setting, network: str) -> list[Row]:
 
 
 BENCHMARKS = [
-    Benchmark("training step resnet20", f"{UNFUSED}; {FLOAT}", partial(step_rows, network="resnet20_1w1a")),
-    Benchmark("training step resnet18", f"{UNFUSED}; {FLOAT}", partial(step_rows, network="resnet18_1w1a"), full_only=True),
+    Benchmark(
+        "training step resnet20", f"{UNFUSED}; {FLOAT}", partial(step_rows, network="resnet20_1w1a")
+    ),
+    Benchmark(
+        "training step resnet18",
+        f"{UNFUSED}; {FLOAT}",
+        partial(step_rows, network="resnet18_1w1a"),
+        full_only=True,
+    ),
     Benchmark("evaluation resnet20", UNFUSED, partial(evaluation_rows, network="resnet20_1w1a")),
-    Benchmark("evaluation resnet18", UNFUSED, partial(evaluation_rows, network="resnet18_1w1a"), full_only=True),
-    Benchmark("peak memory resnet20", f"{UNFUSED}; {FLOAT}", partial(memory_rows, network="resnet20_1w1a")),
-    Benchmark("peak memory resnet18", f"{UNFUSED}; {FLOAT}", partial(memory_rows, network="resnet18_1w1a"), full_only=True),
+    Benchmark(
+        "evaluation resnet18",
+        UNFUSED,
+        partial(evaluation_rows, network="resnet18_1w1a"),
+        full_only=True,
+    ),
+    Benchmark(
+        "peak memory resnet20", f"{UNFUSED}; {FLOAT}", partial(memory_rows, network="resnet20_1w1a")
+    ),
+    Benchmark(
+        "peak memory resnet18",
+        f"{UNFUSED}; {FLOAT}",
+        partial(memory_rows, network="resnet18_1w1a"),
+        full_only=True,
+    ),
 ]

@@ -1,4 +1,6 @@
-"""A headless Chromium, driven through chromedriver's own protocol (WebDriver): for the browser test and the screenshots."""
+"""A headless Chromium, driven through chromedriver's own protocol (WebDriver): for the browser test
+and the screenshots.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ TIMEOUT_S = 60.0
 def chromium_missing() -> str:
     """Why no browser can be driven here; "" where one can."""
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-    return f"{' and '.join(missing)} not installed (Debian: apt-get install chromium chromium-driver)" if missing else ""
+    return (
+        f"{' and '.join(missing)} not installed (Debian: apt-get install chromium chromium-driver)"
+        if missing
+        else ""
+    )
 
 
 class Browser:
@@ -36,18 +42,39 @@ class Browser:
             port = free.getsockname()[1]
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._driver = subprocess.Popen(
-            ["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            ["chromedriver", f"--port={port}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self._url = f"http://127.0.0.1:{port}"
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"]
-        flags += [f"--window-size={self.size[0]},{self.size[1]}", f"--user-data-dir={self._profile.name}"]
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--disable-dev-shm-usage",
+        ]
+        flags += [
+            f"--window-size={self.size[0]},{self.size[1]}",
+            f"--user-data-dir={self._profile.name}",
+        ]
         flags += ["--blink-settings=preferredColorScheme=0"] if self.dark else []
         options = {"args": flags, "binary": shutil.which("chromium")}
-        wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}}
+        wanted = {
+            "capabilities": {
+                "alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}
+            }
+        }
         self._url += f"/session/{self._answer('POST', '/session', wanted, TIMEOUT_S)['sessionId']}"
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._answer("DELETE", "", None)
         self._driver.terminate()
         self._driver.wait(10)
@@ -63,7 +90,9 @@ class Browser:
         return self._answer("POST", "/execute/sync", {"script": script, "args": []})
 
     def wait_for(self, script: str, what: str) -> Any:
-        """Wait until the script returns something true, and return that; AssertionError after TIMEOUT_S."""
+        """Wait until the script returns something true, and return that; AssertionError after
+        TIMEOUT_S.
+        """
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
             found = self.run(script)
@@ -98,11 +127,15 @@ class Browser:
         """Write what the window shows, as PNG."""
         file.write_bytes(base64.b64decode(self._answer("GET", "/screenshot", None)))
 
-    def _answer(self, method: str, path: str, content: dict[str, Any] | None, patience_s: float = 0.0) -> Any:
+    def _answer(
+        self, method: str, path: str, content: dict[str, Any] | None, patience_s: float = 0.0
+    ) -> Any:
         data = None if content is None else json.dumps(content).encode()
         deadline = time.monotonic() + patience_s
         while True:
-            request = urllib.request.Request(self._url + path, data, {"Content-Type": "application/json"}, method=method)
+            request = urllib.request.Request(
+                self._url + path, data, {"Content-Type": "application/json"}, method=method
+            )
             try:
                 with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
                     return json.load(answer)["value"]

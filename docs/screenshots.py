@@ -1,8 +1,10 @@
-"""Takes the README's pictures: of a sweep that ran to its end, in MLflow's own pages and in its report.
+"""Takes the README's pictures: of a sweep that ran to its end, in MLflow's own pages and in its
+report.
 
     python -m docs.screenshots FOLDER SWEEP
 
-FOLDER: the working directory of the sweep (it holds mlflow.db and result/). Needs chromium and chromedriver.
+FOLDER: the working directory of the sweep (it holds mlflow.db and result/). Needs chromium and
+chromedriver.
 """
 
 from __future__ import annotations
@@ -13,17 +15,20 @@ import sys
 from pathlib import Path
 
 from docs.browser import Browser, chromium_missing
-from tune.folder import SweepFolder, find_sweep
-from tune.saved_view import save_view, searched_options, view_link
-from tune.tracking import Tracker
-from tune.ui import free_port, mlflow_server
+from tune.serve.ui import free_port, mlflow_server
+from tune.sweep.folder import SweepFolder, find_sweep
+from tune.tracking.mirror import Tracker
+from tune.tracking.view import save_view, searched_options, view_link
 
 WIDTH = 1280
 COLOURS = 256  # of a picture: enough for pages and charts, and small files
 CLOSE_PANELS = """
 document.querySelector('[data-component-id="mlflow.assistant.chat_panel.close"]')?.click();
-const shared = [...document.querySelectorAll('button')].find(b => b.textContent == 'Exit shared view');
-if (shared) { let alert = shared; while (alert && alert.querySelectorAll('button').length < 3) alert = alert.parentElement;
+const buttons = [...document.querySelectorAll('button')];
+const shared = buttons.find(b => b.textContent == 'Exit shared view');
+if (shared) {
+  let alert = shared;
+  while (alert && alert.querySelectorAll('button').length < 3) alert = alert.parentElement;
   [...alert.querySelectorAll('button')].at(-1).click(); }
 return true
 """
@@ -42,7 +47,10 @@ def take(folder: SweepFolder, target: Path) -> list[Path]:
 
     def shoot(browser: Browser, name: str) -> None:
         browser.run("window.dispatchEvent(new Event('resize')); return true")
-        browser.wait_for("return document.readyState == 'complete' && document.fonts.status == 'loaded'", "the page")
+        browser.wait_for(
+            "return document.readyState == 'complete' && document.fonts.status == 'loaded'",
+            "the page",
+        )
         browser.settle()
         browser.screenshot(target / name)
         shrink(target / name)
@@ -62,13 +70,18 @@ def take(folder: SweepFolder, target: Path) -> list[Path]:
         browser.run(CLOSE_PANELS)
         shoot(browser, "charts.png")
         browser.resize(WIDTH, 980)
-        browser.open(f"{pages}/#/experiments/{experiment}/runs/{best}?workflowType=machine_learning")
+        browser.open(
+            f"{pages}/#/experiments/{experiment}/runs/{best}?workflowType=machine_learning"
+        )
         browser.wait_for_text("Parameters")
         browser.run(CLOSE_PANELS)
         shoot(browser, "trial.png")
         browser.resize(WIDTH, 2050)
         browser.open((folder.directory / "report.html").resolve().as_uri())
-        browser.wait_for("return document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5", "the figures")
+        browser.wait_for(
+            "return document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5",
+            "the figures",
+        )
         shoot(browser, "report.png")
     return files
 

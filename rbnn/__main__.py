@@ -1,4 +1,6 @@
-"""`python -m rbnn train | evaluate`: train and evaluate in this process, with neither Ray nor MLflow."""
+"""`python -m rbnn train | evaluate`: train and evaluate in this process, with neither Ray nor
+MLflow.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ import json
 import sys
 from pathlib import Path
 
+from rbnn.console import EpochPrinter, evaluation_lines, run_directory
 from rbnn.errors import RequestError, RunFailed
-from rbnn.listeners import EpochPrinter, evaluation_lines, run_directory
 from rbnn.options import OneLineParser, add_recipe_options, exit_status, recipe_from
 from rbnn.threading_env import set_threading
 
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.command == "evaluate":
             args.evaluate = args.file
         recipe = recipe_from(args)
-        from rbnn.machine import resolve
+        from rbnn.hardware import resolve
         from rbnn.session import Session, evaluate_file
 
         recipe = resolve(recipe)
@@ -43,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
             if getattr(args, "json", False):
                 print(json.dumps({"file": recipe.evaluate, "data": info.name, **metrics}))
             else:
-                print(*evaluation_lines(recipe.evaluate, metrics, info.sizes["validation"]), sep="\n")
+                print(
+                    *evaluation_lines(recipe.evaluate, metrics, info.sizes["validation"]), sep="\n"
+                )
             return 0
         session = Session.open(recipe, run_directory(recipe))
         printer = EpochPrinter(recipe)

@@ -1,7 +1,9 @@
-"""Checkpoints: everything a bit-exact continuation needs, in one file that is written atomically and read without executing it.
+"""Checkpoints: everything a bit-exact continuation needs, in one file that is written atomically
+and read without executing it.
 
-A file is what torch.save writes of a plain dict, so torch.load(file, weights_only=True) opens it anywhere. `state_dict` is the
-network's (names as in the authors' files); `digest` is over everything else in the file and checked on reading.
+A file is what torch.save writes of a plain dict, so torch.load(file, weights_only=True) opens it
+anywhere. `state_dict` is the network's (names as in the authors' files); `digest` is over
+everything else in the file and checked on reading.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ class Checkpoint:
     """The state of a run after `epoch` completed epochs and `step` training steps of the next.
 
     recipe: the resolved recipe's fields ({} in the authors' files). optimizer: SGD's state dict.
-    rng: generator states by device. best: {"top1": percent, "epoch": 0-based}. metrics: the last epoch's.
-    data: the data's fingerprint. partial: what the epoch in progress counted so far, {} between epochs.
+    rng: generator states by device. best: {"top1": percent, "epoch": 0-based}. metrics: the last
+    epoch's. data: the data's fingerprint. partial: what the epoch in progress counted so far, {}
+    between epochs.
     """
 
     state_dict: dict[str, Tensor]
@@ -56,7 +59,9 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 
 @contextmanager
 def writing(path: str | Path, checkpoint: Checkpoint) -> Iterator[Path]:
-    """`save` in two steps: within, the complete file is on disk under the name given; it takes its place at the end."""
+    """`save` in two steps: within, the complete file is on disk under the name given; it takes its
+    place at the end.
+    """
     path = Path(path)
     content = {"format": FORMAT, "version": VERSION, **asdict_shallow(checkpoint)}
     content["digest"] = digest_of(content)
@@ -74,40 +79,58 @@ def writing(path: str | Path, checkpoint: Checkpoint) -> Iterator[Path]:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours, or the authors' (a dict with `state_dict`, with or without a `module.` prefix), on the CPU.
+    """Read a checkpoint of ours, or the authors' (a dict with `state_dict`, with or without a
+    `module.` prefix), on the CPU.
 
-    Weights only: nothing in the file is executed. Raises CheckpointError, one line, for a file that is missing, truncated,
-    damaged, of a later version, not a checkpoint, or that holds other objects than tensors and plain values.
+    Weights only: nothing in the file is executed. Raises CheckpointError, one line, for a file that
+    is missing, truncated, damaged, of a later version, not a checkpoint, or that holds other
+    objects than tensors and plain values.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch's about other pickle protocols, on files that it then refuses
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # torch's about other pickle protocols, on files that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"checkpoint '{path}' does not exist; give the path of a .ckpt file") from None
-    except Exception as error:  # damaged bytes make torch raise nearly anything: AssertionError, TypeError, struct.error, ...
+        raise CheckpointError(
+            f"checkpoint '{path}' does not exist; give the path of a .ckpt file"
+        ) from None
+    # Damaged bytes make torch raise nearly anything: AssertionError, TypeError, struct.error, ...
+    except Exception as error:
         refused = re.search(r"nsupported (?:global: )?GLOBAL (\w+(?:\.\w+)+)", str(error))
         if refused:
             raise CheckpointError(
-                f"checkpoint '{path}' holds a {refused[1]}, and only tensors and plain values are read from a file; save its "
+                f"checkpoint '{path}' holds a {refused[1]}, and only tensors and plain values are "
+                "read from a file; save its "
                 "state_dict alone: torch.save({'state_dict': weights}, FILE)"
             ) from None
         raise CheckpointError(
-            f"checkpoint '{path}' cannot be read: it is truncated, damaged or no checkpoint; use another (last.ckpt, best.ckpt)"
+            f"checkpoint '{path}' cannot be read: it is truncated, damaged or no checkpoint; use "
+            "another (last.ckpt, best.ckpt)"
         ) from None
     weights = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(value, Tensor) for value in weights.values()
+    ):
         raise CheckpointError(
-            f"checkpoint '{path}' holds no 'state_dict' of tensors; give a file of rbnn train or of the authors' code"
+            f"checkpoint '{path}' holds no 'state_dict' of tensors; give a file of rbnn train or "
+            "of the authors' code"
         )
     if content.get("format") != FORMAT:
         epoch = content.get("epoch", 0)
         return Checkpoint(_cleaned(weights), epoch=epoch if isinstance(epoch, int) else 0)
     if content.get("version") not in READABLE:
         known = " and ".join(map(str, READABLE))
-        raise CheckpointError(f"checkpoint '{path}' has format version {content.get('version')}, this program reads {known}")
+        raise CheckpointError(
+            f"checkpoint '{path}' has format version {content.get('version')}, this program reads "
+            f"{known}"
+        )
     if not _is_whole(content):
-        raise CheckpointError(f"checkpoint '{path}' is damaged: its content does not match its digest; use another file")
+        raise CheckpointError(
+            f"checkpoint '{path}' is damaged: its content does not match its digest; use another "
+            "file"
+        )
     del content["format"], content["version"]
     return Checkpoint(**content)
 
@@ -121,23 +144,34 @@ def _is_whole(content: dict[str, Any]) -> bool:
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
-    """Put a checkpoint's weights into `model`; CheckpointError, one line, where names or shapes are another network's.
+    """Put a checkpoint's weights into `model`; CheckpointError, one line, where names or shapes are
+    another network's.
 
-    A `bn3` that the network does not have is passed over: the authors' ImageNet files carry one that they do not use.
+    A `bn3` that the network does not have is passed over: the authors' ImageNet files carry one
+    that they do not use.
     """
     own = model.state_dict()
-    given = {name: tensor for name, tensor in checkpoint.state_dict.items() if name in own or "bn3" not in name.split(".")}
-    wrong = sorted(set(own) ^ set(given)) or [name for name in own if own[name].shape != given[name].shape]
+    given = {
+        name: tensor
+        for name, tensor in checkpoint.state_dict.items()
+        if name in own or "bn3" not in name.split(".")
+    }
+    wrong = sorted(set(own) ^ set(given)) or [
+        name for name in own if own[name].shape != given[name].shape
+    ]
     if wrong:
         raise CheckpointError(
-            f"checkpoint '{path}' is of another network: '{wrong[0]}' and {len(wrong) - 1} more entries differ; "
+            f"checkpoint '{path}' is of another network: '{wrong[0]}' and {len(wrong) - 1} more "
+            "entries differ; "
             "pass the model and dataset it was trained with"
         )
     model.load_state_dict(given)
 
 
 def state_digest(model: nn.Module) -> str:
-    """16 hex digits over the names and bits of all weights, rotations and buffers: equal for equal networks, only."""
+    """16 hex digits over the names and bits of all weights, rotations and buffers: equal for equal
+    networks, only.
+    """
     return digest_of(model.state_dict())[:16]
 
 
@@ -162,7 +196,9 @@ def asdict_shallow(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def digest_of(content: Any) -> str:
-    """sha256 (hex) over a nest of dicts, lists, tensors and plain values: names, shapes, dtypes, bits."""
+    """sha256 (hex) over a nest of dicts, lists, tensors and plain values: names, shapes, dtypes,
+    bits.
+    """
     digest = hashlib.sha256()
     for part in _parts(content):
         digest.update(part)

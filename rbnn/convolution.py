@@ -1,10 +1,13 @@
 """The convolution of signs: exact integers, whatever the hardware computes them with.
 
-Products of -1 and +1 and their sums (|sum| <= 4608 here) are whole numbers that float32 holds, so these give the same bits:
-    CPU with 8-bit dot products (AVX-512 VNNI, AVX-VNNI)   uint8 activations x int8 weights, int32 sums: 2 to 3 times as fast
-    CUDA                                                   TF32 inputs, float32 sums, whatever `precision` says
-    anything else                                          the float convolution
-bfloat16 inputs are not used for it: their output would be rounded to bfloat16, which holds whole numbers to 256 only.
+Products of -1 and +1 and their sums (|sum| <= 4608 here) are whole numbers that float32 holds, so
+these give the same bits:
+    CPU with AVX-512 VNNI or AVX-VNNI   uint8 activations x int8 weights, int32 sums: 2 to 3 times
+                                        as fast
+    CUDA                                TF32 inputs, float32 sums, whatever `precision` says
+    anything else                       the float convolution
+bfloat16 inputs are not used for it: their output would be rounded to bfloat16, which holds whole
+numbers to 256 only.
 """
 
 from __future__ import annotations
@@ -21,8 +24,14 @@ ZERO_POINT = 1  # of the 8-bit activations: 0 stands for -1, 2 for +1, and zero 
 def has_integer_convolution() -> bool:
     """Whether this CPU and this build of torch convolve 8-bit integers faster than floats."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    has_dot_product = any(capabilities.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
-    return has_dot_product and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv_pointwise")
+    has_dot_product = any(
+        capabilities.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")
+    )
+    return (
+        has_dot_product
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.onednn, "qconv_pointwise")
+    )
 
 
 INTEGERS = has_integer_convolution()  # once, as the compiler cannot trace the question
@@ -34,13 +43,22 @@ def takes_integers(x: Tensor) -> bool:
 
 
 def encoded(is_positive: Tensor) -> Tensor:
-    """Signs as 8-bit integers: 2 where `is_positive` (bool), else 0, a quarter of the memory that floats take."""
-    return is_positive.to(torch.uint8) * 2 if torch.compiler.is_compiling() else is_positive.view(torch.uint8).mul_(2)
+    """Signs as 8-bit integers: 2 where `is_positive` (bool), else 0, a quarter of the memory that
+    floats take.
+    """
+    return (
+        is_positive.to(torch.uint8) * 2
+        if torch.compiler.is_compiling()
+        else is_positive.view(torch.uint8).mul_(2)
+    )
 
 
 @torch.library.custom_op("rbnn::sign_convolution", mutates_args=())
-def sign_convolution(bx: Tensor, bw: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """conv2d of signs, zero padding: bx (N, I, H, W) -1 and +1 as floats, or `encoded`; bw (O, I, kh, kw) -1 and +1.
+def sign_convolution(
+    bx: Tensor, bw: Tensor, stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """conv2d of signs, zero padding: bx (N, I, H, W) -1 and +1 as floats, or `encoded`; bw (O, I,
+    kh, kw) -1 and +1.
 
     Exact, in bw's dtype. Not differentiable.
     """
@@ -49,7 +67,9 @@ def sign_convolution(bx: Tensor, bw: Tensor, stride: Sequence[int], padding: Seq
     with torch.autocast(bx.device.type, enabled=False):
         if bx.device.type == "cuda" and bx.dtype == torch.float32:
             deterministic = torch.are_deterministic_algorithms_enabled()
-            return torch.cudnn_convolution(bx, bw, padding, stride, [1, 1], 1, False, deterministic, True)
+            return torch.cudnn_convolution(
+                bx, bw, padding, stride, [1, 1], 1, False, deterministic, True
+            )
         return F.conv2d(bx, bw, None, stride, padding)
 
 
@@ -60,7 +80,23 @@ def _integer_convolution(bx: Tensor, bw: Tensor, stride: list[int], padding: lis
     )
     zeros = torch.zeros(len(bw), dtype=torch.int8)
     return torch.ops.onednn.qconv_pointwise(
-        bx, 1.0, ZERO_POINT, packed, ones, zeros, None, stride, padding, dilation, 1, 1.0, 0, torch.float32, "none", [], ""
+        bx,
+        1.0,
+        ZERO_POINT,
+        packed,
+        ones,
+        zeros,
+        None,
+        stride,
+        padding,
+        dilation,
+        1,
+        1.0,
+        0,
+        torch.float32,
+        "none",
+        [],
+        "",
     )
 
 

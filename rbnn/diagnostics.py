@@ -1,12 +1,16 @@
-"""What the method does to the weights, by layer and epoch: as metrics of the run, and as a table in its folder.
+"""What the method does to the weights, by layer and epoch: as metrics of the run, and as a table in
+its folder.
 
-sin_beta       |sin beta|, mean over filters: 1 where a filter is its rotation, 0 where it is itself (paper eq. 10)
-cosine         of the angle between the mixed latent weight w3 and sign(w3), mean over filters: what binarisation keeps of the
-               direction (paper section 3.1, the angular bias)
+sin_beta       |sin beta|, mean over filters: 1 where a filter is its rotation, 0 where it is itself
+               (paper eq. 10)
+cosine         of the angle between the mixed latent weight w3 and sign(w3), mean over filters:
+               what binarisation keeps of the direction (paper section 3.1, the angular bias)
 weight_flips   share of the binary weights that the epoch changed, its rotation update included
-rotation_gain  sum |R1^T X R2| after the rotation update over before it (eq. 7); only in epochs that have one
+rotation_gain  sum |R1^T X R2| after the rotation update over before it (eq. 7); only in
+               epochs that have one
 
-All of it costs two products per layer and update, and one mixed weight per layer and epoch; the host reads once, at the end.
+All of it costs two products per layer and update, and one mixed weight per layer and epoch; the
+host reads once, at the end.
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ class LayerRow:
     def line(self) -> str:
         """As a line of the table."""
         return ",".join(
-            "" if value is None else f"{value:.9g}" if isinstance(value, float) else str(value) for value in astuple(self)
+            "" if value is None else f"{value:.9g}" if isinstance(value, float) else str(value)
+            for value in astuple(self)
         )
 
 
@@ -50,9 +55,11 @@ HEADER = ",".join(field.name for field in fields(LayerRow))
 
 
 class Diagnosis:
-    """Watches the rotated layers of a network through an epoch: `begin`, `before_update`, `after_update`, `end`.
+    """Watches the rotated layers of a network through an epoch: `begin`, `before_update`,
+    `after_update`, `end`.
 
-    signs: by layer, where the binary weights were +1 when the epoch began. objectives: (2, layers), before and after.
+    signs: by layer, where the binary weights were +1 when the epoch began. objectives: (2, layers),
+    before and after.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -82,9 +89,11 @@ class Diagnosis:
 
     @torch.no_grad()
     def end(self, epoch: int) -> tuple[dict[str, float], list[LayerRow]]:
-        """(metrics `rbnn/...`, one row per layer) of the epoch; its last binary weights become the next one's first.
+        """(metrics `rbnn/...`, one row per layer) of the epoch; its last binary weights become the
+        next one's first.
 
-        The metrics are over all filters or weights together; rotation_gain is the ratio of the sums over all layers.
+        The metrics are over all filters or weights together; rotation_gain is the ratio of the sums
+        over all layers.
         """
         if not self.layers:
             return {}, []
@@ -95,17 +104,25 @@ class Diagnosis:
             norms = torch.linalg.vector_norm(w3, dim=1).clamp_min(torch.finfo(w3.dtype).tiny)
             cosine = w3.abs().sum(1) / (norms * math.sqrt(w3.shape[1]))
             flips = (signs[name] != self.signs[name]).sum()
-            columns.append(torch.stack([layer.rotate.sin().abs().sum().double(), cosine.sum().double(), flips.double()]))
+            columns.append(
+                torch.stack(
+                    [layer.rotate.sin().abs().sum().double(), cosine.sum().double(), flips.double()]
+                )
+            )
         measured = torch.stack(columns)
         if self.objectives is not None:
             measured = torch.cat([measured, self.objectives.T.double()], 1)
         sums = measured.cpu().numpy()
         self.signs = signs
         counts = [(len(layer.weight), layer.weight.numel()) for layer in self.layers.values()]
-        per_filter, per_weight = (np.array(column, dtype=np.float64) for column in zip(*counts, strict=True))
+        per_filter, per_weight = (
+            np.array(column, dtype=np.float64) for column in zip(*counts, strict=True)
+        )
         rows = [
             LayerRow(epoch, name, *_shares(row, filters, weights))
-            for name, row, filters, weights in zip(self.layers, sums, per_filter, per_weight, strict=True)
+            for name, row, filters, weights in zip(
+                self.layers, sums, per_filter, per_weight, strict=True
+            )
         ]
         whole = LayerRow(epoch, "", *_shares(sums.sum(0), per_filter.sum(), per_weight.sum()))
         names = ("sin_beta", "cosine", "weight_flips", "rotation_gain")
@@ -113,14 +130,21 @@ class Diagnosis:
         return {name: value for name, value in values.items() if value is not None}, rows
 
     def state(self) -> dict[str, Any]:
-        """What a continuation in the middle of an epoch needs: plain tensors, a bit per binary weight."""
-        packed = {name: torch.from_numpy(np.packbits(sign.cpu().numpy().reshape(-1))) for name, sign in self.signs.items()}
+        """What a continuation in the middle of an epoch needs: plain tensors, a bit per binary
+        weight.
+        """
+        packed = {
+            name: torch.from_numpy(np.packbits(sign.cpu().numpy().reshape(-1)))
+            for name, sign in self.signs.items()
+        }
         return {"signs": packed, "objectives": self.objectives}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Undo `state`."""
         for name, layer in self.layers.items():
-            bits = np.unpackbits(state["signs"][name].numpy(), count=layer.weight.numel()).astype(bool)
+            bits = np.unpackbits(state["signs"][name].numpy(), count=layer.weight.numel()).astype(
+                bool
+            )
             self.signs[name] = torch.from_numpy(bits).view_as(layer.weight).to(layer.weight.device)
         objectives = state["objectives"]
         device = next(iter(self.layers.values())).weight.device if self.layers else None
@@ -133,13 +157,21 @@ def layer_objective(layer: RotatedConv2d) -> Tensor:
     return objective(X, layer.R1, layer.R2)
 
 
-def _shares(sums: np.ndarray, num_filters: float, num_weights: float) -> tuple[float, float, float, float | None]:
+def _shares(
+    sums: np.ndarray, num_filters: float, num_weights: float
+) -> tuple[float, float, float, float | None]:
     gain = float(sums[4] / sums[3]) if len(sums) > 3 else None
-    return float(sums[0] / num_filters), float(sums[1] / num_filters), float(sums[2] / num_weights), gain
+    return (
+        float(sums[0] / num_filters),
+        float(sums[1] / num_filters),
+        float(sums[2] / num_weights),
+        gain,
+    )
 
 
 def open_table(directory: Path, earlier: Path | None = None, epoch: int = 0) -> None:
-    """Begin the table in `directory` with the rows of the table `earlier` (a folder's) before `epoch`, or with none.
+    """Begin the table in `directory` with the rows of the table `earlier` (a folder's) before
+    `epoch`, or with none.
 
     A line that a kill cut short is left out with its epoch, which the run repeats.
     """
@@ -167,5 +199,14 @@ def read_rows(directory: Path) -> list[LayerRow]:
     rows = []
     for line in path.read_text().splitlines()[1:]:
         epoch, layer, sin_beta, cosine, flips, gain = line.split(",")
-        rows.append(LayerRow(int(epoch), layer, float(sin_beta), float(cosine), float(flips), float(gain) if gain else None))
+        rows.append(
+            LayerRow(
+                int(epoch),
+                layer,
+                float(sin_beta),
+                float(cosine),
+                float(flips),
+                float(gain) if gain else None,
+            )
+        )
     return rows

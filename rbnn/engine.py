@@ -1,6 +1,8 @@
-"""The training loop: `fit` runs a recipe, `train_epoch` one epoch of it, `evaluate` the exact validation.
+"""The training loop: `fit` runs a recipe, `train_epoch` one epoch of it, `evaluate` the exact
+validation.
 
-`report(metrics, checkpoint)` hears once per epoch: metrics by name, and on rank 0 the path of last.ckpt when a folder is given.
+`report(metrics, checkpoint)` hears once per epoch: metrics by name, and on rank 0 the path of
+last.ckpt when a folder is given.
 """
 
 from __future__ import annotations
@@ -18,17 +20,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rbnn import checkpoint as ckpt
 from rbnn.binarize import set_surrogate
-from rbnn.data.catalog import dataset_spec
 from rbnn.data.loading import Batch, Loaders, dead_loaders_told
+from rbnn.datasets import dataset_spec
 from rbnn.diagnostics import append_rows
+from rbnn.distributed import World
 from rbnn.errors import NonFiniteLoss
 from rbnn.layers import rotated_layers
 from rbnn.layers import update_rotations as layers_together
 from rbnn.metrics import Counts, Waiting
 from rbnn.recipe import Recipe
-from rbnn.run import BEST, LAST, Keeper, Run, open_directory, restore, start
 from rbnn.schedules import learning_rate, surrogate_tk
-from rbnn.world import World
+from rbnn.state import BEST, LAST, Keeper, Run, open_directory, restore, start
 
 __all__ = [
     "BEST",
@@ -58,14 +60,17 @@ def fit(
     resume: Path | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Train `recipe` from its seed, or from the checkpoint `resume`, to its last epoch; returns the finished run.
+    """Train `recipe` from its seed, or from the checkpoint `resume`, to its last epoch; returns the
+    finished run.
 
-    directory: where last.ckpt and best.ckpt go after every epoch, and every checkpoint_steps steps (none: no checkpoints), and
-    the table of diagnostics. progress(epoch, step, num_steps) is called every print_freq steps. With a torch.distributed group,
-    every rank calls this with its own loaders.
+    directory: where last.ckpt and best.ckpt go after every epoch, and every checkpoint_steps steps
+    (none: no checkpoints), and the table of diagnostics. progress(epoch, step, num_steps) is called
+    every print_freq steps. With a torch.distributed group, every rank calls this with its own
+    loaders.
 
-    A resumed run reports its last complete epoch once more before it goes on: it may have been killed before that was heard.
-    Raises NonFiniteLoss; CheckpointError where `resume` is of another recipe or another data set.
+    A resumed run reports its last complete epoch once more before it goes on: it may have been
+    killed before that was heard. Raises NonFiniteLoss; CheckpointError where `resume` is of another
+    recipe or another data set.
     """
     run = start(recipe, device or torch.device("cpu"))
     if resume is not None:
@@ -86,15 +91,17 @@ def fit(
 def in_parallel(run: Run) -> nn.Module:
     """The network under DistributedDataParallel, its gradient buckets in the order that they keep.
 
-    DDP orders them anew after its first backward, and with more than two ranks the order in which a gradient is summed depends
-    on its place in a bucket: without this step on nothing, a resumed run's first step would not have the bits of the
-    uninterrupted one's.
+    DDP orders them anew after its first backward, and with more than two ranks the order in which a
+    gradient is summed depends on its place in a bucket: without this step on nothing, a resumed
+    run's first step would not have the bits of the uninterrupted one's.
     """
     ids = [run.device.index] if run.device.type == "cuda" else None
     parallel = DistributedDataParallel(run.network, device_ids=ids, broadcast_buffers=False).train()
     size = dataset_spec(run.recipe.dataset).image_size
     before = [buffer.clone() for buffer in run.model.buffers()]
-    logits = parallel(torch.zeros(run.recipe.batch_size // run.world.size, 3, size, size, device=run.device))
+    logits = parallel(
+        torch.zeros(run.recipe.batch_size // run.world.size, 3, size, size, device=run.device)
+    )
     logits.sum().backward()
     run.optimizer.zero_grad()
     for buffer, value in zip(run.model.buffers(), before, strict=True):
@@ -105,7 +112,9 @@ def in_parallel(run: Run) -> nn.Module:
 def run_epoch(
     run: Run, loaders: Loaders, keeper: Keeper | None, progress: Progress | None = None
 ) -> tuple[dict[str, Any], Path | None]:
-    """Train and validate one epoch, or what is left of it, and keep its checkpoint: what `report` is to hear."""
+    """Train and validate one epoch, or what is left of it, and keep its checkpoint: what `report`
+    is to hear.
+    """
     recipe, epoch = run.recipe, run.epoch
     began = time.perf_counter() - run.spent_s
     t, k = surrogate_tk(recipe, epoch)
@@ -115,7 +124,9 @@ def run_epoch(
         group["lr"] = lr
     if run.step == 0:
         begin_epoch(run)
-    train = train_epoch(run, loaders.train.epoch(epoch, run.step), loaders.train.num_batches, keeper, progress)
+    train = train_epoch(
+        run, loaders.train.epoch(epoch, run.step), loaders.train.num_batches, keeper, progress
+    )
     train_s = time.perf_counter() - began
     run.world.broadcast_(run.model.buffers())
     val = evaluate(run.network, loaders.val)
@@ -132,7 +143,9 @@ def run_epoch(
 
 
 def begin_epoch(run: Run) -> None:
-    """What precedes an epoch's first step: the rotation update where it is due, and counts from zero."""
+    """What precedes an epoch's first step: the rotation update where it is due, and counts from
+    zero.
+    """
     run.counts = Counts(run.device)
     run.diagnosis.begin()
     if run.epoch % run.recipe.rotation_update == 0:
@@ -142,14 +155,21 @@ def begin_epoch(run: Run) -> None:
 
 
 def train_epoch(
-    run: Run, batches: Iterable[Batch], num_batches: int, keeper: Keeper | None = None, progress: Progress | None = None
+    run: Run,
+    batches: Iterable[Batch],
+    num_batches: int,
+    keeper: Keeper | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
-    """One pass over `batches`, from step run.step on; returns train/loss, train/top1 and train/top5 over all ranks.
+    """One pass over `batches`, from step run.step on; returns train/loss, train/top1 and train/top5
+    over all ranks.
 
-    time/data_wait is the share of the time that this process waited for batches (on a GPU, that the host did).
+    time/data_wait is the share of the time that this process waited for batches (on a GPU, that the
+    host did).
 
-    The host reads nothing from a GPU between steps but every print_freq steps and for a checkpoint, when it also looks for a
-    loss that is not finite (on a CPU, which is not slowed by it, after every step).
+    The host reads nothing from a GPU between steps but every print_freq steps and for a checkpoint,
+    when it also looks for a loss that is not finite (on a CPU, which is not slowed by it, after
+    every step).
     """
     network = run.parallel or run.network
     network.train()
@@ -165,11 +185,18 @@ def train_epoch(
         run.optimizer.step()
         detached = loss.detach()
         run.counts.add(logits.detach(), labels, detached)
-        failed = torch.full_like(failed_step, num_batches).masked_fill_(~torch.isfinite(detached), step)
+        failed = torch.full_like(failed_step, num_batches).masked_fill_(
+            ~torch.isfinite(detached), step
+        )
         torch.minimum(failed_step, failed, out=failed_step)
         run.step = step + 1
         is_last = run.step == num_batches
-        keeps = bool(keeper and run.recipe.checkpoint_steps and run.step % run.recipe.checkpoint_steps == 0 and not is_last)
+        keeps = bool(
+            keeper
+            and run.recipe.checkpoint_steps
+            and run.step % run.recipe.checkpoint_steps == 0
+            and not is_last
+        )
         if run.step % look_every == 0 or keeps or is_last:
             _check_finite(run, int(failed_step), num_batches)
         if keeps and keeper:
@@ -191,7 +218,9 @@ def _check_finite(run: Run, failed_step: int, num_batches: int) -> None:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
-    """val/loss, val/top1, val/top5 (percent): exact counts over every batch of every rank. Binary weights are computed once."""
+    """val/loss, val/top1, val/top5 (percent): exact counts over every batch of every rank. Binary
+    weights are computed once.
+    """
     device = next(model.parameters()).device
     counts = Counts(device)
     was_training = model.training

@@ -1,4 +1,6 @@
-"""What can go wrong, by whose doing: the user's request (exit status 2) or the run itself (exit status 1)."""
+"""What can go wrong, by whose doing: the user's request (exit status 2) or the run itself (exit
+status 1).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from collections.abc import Iterable
 
 
 class RequestError(ValueError):
-    """A request that cannot be served as made. Its message is one line: field, value, what is allowed, remedy."""
+    """A request that cannot be served as made. Its message is one line: field, value, what is
+    allowed, remedy.
+    """
 
 
 class RecipeError(RequestError):
@@ -19,7 +23,9 @@ class DataError(RequestError):
 
 
 class CheckpointError(RequestError):
-    """A checkpoint file that cannot be read, is damaged, or belongs to another network or recipe."""
+    """A checkpoint file that cannot be read, is damaged, or belongs to another network
+    or recipe.
+    """
 
 
 class RunFailed(RuntimeError):
@@ -27,11 +33,15 @@ class RunFailed(RuntimeError):
 
 
 class NonFiniteLoss(RunFailed):
-    """The training loss became infinite or NaN; the message says at which epoch and step, with lr, t and k."""
+    """The training loss became infinite or NaN; the message says at which epoch and step, with lr,
+    t and k.
+    """
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The known names closest to `word`, as text for an error line; all of them when none is close."""
+    """The known names closest to `word`, as text for an error line; all of them when
+    none is close.
+    """
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=4, cutoff=0.5) or names
     return ", ".join(close)

@@ -1,4 +1,5 @@
-"""The options of a run on the command line: one for each field of Recipe, named as documented; what is given on the line wins.
+"""The options of a run on the command line: one for each field of Recipe, named as documented; what
+is given on the line wins.
 
 Loads neither torch nor Ray, so that --help answers at once.
 """
@@ -15,7 +16,9 @@ from rbnn.recipe import FIELDS, TYPES, Recipe, check_milestones, load_recipe
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Argument errors in one line, exit status 2; options are never guessed from their beginnings, but the nearest is named."""
+    """Argument errors in one line, exit status 2; options are never guessed from their beginnings,
+    but the nearest is named.
+    """
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(allow_abbrev=False, **arguments)
@@ -25,9 +28,15 @@ class OneLineParser(argparse.ArgumentParser):
         namespace, rest = super().parse_known_args(args, namespace)
         if rest:
             word = next((word for word in rest if word.startswith("-")), rest[0]).partition("=")[0]
-            options = [option[2:] for option in self._option_string_actions if word[:2] == option[:2] == "--"]
+            options = [
+                option[2:]
+                for option in self._option_string_actions
+                if word[:2] == option[:2] == "--"
+            ]
             close = difflib.get_close_matches(word[2:], options, n=1, cutoff=0.7)
-            self.error(f"unrecognized arguments: {word}" + (f"; nearest: --{close[0]}" if close else ""))
+            self.error(
+                f"unrecognized arguments: {word}" + (f"; nearest: --{close[0]}" if close else "")
+            )
         return namespace, rest
 
     def error(self, message: str) -> NoReturn:
@@ -35,18 +44,31 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def add_recipe_options(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
-    """RECIPE (or --recipe), and an option for each recipe field; those not given stay out of the namespace."""
+    """RECIPE (or --recipe), and an option for each recipe field; those not given stay out of the
+    namespace.
+    """
     if positional:
-        parser.add_argument("start_from", nargs="?", metavar="RECIPE", help="recipe name or file to start from (rbnn recipes)")
-    parser.add_argument("--recipe", dest="start_from_option", metavar="RECIPE", help="the same as an option")
+        parser.add_argument(
+            "start_from",
+            nargs="?",
+            metavar="RECIPE",
+            help="recipe name or file to start from (rbnn recipes)",
+        )
+    parser.add_argument(
+        "--recipe", dest="start_from_option", metavar="RECIPE", help="the same as an option"
+    )
     group = parser.add_argument_group("recipe options (documented names and defaults)")
     for name, spec in FIELDS.items():
         flags = [f"--{name}"] + ([f"-{spec.metadata['short']}"] if spec.metadata["short"] else [])
         text = f"{spec.metadata['meaning']} (default: {_shown(spec.default)})".replace("%", "%%")
         if TYPES[name] is bool:
-            group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+            group.add_argument(
+                *flags, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+            )
         elif name == "lr_decay_step":
-            group.add_argument(*flags, nargs="+", metavar="EPOCH", default=argparse.SUPPRESS, help=text)
+            group.add_argument(
+                *flags, nargs="+", metavar="EPOCH", default=argparse.SUPPRESS, help=text
+            )
         else:
             group.add_argument(*flags, metavar="VALUE", default=argparse.SUPPRESS, help=text)
 
@@ -61,7 +83,9 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def recipe_from(args: argparse.Namespace) -> Recipe:
-    """The recipe that a parsed command line asks for: a named one, the one of a checkpoint to resume, or the defaults."""
+    """The recipe that a parsed command line asks for: a named one, the one of a checkpoint to
+    resume, or the defaults.
+    """
     given = given_options(args) | _folder_of_resumed(args)
     name = args.start_from_option or args.start_from
     if name:
@@ -78,13 +102,17 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
 
 
 def _for_evaluation(recorded: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's recipe without what only its training needed of a machine: an evaluation is one process, anywhere."""
+    """A checkpoint's recipe without what only its training needed of a machine: an evaluation is
+    one process, anywhere.
+    """
     gpus = {"gpus": ""} if recorded.get("gpus", "none") != "none" else {}
     return {**recorded, "train_workers": 1, "compile": "off", **gpus}
 
 
 def _folder_of_resumed(args: argparse.Namespace) -> dict[str, str]:
-    """A run resumed from its folder, or from last.ckpt in it, goes on in that folder unless another is given."""
+    """A run resumed from its folder, or from last.ckpt in it, goes on in that folder unless another
+    is given.
+    """
     from pathlib import Path
 
     given = given_options(args)
@@ -103,6 +131,8 @@ def find_checkpoint(path: str) -> str:
 
 
 def exit_status(error: BaseException, program: str) -> int:
-    """Print one line for an error a user can meet and return the exit status: 2 the request was wrong, 1 the run failed."""
+    """Print one line for an error a user can meet and return the exit status: 2 the request was
+    wrong, 1 the run failed.
+    """
     print(f"{program}: {error}", file=sys.stderr)
     return 2 if isinstance(error, RequestError) else 1

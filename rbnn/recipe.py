@@ -1,4 +1,5 @@
-"""Recipe: every hyperparameter and option of a run, once, with its meaning, unit, range and source; strict loading from YAML.
+"""Recipe: every hyperparameter and option of a run, once, with its meaning, unit, range and source;
+strict loading from YAML.
 
 "documented" as a source is the RBNN repository's README; "ours" is what this project adds.
 """
@@ -15,12 +16,15 @@ from typing import Any, Literal
 
 import yaml
 
-from rbnn.data.catalog import DATASETS, dataset_spec
+from rbnn.datasets import DATASETS, dataset_spec
 from rbnn.errors import RecipeError, nearest
 
 PACKAGE = Path(__file__).resolve().parent
 # Beside the package in a source tree, inside it where it was installed.
-RECIPE_DIR = next((home / "experiments" for home in (PACKAGE, PACKAGE.parent) if (home / "experiments").is_dir()), PACKAGE)
+RECIPE_DIR = next(
+    (home / "experiments" for home in (PACKAGE, PACKAGE.parent) if (home / "experiments").is_dir()),
+    PACKAGE,
+)
 
 Check = tuple[Callable[[Any], bool], str]
 POSITIVE: Check = (lambda v: math.isfinite(v) and v > 0, "a finite number above 0")
@@ -31,75 +35,126 @@ SEED: Check = (lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
 FROM_ONE: Check = (lambda v: v >= 1, "a whole number of at least 1")
 
 
-def option(default: Any, meaning: str, check: Check | None = None, *, short: str = "", affects: bool = True) -> Any:
-    """A field of Recipe. `affects`: whether the value can change what is computed (a replay then takes it over)."""
-    return field(default=default, metadata={"meaning": meaning, "check": check, "short": short, "affects": affects})
+def option(
+    default: Any, meaning: str, check: Check | None = None, *, short: str = "", affects: bool = True
+) -> Any:
+    """A field of Recipe. `affects`: whether the value can change what is computed (a replay then
+    takes it over).
+    """
+    return field(
+        default=default,
+        metadata={"meaning": meaning, "check": check, "short": short, "affects": affects},
+    )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One full set of hyperparameters; immutable and valid: construction raises RecipeError, one line, on a bad value.
+    """One full set of hyperparameters; immutable and valid: construction raises RecipeError, one
+    line, on a bad value.
 
     `model` left empty becomes the data set's documented default.
     """
 
     dataset: str = option("cifar10", "data set: " + ", ".join(DATASETS))
-    model: str = option("", "network; default resnet20_1w1a for 32x32 images, resnet18_1w1a for 224x224", short="a")
+    model: str = option(
+        "", "network; default resnet20_1w1a for 32x32 images, resnet18_1w1a for 224x224", short="a"
+    )
     epochs: int = option(1000, "number of training epochs", FROM_ONE)
-    batch_size: int = option(256, "training batch size, over all workers together", FROM_ONE, short="b")
-    batch_size_test: int = option(128, "evaluation batch size, over all workers together", FROM_ONE, short="bt")
+    batch_size: int = option(
+        256, "training batch size, over all workers together", FROM_ONE, short="b"
+    )
+    batch_size_test: int = option(
+        128, "evaluation batch size, over all workers together", FROM_ONE, short="bt"
+    )
     lr: float = option(0.1, "learning rate of SGD", POSITIVE)
     momentum: float = option(0.9, "momentum of SGD", FRACTION)
     weight_decay: float = option(1e-4, "weight decay, on every parameter", NOT_NEGATIVE)
-    lr_type: Literal["cos", "step"] = option("cos", "learning-rate schedule: cos (cosine annealing) or step (MultiStepLR)")
-    lr_decay_step: tuple[int, ...] = option((), "milestones of lr_type step, in epochs, e.g. 30 60 90")
+    lr_type: Literal["cos", "step"] = option(
+        "cos", "learning-rate schedule: cos (cosine annealing) or step (MultiStepLR)"
+    )
+    lr_decay_step: tuple[int, ...] = option(
+        (), "milestones of lr_type step, in epochs, e.g. 30 60 90"
+    )
     warm_up: bool = option(False, "raise the learning rate linearly over the first 5 epochs")
     Tmin: float = option(1e-2, "the smallest t of the surrogate gradient", POSITIVE)
     Tmax: float = option(1e1, "the largest t of the surrogate gradient; above Tmin", POSITIVE)
     rotation_update: int = option(1, "update the rotations every n epochs", FROM_ONE)
     a32: bool = option(False, "keep activations at 32 bits (1W32A)")
     semantics: Literal["reference", "through_rotation"] = option(
-        "reference", "where the gradient stops: reference (at the rotated weight, as the authors' code) or through_rotation"
+        "reference",
+        "where the gradient stops: reference (at the rotated weight, as the authors' code) or "
+        "through_rotation",
     )
     use_dali: bool = option(False, "load data with NVIDIA DALI")
     loader: Literal["auto", "resident", "torchvision"] = option(
-        "auto", "loader without DALI: resident (images in memory, augmented in batch) or torchvision; auto takes the faster"
+        "auto",
+        "loader without DALI: resident (images in memory, augmented in batch) or torchvision; "
+        "auto takes the faster",
     )
     val_fraction: float = option(
-        0.0, "share of the training images held out, stratified, for val/*; 0 validates on the data set's own split", FRACTION
+        0.0,
+        "share of the training images held out, stratified, for val/*; 0 validates on the data "
+        "set's own split",
+        FRACTION,
     )
     seed: int = option(1234, "seed of initialisation, data order and augmentation", SEED)
-    train_workers: int = option(1, "training processes (Ray Train workers); batches are split among them", FROM_ONE)
+    train_workers: int = option(
+        1, "training processes (Ray Train workers); batches are split among them", FROM_ONE
+    )
     compile: Literal["auto", "on", "off"] = option(
-        "auto", "run full batches through torch.compile; auto: where a process trains enough to earn it back, not on clusters"
+        "auto",
+        "run full batches through torch.compile; auto: where a process trains enough to earn it "
+        "back, not on clusters",
     )
     precision: Literal["float32", "tf32", "bf16"] = option(
-        "float32", "of float convolutions and gradients; the forward binary convolution is exact in each of them"
+        "float32",
+        "of float convolutions and gradients; the forward binary convolution is exact in each of "
+        "them",
     )
-    threads: int = option(0, "CPU threads per training process; 0 shares the cores. Results depend on it", FROM_ZERO)
+    threads: int = option(
+        0, "CPU threads per training process; 0 shares the cores. Results depend on it", FROM_ZERO
+    )
     workers: int = option(8, "data loading processes or threads", FROM_ZERO, affects=False)
-    gpus: str = option("", 'GPUs to use, e.g. "0,1"; "none" for the CPU; empty: a GPU where there is one')
+    gpus: str = option(
+        "", 'GPUs to use, e.g. "0,1"; "none" for the CPU; empty: a GPU where there is one'
+    )
     data_path: str = option("./data", "folder that holds the data set", affects=False)
     results_dir: str = option("./result", "folder that results are written under", affects=False)
-    save: str = option("", "name of this run's folder under results_dir; default: recipe and time", affects=False)
+    save: str = option(
+        "", "name of this run's folder under results_dir; default: recipe and time", affects=False
+    )
     checkpoint_steps: int = option(
-        0, "also checkpoint every n steps within an epoch; 0: at the end of each epoch only", FROM_ZERO, affects=False
+        0,
+        "also checkpoint every n steps within an epoch; 0: at the end of each epoch only",
+        FROM_ZERO,
+        affects=False,
     )
     checkpoint_every: int = option(
-        0, "also keep the checkpoint of every n-th epoch, as epoch-NNNN.ckpt; 0: last and best only", FROM_ZERO, affects=False
+        0,
+        "also keep the checkpoint of every n-th epoch, as epoch-NNNN.ckpt; 0: last and best only",
+        FROM_ZERO,
+        affects=False,
     )
-    keep_checkpoints: int = option(0, "of those of checkpoint_every, keep the newest n; 0: all", FROM_ZERO, affects=False)
+    keep_checkpoints: int = option(
+        0, "of those of checkpoint_every, keep the newest n; 0: all", FROM_ZERO, affects=False
+    )
     resume: str = option("", "checkpoint file, or folder of a run, to continue from", affects=False)
-    evaluate: str = option("", "checkpoint file to evaluate instead of training", short="e", affects=False)
+    evaluate: str = option(
+        "", "checkpoint file to evaluate instead of training", short="e", affects=False
+    )
     print_freq: int = option(100, "print progress every n steps", FROM_ONE, affects=False)
-    time_estimate: int = option(1, "print the estimated finish time; 0 turns it off", FROM_ZERO, affects=False)
+    time_estimate: int = option(
+        1, "print the estimated finish time; 0 turns it off", FROM_ZERO, affects=False
+    )
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             object.__setattr__(self, spec.name, _converted(spec.name, getattr(self, spec.name)))
             check = spec.metadata["check"]
             if check and not check[0](getattr(self, spec.name)):
-                raise RecipeError(f"{spec.name} is {getattr(self, spec.name)!r}; it must be {check[1]}")
+                raise RecipeError(
+                    f"{spec.name} is {getattr(self, spec.name)!r}; it must be {check[1]}"
+                )
         dataset = dataset_spec(self.dataset)
         if not self.model:
             object.__setattr__(self, "model", dataset.default_model)
@@ -107,21 +162,39 @@ class Recipe:
 
     def _check_together(self) -> None:
         if self.Tmin >= self.Tmax:
-            raise RecipeError(f"Tmin is {self.Tmin:g} and Tmax {self.Tmax:g}; Tmin must be below Tmax: swap or change them")
+            raise RecipeError(
+                f"Tmin is {self.Tmin:g} and Tmax {self.Tmax:g}; Tmin must be below Tmax: swap or "
+                "change them"
+            )
         steps = self.lr_decay_step
         if any(step < 1 for step in steps) or list(steps) != sorted(set(steps)):
-            raise RecipeError(f"lr_decay_step is {list(steps)}; it must be rising epochs of at least 1, e.g. 30 60 90")
+            raise RecipeError(
+                f"lr_decay_step is {list(steps)}; it must be rising epochs of at least 1, e.g. 30 "
+                "60 90"
+            )
         if self.lr_type == "step" and not steps:
-            raise RecipeError("lr_type is step and lr_decay_step is empty; give the milestones, e.g. lr_decay_step 30 60 90")
-        if 2 * self.train_workers > self.batch_size:  # batch normalisation of a single vector is not defined
+            raise RecipeError(
+                "lr_type is step and lr_decay_step is empty; give the milestones, e.g. "
+                "lr_decay_step 30 60 90"
+            )
+        if (
+            2 * self.train_workers > self.batch_size
+        ):  # batch normalisation of a single vector is not defined
             least = 2 * self.train_workers
             raise RecipeError(
-                f"batch_size is {self.batch_size} for {self.train_workers} worker(s); it must be at least {least}"
+                f"batch_size is {self.batch_size} for {self.train_workers} worker(s); it must be "
+                f"at least {least}"
             )
         if self.use_dali and self.loader != "auto":
-            raise RecipeError(f"loader is '{self.loader}' and use_dali is on; pass --no-use_dali, or leave loader at auto")
+            raise RecipeError(
+                f"loader is '{self.loader}' and use_dali is on; pass --no-use_dali, or leave "
+                "loader at auto"
+            )
         if self.loader == "resident" and not dataset_spec(self.dataset).in_memory:
-            raise RecipeError(f"loader 'resident' holds a data set in memory, {self.dataset} is too large; choose torchvision")
+            raise RecipeError(
+                f"loader 'resident' holds a data set in memory, {self.dataset} is too large; "
+                "choose torchvision"
+            )
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed; RecipeError for an unknown field or a bad value."""
@@ -129,9 +202,18 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self, *, only_affecting: bool = False) -> dict[str, Any]:
-        """Field name -> value, plain Python types; `only_affecting` leaves out folders, printing and the like."""
-        values = {name: getattr(self, name) for name, spec in FIELDS.items() if spec.metadata["affects"] or not only_affecting}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        """Field name -> value, plain Python types; `only_affecting` leaves out folders, printing
+        and the like.
+        """
+        values = {
+            name: getattr(self, name)
+            for name, spec in FIELDS.items()
+            if spec.metadata["affects"] or not only_affecting
+        }
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
 
     def to_yaml(self) -> str:
         """The whole recipe as a recipe file."""
@@ -143,14 +225,18 @@ TYPES: dict[str, Any] = typing.get_type_hints(Recipe)
 
 
 def check_known(mapping: Mapping[str, Any], known: Mapping[str, Any], kind: str) -> None:
-    """RecipeError naming the first key of `mapping` that is not in `known`, with the nearest that are."""
+    """RecipeError naming the first key of `mapping` that is not in `known`, with the nearest that
+    are.
+    """
     for key in mapping:
         if key not in known:
             raise RecipeError(f"{kind} '{key}' is unknown; nearest: {nearest(str(key), known)}")
 
 
 def _converted(name: str, value: Any) -> Any:
-    """`value` in the field's own type; RecipeError where it is of another. Whole floats pass for int, digits for numbers."""
+    """`value` in the field's own type; RecipeError where it is of another. Whole floats pass for
+    int, digits for numbers.
+    """
     wanted = TYPES[name]
     if typing.get_origin(wanted) is Literal:
         choices = typing.get_args(wanted)
@@ -160,7 +246,9 @@ def _converted(name: str, value: Any) -> Any:
     if typing.get_origin(wanted) is tuple:
         parts = value.replace(",", " ").split() if isinstance(value, str) else value
         if not isinstance(parts, (list, tuple)):
-            raise RecipeError(f"{name} is {value!r}; it must be a list of whole numbers, e.g. 30 60 90")
+            raise RecipeError(
+                f"{name} is {value!r}; it must be a list of whole numbers, e.g. 30 60 90"
+            )
         return tuple(_scalar(name, int, part) for part in parts)
     return _scalar(name, wanted, value)
 
@@ -185,7 +273,11 @@ def _scalar(name: str, wanted: type, value: Any) -> Any:
     if wanted is int:
         if number != math.trunc(number) if math.isfinite(number) else True:
             raise refusal
-        return int(value) if isinstance(value, (int, str)) and str(value).lstrip("+-").isdigit() else int(number)
+        return (
+            int(value)
+            if isinstance(value, (int, str)) and str(value).lstrip("+-").isdigit()
+            else int(number)
+        )
     return number
 
 
@@ -195,7 +287,9 @@ def recipe_files() -> dict[str, Path]:
 
 
 def read_yaml(path: Path, kind: str) -> dict[str, Any]:
-    """The mapping that a YAML file holds; RecipeError, one line, where it is missing, unreadable or something else."""
+    """The mapping that a YAML file holds; RecipeError, one line, where it is missing, unreadable or
+    something else.
+    """
     try:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -205,19 +299,27 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{kind} '{path}'{where} is not valid YAML: {getattr(error, 'problem', error)}") from None
+        raise RecipeError(
+            f"{kind} '{path}'{where} is not valid YAML: {getattr(error, 'problem', error)}"
+        ) from None
     if not isinstance(content, dict):
-        raise RecipeError(f"{kind} '{path}' must hold 'key: value' lines, not {type(content).__name__}")
+        raise RecipeError(
+            f"{kind} '{path}' must hold 'key: value' lines, not {type(content).__name__}"
+        )
     return content
 
 
 def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
-    """What the recipe of that name in experiments/recipes, or that file, states; raises as `load_recipe`."""
+    """What the recipe of that name in experiments/recipes, or that file, states; raises as
+    `load_recipe`.
+    """
     named = recipe_files()
     path = named.get(str(name_or_path), Path(name_or_path))
     if not path.is_file():
         near = nearest(str(name_or_path), named)
-        raise RecipeError(f"recipe '{name_or_path}' does not exist; nearest: {near} (or give a file)")
+        raise RecipeError(
+            f"recipe '{name_or_path}' does not exist; nearest: {near} (or give a file)"
+        )
     values = read_yaml(path, "recipe file")
     check_known(values, FIELDS, "recipe option")
     return values
@@ -226,7 +328,8 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
 def load_recipe(name_or_path: str | Path, **overrides: Any) -> Recipe:
     """The recipe of that name in experiments/recipes, or in that file, with `overrides` on top.
 
-    Raises RecipeError, one line, for a name that does not exist (with the nearest ones), an unknown key or a bad value.
+    Raises RecipeError, one line, for a name that does not exist (with the nearest ones), an unknown
+    key or a bad value.
     """
     values = read_recipe(name_or_path)
     check_known(overrides, FIELDS, "recipe option")
@@ -236,17 +339,23 @@ def load_recipe(name_or_path: str | Path, **overrides: Any) -> Recipe:
 
 
 def check_milestones(layers: Sequence[Mapping[str, Any]], recipe: Recipe) -> None:
-    """RecipeError where `layers`, each on top of those before it, give lr_decay_step to a recipe that is not of lr_type step.
+    """RecipeError where `layers`, each on top of those before it, give lr_decay_step to a recipe
+    that is not of lr_type step.
 
-    A layer that states lr_type takes the place of earlier ones, milestones and all. One that states every option (a sweep file
-    keeps val_fraction elsewhere) was recorded, and may hold milestones that were searched together with lr_type.
+    A layer that states lr_type takes the place of earlier ones, milestones and all. One that states
+    every option (a sweep file keeps val_fraction elsewhere) was recorded, and may hold milestones
+    that were searched together with lr_type.
     """
     given = False
     for layer in layers:
         stands = given and "lr_type" not in layer
-        given = stands or (bool(layer.get("lr_decay_step")) and not layer.keys() >= FIELDS.keys() - {"val_fraction"})
+        given = stands or (
+            bool(layer.get("lr_decay_step"))
+            and not layer.keys() >= FIELDS.keys() - {"val_fraction"}
+        )
     if given and recipe.lr_type != "step":
         raise RecipeError(
-            f"lr_decay_step is {list(recipe.lr_decay_step)}, and lr_type {recipe.lr_type} has no milestones; "
+            f"lr_decay_step is {list(recipe.lr_decay_step)}, and lr_type {recipe.lr_type} has no "
+            "milestones; "
             "give lr_type step, or leave lr_decay_step out"
         )

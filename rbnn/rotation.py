@@ -1,7 +1,9 @@
-"""The bi-rotation of RBNN (paper section 3.2, eqs. 5 to 11): R1, R2 that bring the filters closest to their signs.
+"""The bi-rotation of RBNN (paper section 3.2, eqs. 5 to 11): R1, R2 that bring the filters closest
+to their signs.
 
-X (O, a, b): the O standardised filters of a layer, each as an a x b matrix. R1 (a, a), R2 (b, b): orthogonal.
-B (O, a, b): sign(R1^T X R2). Objective: sum |R1^T X R2|, which every round of the update raises or keeps.
+X (O, a, b): the O standardised filters of a layer, each as an a x b matrix. R1 (a, a), R2 (b, b):
+orthogonal. B (O, a, b): sign(R1^T X R2). Objective: sum |R1^T X R2|, which every round of the
+update raises or keeps.
 """
 
 from __future__ import annotations
@@ -14,8 +16,12 @@ import torch
 from torch import Tensor
 
 QUINTIC_STEPS, CUBIC_STEPS = 18, 7
-Group = tuple[Tensor, Tensor, Tensor]  # X (L, O, a, b), R1 (L, a, a), R2 (L, b, b): layers of one shape together
-Asked = tuple[Tensor, Tensor]  # D (L, n, n) whose polar factor is wanted, and the rotation that it will replace
+Group = tuple[
+    Tensor, Tensor, Tensor
+]  # X (L, O, a, b), R1 (L, a, a), R2 (L, b, b): layers of one shape together
+Asked = tuple[
+    Tensor, Tensor
+]  # D (L, n, n) whose polar factor is wanted, and the rotation that it will replace
 Update = Generator[Asked, Any, tuple[Tensor, Tensor]]
 
 
@@ -32,7 +38,9 @@ def factor_pair(n: int) -> tuple[int, int]:
 
 
 def random_orthogonal(n: int, generator: torch.Generator | None = None) -> Tensor:
-    """A Haar-distributed orthogonal (n, n) matrix in the default dtype, orthogonal to that dtype's rounding."""
+    """A Haar-distributed orthogonal (n, n) matrix in the default dtype, orthogonal to that dtype's
+    rounding.
+    """
     gaussian = torch.randn(n, n, dtype=torch.float64, generator=generator)
     q, r = torch.linalg.qr(gaussian)
     return (q * torch.sign(r.diagonal())).to(torch.get_default_dtype())
@@ -45,14 +53,15 @@ def rotate(X: Tensor, R1: Tensor, R2: Tensor) -> Tensor:
 
 @torch.no_grad()
 def bi_rotation_update(X: Tensor, R1: Tensor, R2: Tensor, rounds: int = 3) -> tuple[Tensor, Tensor]:
-    """`rounds` alternations of the closed-form updates of B, R1 and R2; returns new (R1, R2), the arguments are untouched.
+    """`rounds` alternations of the closed-form updates of B, R1 and R2; returns new (R1, R2), the
+    arguments are untouched.
 
-    B = sign(R1^T X R2); D1 = sum_i B_i R2^T X_i^T = U S V^T, R1 = V U^T; D2 = sum_i X_i^T R1 B_i = U S V^T, R2 = U V^T.
-    X (O, a, b), R1 (a, a), R2 (b, b), one floating dtype and device; or layers of one shape together, (L, O, a, b), (L, a, a),
-    (L, b, b).
+    B = sign(R1^T X R2); D1 = sum_i B_i R2^T X_i^T = U S V^T, R1 = V U^T; D2 = sum_i X_i^T R1 B_i =
+    U S V^T, R2 = U V^T. X (O, a, b), R1 (a, a), R2 (b, b), one floating dtype and device; or layers
+    of one shape together, (L, O, a, b), (L, a, a), (L, b, b).
 
-    With the filters laid out as (a, O, b) every product is one matrix product of a view: R1^T X of (a, O b), X R2 of
-    (a O, b), D1 over (O b), D2 over (a O). X R2 serves both B and D1.
+    With the filters laid out as (a, O, b) every product is one matrix product of a view: R1^T X of
+    (a, O b), X R2 of (a O, b), D1 over (O b), D2 over (a O). X R2 serves both B and D1.
     """
     group = (X, R1, R2) if X.ndim == 4 else (X[None], R1[None], R2[None])
     ((R1, R2),) = bi_rotation_updates([group], rounds)
@@ -63,7 +72,8 @@ def bi_rotation_update(X: Tensor, R1: Tensor, R2: Tensor, rounds: int = 3) -> tu
 def bi_rotation_updates(groups: Sequence[Group], rounds: int = 3) -> list[tuple[Tensor, Tensor]]:
     """`bi_rotation_update` of several groups of layers, (R1, R2) each; all take each step together.
 
-    A GPU then finds the polar factors of a whole network in the launches that one group's would take.
+    A GPU then finds the polar factors of a whole network in the launches that one group's would
+    take.
     """
     updates = [_update(*group, rounds) for group in groups]
     asked: list[Asked] = []
@@ -81,11 +91,16 @@ def bi_rotation_updates(groups: Sequence[Group], rounds: int = 3) -> list[tuple[
 
 
 def _update(X: Tensor, R1: Tensor, R2: Tensor, rounds: int) -> Update:
-    """A group's update: yields (D, the rotation to be replaced) and is sent the polar factor of D; returns (R1, R2)."""
+    """A group's update: yields (D, the rotation to be replaced) and is sent the polar factor of D;
+    returns (R1, R2).
+    """
     num_layers, num_filters, a, b = X.shape
     tall, wide = (num_layers, a * num_filters, b), (num_layers, a, num_filters * b)
     Xs = X.transpose(1, 2).contiguous()
-    product, B = torch.empty_like(Xs), torch.empty_like(Xs)  # written again each round: fresh memory costs more than a product
+    product, B = (
+        torch.empty_like(Xs),
+        torch.empty_like(Xs),
+    )  # written again each round: fresh memory costs more than a product
     one = X.new_ones(())
     for _ in range(rounds):
         torch.bmm(Xs.view(tall), R2, out=product.view(tall))
@@ -98,7 +113,8 @@ def _update(X: Tensor, R1: Tensor, R2: Tensor, rounds: int) -> Update:
 
 
 def polar_factors(asked: Sequence[Asked]) -> list[Tensor]:
-    """U V^T of D = U S V^T for every matrix of each D (L, n, n): the orthogonal R that maximises tr(R^T D).
+    """U V^T of D = U S V^T for every matrix of each D (L, n, n): the orthogonal R that maximises
+    tr(R^T D).
 
     By SVD on a CPU; on a GPU, whose SVD waits for the host, by `newton_schulz_together`.
     """
@@ -110,8 +126,8 @@ def polar_factors(asked: Sequence[Asked]) -> list[Tensor]:
 def newton_schulz_together(asked: Sequence[Asked]) -> list[Tensor]:
     """`newton_schulz` of matrices of several sizes, as one batch of the largest.
 
-    The smaller ones stand in a corner, zeros beside them, so that no product mixes the two; what `near` fills the rest with
-    is cut off again.
+    The smaller ones stand in a corner, zeros beside them, so that no product mixes the two; what
+    `near` fills the rest with is cut off again.
     """
     largest, num = max(D.shape[-1] for D, _ in asked), sum(len(D) for D, _ in asked)
     Ds = asked[0][0].new_zeros(num, largest, largest)
@@ -126,12 +142,18 @@ def newton_schulz_together(asked: Sequence[Asked]) -> list[Tensor]:
 
 
 def newton_schulz(D: Tensor, near: Tensor) -> Tensor:
-    """U V^T of every matrix of D, by matrix products alone, in float64, as TF32 may be on; orthogonal to D's dtype's rounding.
+    """U V^T of every matrix of D, by matrix products alone, in float64, as TF32 may be on;
+    orthogonal to D's dtype's rounding.
 
-    QUINTIC_STEPS of a quintic that brings every singular value above 1e-9 of the norm near 1, then CUBIC_STEPS that square the
-    distance. A singular D is made regular by 1e-5 of `near`, whose directions fill those that D leaves open.
+    QUINTIC_STEPS of a quintic that brings every singular value above 1e-9 of the norm near 1, then
+    CUBIC_STEPS that square the distance. A singular D is made regular by 1e-5 of `near`, whose
+    directions fill those that D leaves open.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan et al. 2024: steepest at 0, all of (0, 1] to within 0.32 of 1
+    a, b, c = (
+        3.4445,
+        -4.7750,
+        2.0315,
+    )  # Jordan et al. 2024: steepest at 0, all of (0, 1] to within 0.32 of 1
     Y = D.double()
     norm = torch.linalg.matrix_norm(Y, keepdim=True)
     Y = Y + (1e-5 * norm).clamp_min(1e-30) * near.double()

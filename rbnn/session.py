@@ -1,4 +1,6 @@
-"""One training or evaluation in the calling process: from a recipe to a finished run, for whoever reports it."""
+"""One training or evaluation in the calling process: from a recipe to a finished run, for whoever
+reports it.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbnn import checkpoint as ckpt
-from rbnn.compiling import Network
 from rbnn.data import open_loaders
 from rbnn.data.loading import DataInfo, Loaders
 from rbnn.engine import LAST, Progress, Report, Run, evaluate, fit
 from rbnn.errors import DataError, RecipeError
-from rbnn.machine import device_of, prepare_process
+from rbnn.hardware import device_of, prepare_process
 from rbnn.models import build
+from rbnn.network import Network
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
-from rbnn.run import make_directory
+from rbnn.state import make_directory
 
 
 @dataclass
 class Session:
-    """A resolved recipe with its data open and its folder chosen; nothing has run or been written yet."""
+    """A resolved recipe with its data open and its folder chosen; nothing has run or been written
+    yet.
+    """
 
     recipe: Recipe
     directory: Path
@@ -28,16 +32,26 @@ class Session:
 
     @classmethod
     def open(cls, recipe: Recipe, directory: Path) -> Session:
-        """Open the data of a resolved one-worker recipe; raises as `open_loaders` does, and DataError for too few images."""
+        """Open the data of a resolved one-worker recipe; raises as `open_loaders` does, and
+        DataError for too few images.
+        """
         loaders = open_loaders(recipe, device_of(recipe))
         if loaders.train.num_batches == 0:
-            raise DataError(f"data_path '{recipe.data_path}': the training split holds too few images for one batch")
+            raise DataError(
+                f"data_path '{recipe.data_path}': the training split holds too few images for one "
+                "batch"
+            )
         return cls(recipe, directory, loaders)
 
     def train(self, report: Report, progress: Progress | None = None) -> Run:
-        """Run `fit`, from `recipe.resume` where it is given; RecipeError also where the folder cannot be made."""
+        """Run `fit`, from `recipe.resume` where it is given; RecipeError also where the folder
+        cannot be made.
+        """
         if self.recipe.train_workers > 1:
-            raise RecipeError(f"train_workers is {self.recipe.train_workers}: several workers need Ray; use rbnn train")
+            raise RecipeError(
+                f"train_workers is {self.recipe.train_workers}: several workers need Ray; use "
+                "rbnn train"
+            )
         resume = Path(find_checkpoint(self.recipe.resume)) if self.recipe.resume else None
         make_directory(self.directory)
         return fit(
@@ -56,7 +70,9 @@ class Session:
 
 
 def evaluate_file(recipe: Recipe, path: str) -> tuple[dict[str, float], DataInfo]:
-    """Validation metrics of the checkpoint at `path` on the recipe's data; raises CheckpointError or DataError."""
+    """Validation metrics of the checkpoint at `path` on the recipe's data; raises CheckpointError
+    or DataError.
+    """
     state = ckpt.load(find_checkpoint(path))
     device = device_of(recipe)
     prepare_process(recipe, device)

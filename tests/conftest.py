@@ -1,4 +1,6 @@
-"""Shared by all tests: a fixed seed before each, two threads, the reference data, settings, and why a GPU test skips."""
+"""Shared by all tests: a fixed seed before each, two threads, the reference data, settings, and why
+a GPU test skips.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,10 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}  # before torch: see rbnn/threading_env.py
+os.environ |= {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "1000",
+}  # before torch: see rbnn/threading_env.py
 
 import numpy as np
 import pytest
@@ -17,13 +22,17 @@ torch.set_num_threads(2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no process of several is left with one of them at the end."""
+    """Files with slow tests come first, so that no process of several is left with one of them at
+    the end.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
+                item.add_marker(
+                    pytest.mark.skip(reason="needs a CUDA device, and this machine has none")
+                )
 
 
 @pytest.fixture(autouse=True)

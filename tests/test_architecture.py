@@ -52,9 +52,13 @@ def test_only_the_dali_loader_imports_dali() -> None:
 
 
 def test_a_fresh_process_that_imports_rbnn_has_loaded_no_orchestration() -> None:
-    names = [module_name(path) for path in SOURCES if not imports_dali(path) and path.stem != "__main__"]
+    names = [
+        module_name(path) for path in SOURCES if not imports_dali(path) and path.stem != "__main__"
+    ]
     assert "rbnn.models" in names
-    result = subprocess.run([sys.executable, "-c", LOADED_SCRIPT, *names], capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", LOADED_SCRIPT, *names], capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0, result.stderr
     loaded = set(result.stdout.split())
     assert {"rbnn", "torch"} <= loaded
@@ -70,7 +74,12 @@ def test_rays_tune_is_always_written_in_full() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for package in ("rbnn", "tune") for path in sorted((ROOT / package).rglob("*.py")) if ">>>" in path.read_text()],
+    [
+        path
+        for package in ("rbnn", "tune")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if ">>>" in path.read_text()
+    ],
     ids=module_name,
 )
 def test_the_examples_in_docstrings_hold(path: Path) -> None:

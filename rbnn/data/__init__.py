@@ -1,6 +1,8 @@
-"""Data sets and their loaders: `open_loaders` gives what the training loop iterates over, whatever reads the images.
+"""Data sets and their loaders: `open_loaders` gives what the training loop iterates over, whatever
+reads the images.
 
-Importing this loads neither torch nor any reader: recipes are checked, and the command line answers, without them.
+Importing this loads neither torch nor any reader: recipes are checked, and the command line
+answers, without them.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from rbnn.data.catalog import DATASETS, DatasetSpec, dataset_spec
+from rbnn.datasets import DATASETS, DatasetSpec, dataset_spec
 from rbnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,10 +18,17 @@ if TYPE_CHECKING:
 
     from rbnn.data.loading import Loaders
     from rbnn.data.source import Source
+    from rbnn.distributed import World
     from rbnn.recipe import Recipe
-    from rbnn.world import World
 
-__all__ = ["DATASETS", "DatasetSpec", "dataset_spec", "num_train_images", "open_loaders", "open_source"]
+__all__ = [
+    "DATASETS",
+    "DatasetSpec",
+    "dataset_spec",
+    "num_train_images",
+    "open_loaders",
+    "open_source",
+]
 
 LOADERS = {
     "resident": "rbnn.data.resident",
@@ -32,12 +41,16 @@ _sources: dict[tuple[str, str], Source] = {}
 
 
 def use_source(name: str, data_path: str, source: Source) -> None:
-    """Let this process use a data set that another one has read, in memory that the two may share, in place of reading it."""
+    """Let this process use a data set that another one has read, in memory that the two may share,
+    in place of reading it.
+    """
     _sources[name, data_path] = source
 
 
 def open_source(name: str, data_path: str) -> Source:
-    """The data set of that name in that folder; raises DataError, one line, where it is missing or damaged."""
+    """The data set of that name in that folder; raises DataError, one line, where it is missing or
+    damaged.
+    """
     if (name, data_path) in _sources:
         return _sources[name, data_path]
     source: Source = importlib.import_module(dataset_spec(name).module).open_source(name, data_path)
@@ -45,12 +58,17 @@ def open_source(name: str, data_path: str) -> Source:
 
 
 def num_train_images(recipe: Recipe) -> int:
-    """Images of the training split: as published where a data set is held in memory, which is read whole; else as found.
+    """Images of the training split: as published where a data set is held in memory, which is read
+    whole; else as found.
 
     Raises as `open_source`, which a run of the recipe in this process then need not ask again.
     """
     spec = dataset_spec(recipe.dataset)
-    return spec.num_train if spec.in_memory else len(open_source(recipe.dataset, recipe.data_path).train)
+    return (
+        spec.num_train
+        if spec.in_memory
+        else len(open_source(recipe.dataset, recipe.data_path).train)
+    )
 
 
 def loader_kind(recipe: Recipe) -> str:
@@ -63,20 +81,25 @@ def loader_kind(recipe: Recipe) -> str:
 
 
 def open_loaders(recipe: Recipe, device: torch.device, world: World | None = None) -> Loaders:
-    """The training and validation loaders of a recipe for one rank; every rank gets the same number of training batches.
+    """The training and validation loaders of a recipe for one rank; every rank gets the same number
+    of training batches.
 
-    Raises DataError, one line, where the data set is missing or damaged, or DALI is wanted and not installed.
+    Raises DataError, one line, where the data set is missing or damaged, or DALI is wanted and not
+    installed.
     """
     from rbnn.data.loading import Loaders
     from rbnn.data.source import splits_of_run
-    from rbnn.world import World
+    from rbnn.distributed import World
 
     try:
         kind = importlib.import_module(LOADERS[loader_kind(recipe)])
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("nvidia"):
             raise
-        raise DataError("use_dali needs NVIDIA DALI; run: pip install nvidia-dali-cuda130, or pass --no-use_dali") from None
+        raise DataError(
+            "use_dali needs NVIDIA DALI; run: pip install nvidia-dali-cuda130, or pass "
+            "--no-use_dali"
+        ) from None
     train, val, info = splits_of_run(open_source(recipe.dataset, recipe.data_path), recipe)
     train_loader, val_loader = kind.loaders(recipe, train, val, device, world or World())
     return Loaders(train_loader, val_loader, info)

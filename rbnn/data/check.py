@@ -1,4 +1,6 @@
-"""What a data set on disk really holds: images by class and split, and every image that cannot be decoded."""
+"""What a data set on disk really holds: images by class and split, and every image that cannot be
+decoded.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,16 @@ from rbnn.data import open_source
 from rbnn.data.folders import decode
 from rbnn.data.source import Files, Split
 from rbnn.errors import DataError
-from rbnn.machine import num_cores
+from rbnn.hardware import num_cores
 
 CHUNK = 256  # images between two calls of progress
 
 
 @dataclass(frozen=True)
 class Report:
-    """counts: split -> class -> number of images; damaged: one line per image that cannot be used."""
+    """counts: split -> class -> number of images; damaged: one line per image that
+    cannot be used.
+    """
 
     name: str
     data_path: str
@@ -33,13 +37,18 @@ class Report:
         return not self.damaged
 
     def lines(self) -> list[str]:
-        """For people: a table of classes, the splits in total, the fingerprint, then the damaged images."""
+        """For people: a table of classes, the splits in total, the fingerprint, then the damaged
+        images.
+        """
         splits = list(self.counts)
         classes = list(self.counts[splits[0]])
         width = max(len("class"), *map(len, classes))
         table = [f"{'class':{width}} " + " ".join(f"{split:>10}" for split in splits)]
         for label in classes:
-            table.append(f"{label:{width}} " + " ".join(f"{self.counts[split][label]:10}" for split in splits))
+            table.append(
+                f"{label:{width}} "
+                + " ".join(f"{self.counts[split][label]:10}" for split in splits)
+            )
         for split, by_class in self.counts.items():
             numbers = by_class.values()
             table.append(
@@ -51,9 +60,11 @@ class Report:
 
 
 def check(name: str, data_path: str, progress: Callable[[int, int], None] | None = None) -> Report:
-    """Count and decode every image, in as many threads as there are cores; progress(images decoded, images in all).
+    """Count and decode every image, in as many threads as there are cores; progress(images decoded,
+    images in all).
 
-    Raises DataError where the data set is missing or not laid out as it must be. CIFAR's files are checked by md5.
+    Raises DataError where the data set is missing or not laid out as it must be. CIFAR's files are
+    checked by md5.
     """
     source = open_source(name, data_path)
     splits = {"train": source.train, "validation": source.val}

@@ -1,6 +1,8 @@
-"""scikit-learn's handwritten digits: 1,797 real 8 x 8 images, enlarged to 32 x 32 x 3; nothing to download.
+"""scikit-learn's handwritten digits: 1,797 real 8 x 8 images, enlarged to 32 x 32 x 3; nothing to
+download.
 
-A fixed stratified split, 1,400 for training and 397 for validation. There is no test split beside it.
+A fixed stratified split, 1,400 for training and 397 for validation. There is no test split beside
+it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ def read() -> Source:
     labels = digits.target.astype(np.int64)
     gray = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     large = gray.repeat(ENLARGEMENT, axis=1).repeat(ENLARGEMENT, axis=2)
-    images = np.ascontiguousarray(np.broadcast_to(large[:, None], (len(large), 3, *large.shape[1:])))
+    images = np.ascontiguousarray(
+        np.broadcast_to(large[:, None], (len(large), 3, *large.shape[1:]))
+    )
     kept, held = stratified_holdout(labels, NUM_VALIDATION)
     train, val = Split(images[kept], labels[kept]), Split(images[held], labels[held])
     fingerprint = array_fingerprint(train.array, train.labels, val.array, val.labels)

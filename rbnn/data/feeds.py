@@ -1,4 +1,6 @@
-"""What the DALI pipelines are fed with, batch by batch: bytes or pixels, and the draws as the operators want them."""
+"""What the DALI pipelines are fed with, batch by batch: bytes or pixels, and the draws as the
+operators want them.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rbnn.data.augment import PADDING, Ints, Request, angles, crop_windows, eval_geometry, eval_short_side, flips
-from rbnn.data.catalog import dataset_spec
+from rbnn.data.augment import (
+    PADDING,
+    Ints,
+    Request,
+    angles,
+    crop_windows,
+    eval_geometry,
+    eval_short_side,
+    flips,
+)
 from rbnn.data.folders import UNREADABLE, damaged, decode
 from rbnn.data.source import Files
+from rbnn.datasets import dataset_spec
 
 Bytes = NDArray[np.uint8]
 File = tuple[Bytes, tuple[int, int]]  # its bytes, and the image's height and width
@@ -36,25 +47,40 @@ class Feed(Protocol):
         ...
 
     def blame(self, request: Request) -> None:
-        """Raise DataError naming an image of the request that cannot be decoded; nothing if all can."""
+        """Raise DataError naming an image of the request that cannot be decoded; nothing if all
+        can.
+        """
         ...
 
 
 class ArrayFeed:
-    """Images in memory, padded with zeros; offsets of the crop relative to 2 * PADDING, and flips."""
+    """Images in memory, padded with zeros; offsets of the crop relative to 2 * PADDING,
+    and flips.
+    """
 
     inputs: Inputs = (("u1", 3, "HWC"), ("f4", 0, ""), ("f4", 0, ""), ("i4", 0, ""))
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
         edges = (PADDING, PADDING)
-        self.padded = np.ascontiguousarray(np.pad(images, ((0, 0), (0, 0), edges, edges)).transpose(0, 2, 3, 1))
+        self.padded = np.ascontiguousarray(
+            np.pad(images, ((0, 0), (0, 0), edges, edges)).transpose(0, 2, 3, 1)
+        )
 
     def batches(self, requests: Iterable[Request], num_threads: int) -> Iterator[tuple[Any, ...]]:
         for request in requests:
             num = len(request.indices)
-            draws = np.tile([PADDING, PADDING, 0.0], (num, 1)) if request.draws is None else request.draws
+            draws = (
+                np.tile([PADDING, PADDING, 0.0], (num, 1))
+                if request.draws is None
+                else request.draws
+            )
             where = (draws[:, :2] / (2 * PADDING)).astype(np.float32)
-            yield self.padded[request.indices], where[:, 0].copy(), where[:, 1].copy(), draws[:, 2].astype(np.int32)
+            yield (
+                self.padded[request.indices],
+                where[:, 0].copy(),
+                where[:, 1].copy(),
+                draws[:, 2].astype(np.int32),
+            )
 
     def blame(self, request: Request) -> None:
         pass
@@ -75,7 +101,9 @@ class FileFeed:
             try:
                 for request in requests:
                     shares = np.array_split(request.indices, num_threads)
-                    reading.append((request, [threads.submit(self.read_all, share) for share in shares]))
+                    reading.append(
+                        (request, [threads.submit(self.read_all, share) for share in shares])
+                    )
                     if len(reading) > READ_AHEAD:
                         yield self.taken(*reading.popleft())
                 while reading:
@@ -89,11 +117,14 @@ class FileFeed:
         return list(encoded), *self.parameters(np.array(sizes, dtype=np.int64), request)
 
     def read_all(self, indices: NDArray[np.int64]) -> list[File]:
-        """`read` of each: one task for a thread, as one per file costs as much again as the reading."""
+        """`read` of each: one task for a thread, as one per file costs as much again as the
+        reading.
+        """
         return [self.read(index) for index in indices.tolist()]
 
     def read(self, index: int) -> File:
-        """A file's bytes, and the image's height and width. Raises DataError naming it where it is cut short or no image.
+        """A file's bytes, and the image's height and width. Raises DataError naming it where it is
+        cut short or no image.
 
         DALI decodes the window it needs, and would not notice what is missing below it.
         """

@@ -1,8 +1,9 @@
 """ImageNet and Tiny ImageNet as folders of images, in the layouts that their archives unpack to.
 
-ImageNet: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or ILSVRC2012_img_train and ILSVRC2012_img_val. Tiny ImageNet:
-train/<wnid>/images/*.JPEG and val/images/*.JPEG with val/val_annotations.txt (or val/<wnid>, as some scripts sort it).
-A class is the position of its wnid among the sorted wnids of the training folder. Hidden files are passed over.
+ImageNet: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or ILSVRC2012_img_train and ILSVRC2012_img_val.
+Tiny ImageNet: train/<wnid>/images/*.JPEG and val/images/*.JPEG with val/val_annotations.txt (or
+val/<wnid>, as some scripts sort it). A class is the position of its wnid among the sorted wnids of
+the training folder. Hidden files are passed over.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rbnn.data.catalog import dataset_spec
 from rbnn.data.source import Files, Source, Split
+from rbnn.datasets import dataset_spec
 from rbnn.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -58,13 +59,18 @@ LAYOUTS = {
 
 
 def find_splits(name: str, data_path: str | Path) -> tuple[Path, Path]:
-    """The training and the validation folder, in `data_path` or in the data set's own folder there; DataError without them."""
+    """The training and the validation folder, in `data_path` or in the data set's own folder there;
+    DataError without them.
+    """
     layout = LAYOUTS[name]
     for root in (Path(data_path), *(Path(data_path) / folder for folder in layout.folders)):
         for train, val in layout.splits:
             if (root / train).is_dir() and (root / val).is_dir():
                 return root / train, root / val
-    raise DataError(f"data_path '{data_path}' holds no {layout.expected}; {layout.remedy.format(data_path=data_path)}")
+    raise DataError(
+        f"data_path '{data_path}' holds no {layout.expected}; "
+        f"{layout.remedy.format(data_path=data_path)}"
+    )
 
 
 def open_source(name: str, data_path: str | Path) -> Source:
@@ -77,36 +83,55 @@ def open_source(name: str, data_path: str | Path) -> Source:
 def scan(name: str, train_dir: Path, val_dir: Path) -> Source:
     """Files and labels by name only, no image being opened.
 
-    The fingerprint is sha256 over path within the split, size in bytes and class of every image, sorted: cheap, and blind to
-    a change that keeps a file's size. Raises DataError for what is not the data set's layout.
+    The fingerprint is sha256 over path within the split, size in bytes and class of every image,
+    sorted: cheap, and blind to a change that keeps a file's size. Raises DataError for what is not
+    the data set's layout.
     """
     train = class_folders(train_dir)
     classes = sorted(train)
     limit = dataset_spec(name).num_classes
     if not 0 < len(classes) <= limit:
-        raise DataError(f"{name}: '{train_dir}' holds {len(classes)} class folders; it must hold 1 to {limit}, named by wnid")
+        raise DataError(
+            f"{name}: '{train_dir}' holds {len(classes)} class folders; it must hold 1 to "
+            f"{limit}, named by wnid"
+        )
     empty = next((wnid for wnid in classes if not train[wnid]), None)
     if empty:
         raise DataError(
-            f"{name}: '{train_dir / empty}' holds no images; unpack the archive of this class into it, or remove it"
+            f"{name}: '{train_dir / empty}' holds no images; unpack the archive of this class "
+            "into it, or remove it"
         )
     annotations = val_dir / "val_annotations.txt"
-    val = annotated(val_dir, annotations) if (val_dir / "images").is_dir() and annotations.exists() else class_folders(val_dir)
+    val = (
+        annotated(val_dir, annotations)
+        if (val_dir / "images").is_dir() and annotations.exists()
+        else class_folders(val_dir)
+    )
     unknown = next((wnid for wnid in val if wnid not in train), None)
     if unknown:
         raise DataError(
-            f"{name}: class {unknown} of '{val_dir}' is not in '{train_dir}'; complete one or remove it from the other"
+            f"{name}: class {unknown} of '{val_dir}' is not in '{train_dir}'; complete one or "
+            "remove it from the other"
         )
     if not any(val.values()):
-        raise DataError(f"{name}: '{val_dir}' holds no class folders with images; sort its images into one folder per wnid")
+        raise DataError(
+            f"{name}: '{val_dir}' holds no class folders with images; sort its images into one "
+            "folder per wnid"
+        )
     digest = hashlib.sha256()
     splits = []
     for split, root, found in (("train", train_dir, train), ("val", val_dir, val)):
-        rows = sorted((path, size, label) for label, wnid in enumerate(classes) for path, size in found.get(wnid, []))
+        rows = sorted(
+            (path, size, label)
+            for label, wnid in enumerate(classes)
+            for path, size in found.get(wnid, [])
+        )
         for path, size, label in rows:
             digest.update(b"%s/%s\0%d\0%d\n" % (split.encode(), path, size, label))
         labels = np.array([label for _, _, label in rows], dtype=np.int64)
-        splits.append(Split(Files(root, np.array([path for path, _, _ in rows], dtype=np.bytes_)), labels))
+        splits.append(
+            Split(Files(root, np.array([path for path, _, _ in rows], dtype=np.bytes_)), labels)
+        )
     return Source(splits[0], splits[1], tuple(classes), f"sha256:{digest.hexdigest()}")
 
 
@@ -135,16 +160,26 @@ def images_in(folder: str | Path, root: Path) -> list[tuple[bytes, int]]:
 
 
 def annotated(root: Path, annotations: Path) -> Found:
-    """wnid -> images of the flat folder root/images, by the stock val_annotations.txt; DataError where they do not match."""
-    wnid_of = dict(line.split("\t")[:2] for line in annotations.read_text().splitlines() if "\t" in line)
+    """wnid -> images of the flat folder root/images, by the stock val_annotations.txt; DataError
+    where they do not match.
+    """
+    wnid_of = dict(
+        line.split("\t")[:2] for line in annotations.read_text().splitlines() if "\t" in line
+    )
     found: Found = {}
     for path, size in images_in(root / "images", root):
         name = os.fsdecode(os.path.basename(path))
         if name not in wnid_of:
-            raise DataError(f"'{annotations}' does not list {name}, which is in images/; unpack the archive again")
+            raise DataError(
+                f"'{annotations}' does not list {name}, which is in images/; unpack the archive "
+                "again"
+            )
         found.setdefault(wnid_of.pop(name), []).append((path, size))
     if wnid_of:
-        raise DataError(f"'{annotations}' lists {next(iter(wnid_of))}, which is not in images/; unpack the archive again")
+        raise DataError(
+            f"'{annotations}' lists {next(iter(wnid_of))}, which is not in images/; unpack the "
+            "archive again"
+        )
     return found
 
 
@@ -154,12 +189,18 @@ def damaged(name: str, path: str, error: BaseException | None = None) -> DataErr
     if isinstance(error, OSError) and error.errno is not None:
         reason = f"cannot be read: {error.strerror}"
     layout = LAYOUTS[name]
-    root = next(p for p in Path(path).parents if p.name in {split for pair in layout.splits for split in pair}).parent
+    root = next(
+        p
+        for p in Path(path).parents
+        if p.name in {split for pair in layout.splits for split in pair}
+    ).parent
     return DataError(f"image '{path}' {reason}; see: rbnn data check {name} --data_path '{root}'")
 
 
 def decode(name: str, path: str) -> Image.Image:
-    """The whole image as RGB, EXIF orientation ignored (as torchvision's default loader); DataError naming it otherwise."""
+    """The whole image as RGB, EXIF orientation ignored (as torchvision's default loader); DataError
+    naming it otherwise.
+    """
     try:
         with Image.open(path) as image:
             return image.convert("RGB")

@@ -1,4 +1,6 @@
-"""What every loader shares: the order of an epoch as a function of (seed, epoch), shards, splits and fingerprints."""
+"""What every loader shares: the order of an epoch as a function of (seed, epoch), shards, splits
+and fingerprints.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +16,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rbnn.distributed import World
 from rbnn.errors import DataError, RunFailed
-from rbnn.world import World
 
 Batch = tuple[Tensor, Tensor]
-SPLIT_SEED = 1234  # of the held-out split: fixed, so that trials and seeds of a sweep select on the same images
+# of the held-out split: fixed, so that trials and seeds of a sweep select on the same images
+SPLIT_SEED = 1234
 MIN_SHARE = 2  # images a rank needs in a batch: batch normalisation of one vector is not defined
 
 
 class TrainLoader(Protocol):
-    """Training batches: images (N, 3, S, S) normalised float, labels (N,) int64, on the run's device."""
+    """Training batches: images (N, 3, S, S) normalised float, labels (N,) int64, on the run's
+    device.
+    """
 
     num_batches: int
     num_images: int
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's batches of an epoch: a function of the recipe's seed, the epoch, the rank and nothing else.
+        """This rank's batches of an epoch: a function of the recipe's seed, the epoch, the rank and
+        nothing else.
 
         start: number of batches to leave out, none of which is read or decoded.
         """
@@ -38,7 +44,9 @@ class TrainLoader(Protocol):
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What is known of the data of a run: a digest of its content, and the number of images by split."""
+    """What is known of the data of a run: a digest of its content, and the number of images by
+    split.
+    """
 
     name: str
     fingerprint: str
@@ -47,7 +55,9 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class Loaders:
-    """A run's data. `val` iterates this rank's share of the validation images, each image on exactly one rank, once."""
+    """A run's data. `val` iterates this rank's share of the validation images, each image on
+    exactly one rank, once.
+    """
 
     train: TrainLoader
     val: Iterable[Batch]
@@ -56,26 +66,35 @@ class Loaders:
 
 @contextmanager
 def dead_loaders_told() -> Iterator[None]:
-    """Within it, a loader process that dies is one line, RunFailed, wherever the run is when torch notices.
+    """Within it, a loader process that dies is one line, RunFailed, wherever the run is when torch
+    notices.
 
-    Between two batches torch raises from its handler of SIGCHLD, in whatever Python code runs at that moment.
+    Between two batches torch raises from its handler of SIGCHLD, in whatever Python code runs at
+    that moment.
     """
     try:
         yield
     except RuntimeError as error:
-        found = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\).*?(?:signal: (\w+)|exited unexpectedly)", str(error))
+        found = re.search(
+            r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\).*?(?:signal: (\w+)|exited unexpectedly)",
+            str(error),
+        )
         if isinstance(error, RunFailed) or not found:
             raise
         how = f"was ended by the signal {found[2]}" if found[2] else "ended unexpectedly"
         raise RunFailed(
-            f"a data loading process (pid {found[1]}) {how}, most likely for lack of memory or of room in /dev/shm; "
+            f"a data loading process (pid {found[1]}) {how}, most likely for lack of memory or of "
+            "room in /dev/shm; "
             "lower workers or batch_size, and go on with --resume"
         ) from None
 
 
 def derived_seed(*parts: object) -> int:
     """A 63-bit seed that depends on every part and is the same on every machine."""
-    return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()) >> 1
+    return (
+        int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest())
+        >> 1
+    )
 
 
 def derived_generator(*parts: object) -> torch.Generator:
@@ -84,7 +103,9 @@ def derived_generator(*parts: object) -> torch.Generator:
 
 
 def num_train_batches(num_images: int, batch_size: int, world: World) -> int:
-    """Batches of an epoch: the last, smaller one counts where it leaves every rank at least two images."""
+    """Batches of an epoch: the last, smaller one counts where it leaves every rank at least two
+    images.
+    """
     whole, rest = divmod(num_images, batch_size)
     return whole + (rest // world.size >= MIN_SHARE)
 
@@ -92,8 +113,9 @@ def num_train_batches(num_images: int, batch_size: int, world: World) -> int:
 def epoch_positions(num_images: int, batch_size: int, world: World) -> list[slice]:
     """This rank's slice of each batch, as positions in the epoch's order.
 
-    A batch is split evenly; of the last, smaller one the remainder (fewer than world.size images) is left out, so that
-    every rank holds as many images and the mean over ranks is the mean over the batch.
+    A batch is split evenly; of the last, smaller one the remainder (fewer than world.size images)
+    is left out, so that every rank holds as many images and the mean over ranks is the mean over
+    the batch.
     """
     slices = []
     for batch in range(num_train_batches(num_images, batch_size, world)):
@@ -103,22 +125,31 @@ def epoch_positions(num_images: int, batch_size: int, world: World) -> list[slic
     return slices
 
 
-def stratified_holdout(labels: NDArray[np.int64], num_held: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(kept, held) indices, sorted: exactly `num_held` held out, each class in proportion (largest remainders), fixed seed."""
+def stratified_holdout(
+    labels: NDArray[np.int64], num_held: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(kept, held) indices, sorted: exactly `num_held` held out, each class in proportion (largest
+    remainders), fixed seed.
+    """
     rng = np.random.default_rng(SPLIT_SEED)
     classes, counts = np.unique(labels, return_counts=True)
     quota = counts * num_held / len(labels)
     take = np.floor(quota).astype(int)
     for index in np.argsort(take - quota, kind="stable")[: num_held - take.sum()]:
         take[index] += 1
-    held = [rng.permutation(np.flatnonzero(labels == label))[:num] for label, num in zip(classes, take, strict=True)]
+    held = [
+        rng.permutation(np.flatnonzero(labels == label))[:num]
+        for label, num in zip(classes, take, strict=True)
+    ]
     mask = np.zeros(len(labels), dtype=bool)
     mask[np.concatenate(held)] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
 def holdout_size(num_images: int, num_classes: int, fraction: float) -> int:
-    """Number of training images that `val_fraction` holds out; DataError where a class would lose or gain none."""
+    """Number of training images that `val_fraction` holds out; DataError where a class would lose
+    or gain none.
+    """
     num = round(num_images * fraction)
     if num < num_classes or num > num_images - num_classes:
         raise DataError(

@@ -1,4 +1,6 @@
-"""Progress of long work on files: a bar that redraws itself on a terminal, a plain line for every tenth otherwise."""
+"""Progress of long work on files: a bar that redraws itself on a terminal, a plain line for every
+tenth otherwise.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from rbnn.listeners import finish_time
+from rbnn.console import finish_time
 
 Progress = Callable[[int, int], None]
 REDRAW_S = 0.1
@@ -14,10 +16,11 @@ LINE_EVERY = 100  # units between two plain lines where the total is not known
 
 
 def printer(name: str, unit: str, size: int = 1) -> Progress:
-    """show(done, total) prints to standard error how much is done, the pace and the finish time; total 0: not known.
+    """show(done, total) prints to standard error how much is done, the pace and the finish time;
+    total 0: not known.
 
-    unit: what is counted, e.g. "MiB", each being `size` of done and total. The pace is that since the first call, as what was
-    done before (by an earlier download) took no time now.
+    unit: what is counted, e.g. "MiB", each being `size` of done and total. The pace is that since
+    the first call, as what was done before (by an earlier download) took no time now.
     """
     first: list[tuple[float, int]] = []
     last = [-1]
@@ -45,7 +48,9 @@ def printer(name: str, unit: str, size: int = 1) -> Progress:
             if done == total or now - drawn[0] >= REDRAW_S:
                 bar = f"[{'#' * (20 * done // total):20}] " if total else ""
                 end = "\n" if done == total else ""
-                print(f"\r{bar}{text(now, done, total)}\x1b[K", end=end, file=sys.stderr, flush=True)
+                print(
+                    f"\r{bar}{text(now, done, total)}\x1b[K", end=end, file=sys.stderr, flush=True
+                )
                 drawn[0] = now
         elif tenths != last[0]:
             print(text(now, done, total), file=sys.stderr, flush=True)

@@ -1,4 +1,6 @@
-"""What a data set is once it is found: images in memory or files on disk, labels, and what of them a run trains on."""
+"""What a data set is once it is found: images in memory or files on disk, labels, and what of them
+a run trains on.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ from rbnn.recipe import Recipe
 
 @dataclass(frozen=True)
 class Files:
-    """Image files under `root`. `names`: (N,) bytes, relative; one block of memory, which forked loader processes share.
+    """Image files under `root`. `names`: (N,) bytes, relative; one block of memory, which forked
+    loader processes share.
 
-    (A list of a million str would be copied page by page into every process, as reading one counts references.)
+    (A list of a million str would be copied page by page into every process, as reading one counts
+    references.)
     """
 
     root: Path
@@ -38,7 +42,8 @@ class Files:
 class Split:
     """images: (N, 3, S, S) uint8, never written to, or files; labels: (N,) int64.
 
-    rows: where the images of a part of a data set in memory stand in `images`, which is then not copied; None: all of them.
+    rows: where the images of a part of a data set in memory stand in `images`, which is then not
+    copied; None: all of them.
     """
 
     images: NDArray[np.uint8] | Files
@@ -52,15 +57,21 @@ class Split:
         """The images at `indices`."""
         if isinstance(self.images, Files):
             return Split(self.images[indices], self.labels[indices])
-        return Split(self.images, self.labels[indices], np.arange(len(self.images))[self._rows(indices)])
+        return Split(
+            self.images, self.labels[indices], np.arange(len(self.images))[self._rows(indices)]
+        )
 
     def at(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """A copy of the images at `indices`, of a data set in memory."""
         images, rows = self.array_and_rows(indices)
         return images[rows]
 
-    def array_and_rows(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """The array that a data set in memory is a part of, and where in it the images at `indices` stand."""
+    def array_and_rows(
+        self, indices: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The array that a data set in memory is a part of, and where in it the images at `indices`
+        stand.
+        """
         assert isinstance(self.images, np.ndarray)
         return self.images, self._rows(indices)
 
@@ -93,13 +104,16 @@ class Source:
 def splits_of_run(source: Source, recipe: Recipe) -> tuple[Split, Split, DataInfo]:
     """What a run trains on and validates on.
 
-    With val_fraction above 0 the validation images come out of `train`, stratified, and `val` stays unseen as "test".
+    With val_fraction above 0 the validation images come out of `train`, stratified, and `val` stays
+    unseen as "test".
     """
     train, val, sizes = source.train, source.val, {}
     if recipe.val_fraction:
         sizes["test"] = len(val)
         num_classes = len(np.unique(train.labels))
-        kept, held = stratified_holdout(train.labels, holdout_size(len(train), num_classes, recipe.val_fraction))
+        kept, held = stratified_holdout(
+            train.labels, holdout_size(len(train), num_classes, recipe.val_fraction)
+        )
         train, val = train.subset(kept), train.subset(held)
     sizes |= {"train": len(train), "validation": len(val)}
     return train, val, DataInfo(recipe.dataset, source.fingerprint, sizes)

@@ -1,6 +1,8 @@
-"""Images decoded and augmented one by one with torchvision, in `workers` processes, as uint8; normalised on the run's device.
+"""Images decoded and augmented one by one with torchvision, in `workers` processes, as uint8;
+normalised on the run's device.
 
-A loader process gets a batch's indices and draws and returns its images: it holds no state, and no randomness of its own.
+A loader process gets a batch's indices and draws and returns its images: it holds no state, and no
+randomness of its own.
 """
 
 from __future__ import annotations
@@ -31,28 +33,36 @@ from rbnn.data.augment import (
     flips,
     train_requests,
 )
-from rbnn.data.catalog import DatasetSpec, dataset_spec
 from rbnn.data.folders import decode
 from rbnn.data.loading import Batch, dead_loaders_told, epoch_positions
 from rbnn.data.resident import Normalize
 from rbnn.data.source import Files, Split
+from rbnn.datasets import DatasetSpec, dataset_spec
+from rbnn.distributed import World
 from rbnn.errors import DataError
-from rbnn.machine import num_cores
+from rbnn.hardware import num_cores
 from rbnn.recipe import Recipe
-from rbnn.world import World
 
 
 def resized_crop_flip(image: Image.Image, draws: Floats, size: int) -> Tensor:
-    """Random resized crop, linear without antialias as ImageNet was trained with, and random flip; draws (1, 23)."""
-    top, left, height, width = crop_windows(np.array([[image.height, image.width]]), draws)[0].tolist()
+    """Random resized crop, linear without antialias as ImageNet was trained with, and random flip;
+    draws (1, 23).
+    """
+    top, left, height, width = crop_windows(np.array([[image.height, image.width]]), draws)[
+        0
+    ].tolist()
     crop = TF.pil_to_tensor(image.crop((left, top, left + width, top + height)))
     resized = TF.resize(crop, [size, size], antialias=False)
     return resized.flip(2) if flips(draws)[0] else resized
 
 
 def rotate_flip(image: Image.Image, draws: Floats, size: int) -> Tensor:
-    """Enlargement, rotation by up to 20 degrees (nearest pixel, black outside) and random flip; draws (1, 2)."""
-    rotated = TF.rotate(TF.resize(image, [size, size]), float(angles(draws)[0]), InterpolationMode.NEAREST)
+    """Enlargement, rotation by up to 20 degrees (nearest pixel, black outside) and random flip;
+    draws (1, 2).
+    """
+    rotated = TF.rotate(
+        TF.resize(image, [size, size]), float(angles(draws)[0]), InterpolationMode.NEAREST
+    )
     return TF.pil_to_tensor(TF.horizontal_flip(rotated) if flips(draws)[0] else rotated)
 
 
@@ -63,7 +73,9 @@ TRAIN: dict[str, Callable[[Image.Image, Floats, int], Tensor]] = {
 
 
 def eval_image(image: Image.Image, size: int, short_side: int | None) -> Tensor:
-    """Resized, antialiased linear ("triangular"), to a shorter side whose centre is cut out, or to `size` outright."""
+    """Resized, antialiased linear ("triangular"), to a shorter side whose centre is cut out, or to
+    `size` outright.
+    """
     (resized,), (corner,) = eval_geometry(np.array([[image.height, image.width]]), size, short_side)
     large = TF.resize(image, resized.tolist(), antialias=True)
     return TF.pil_to_tensor(TF.crop(large, *corner.tolist(), size, size))
@@ -79,7 +91,8 @@ def shifted(image: Tensor, draws: Floats) -> Tensor:
 
 @dataclass(frozen=True)
 class Batches(Dataset[tuple[Tensor, Tensor] | DataError]):
-    """request -> (images (N, 3, S, S) uint8, labels (N,)), or the error, which the process that reads it raises.
+    """request -> (images (N, 3, S, S) uint8, labels (N,)), or the error, which the process that
+    reads it raises.
 
     (An error raised in a loader process would come out as that process's stack trace.)
     """
@@ -90,7 +103,9 @@ class Batches(Dataset[tuple[Tensor, Tensor] | DataError]):
 
     def __getitem__(self, request: Request) -> tuple[Tensor, Tensor] | DataError:
         try:
-            images = [self.image(row, int(index), request) for row, index in enumerate(request.indices)]
+            images = [
+                self.image(row, int(index), request) for row, index in enumerate(request.indices)
+            ]
         except DataError as error:
             return error
         return torch.stack(images), torch.from_numpy(self.split.labels[request.indices])
@@ -110,8 +125,9 @@ class Batches(Dataset[tuple[Tensor, Tensor] | DataError]):
 def nothing_collected() -> Iterator[None]:
     """Within it, processes are forked that never destroy this one's garbage.
 
-    A DALI pipeline that nobody needs any more may wait in a cycle for the garbage collector. A forked process that collected
-    it would wait for ever for the pipeline's threads, which it does not have.
+    A DALI pipeline that nobody needs any more may wait in a cycle for the garbage collector. A
+    forked process that collected it would wait for ever for the pipeline's threads, which it does
+    not have.
     """
     gc.freeze()
     try:
@@ -121,7 +137,9 @@ def nothing_collected() -> Iterator[None]:
 
 
 class Requests:
-    """What the next pass over a DataLoader asks for; set before it starts, as its processes outlive an epoch."""
+    """What the next pass over a DataLoader asks for; set before it starts, as its processes outlive
+    an epoch.
+    """
 
     def __init__(self) -> None:
         self.next: Iterable[Request] = ()
@@ -131,12 +149,16 @@ class Requests:
 
 
 class Pool:
-    """Batches by request, made in loader processes (none: in this one) and brought to the device in order.
+    """Batches by request, made in loader processes (none: in this one) and brought to the device in
+    order.
 
-    The generator given to DataLoader keeps it from drawing on torch's own, which would make later draws depend on it.
+    The generator given to DataLoader keeps it from drawing on torch's own, which would make later
+    draws depend on it.
     """
 
-    def __init__(self, batches: Batches, recipe: Recipe, device: torch.device, *, keep: bool) -> None:
+    def __init__(
+        self, batches: Batches, recipe: Recipe, device: torch.device, *, keep: bool
+    ) -> None:
         num = min(recipe.workers, num_cores())
         self.requests = Requests()
         self.normalize = Normalize(batches.spec, device)
@@ -152,7 +174,9 @@ class Pool:
         )
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """Normalised batches; raises DataError naming a damaged image, RunFailed where a loader process died."""
+        """Normalised batches; raises DataError naming a damaged image, RunFailed where a loader
+        process died.
+        """
         self.requests.next = requests
         made_batches = None
         try:
@@ -168,10 +192,14 @@ class Pool:
             self.close(made_batches)
             raise error from None
 
-    def close(self, made_batches: Iterator[tuple[Tensor, Tensor] | DataError] | None = None) -> None:
-        """End kept loader processes, or those of the pass `made_batches`; the next pass starts others.
+    def close(
+        self, made_batches: Iterator[tuple[Tensor, Tensor] | DataError] | None = None
+    ) -> None:
+        """End kept loader processes, or those of the pass `made_batches`; the next pass starts
+        others.
 
-        Left to the garbage collector, which an error's traceback may hand them to, torch waits 5 s for each of them.
+        Left to the garbage collector, which an error's traceback may hand them to, torch waits 5 s
+        for each of them.
         """
         iterator = self.loader._iterator if made_batches is None else made_batches
         self.loader._iterator = None
@@ -182,7 +210,9 @@ class Pool:
 class TorchvisionTrain:
     """The recipe's augmentation, image by image."""
 
-    def __init__(self, split: Split, recipe: Recipe, spec: DatasetSpec, device: torch.device, world: World) -> None:
+    def __init__(
+        self, split: Split, recipe: Recipe, spec: DatasetSpec, device: torch.device, world: World
+    ) -> None:
         self.spec, self.seed, self.total = spec, recipe.seed, len(split)
         self.pool = Pool(Batches(split, recipe.dataset, spec), recipe, device, keep=True)
         self.slices = epoch_positions(self.total, recipe.batch_size, world)
@@ -190,13 +220,19 @@ class TorchvisionTrain:
         self.num_images = sum(part.stop - part.start for part in self.slices)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        return self.pool.batches(train_requests(self.spec.augmentation, self.total, self.seed, epoch, self.slices[start:]))
+        return self.pool.batches(
+            train_requests(
+                self.spec.augmentation, self.total, self.seed, epoch, self.slices[start:]
+            )
+        )
 
 
 class TorchvisionEval:
     """This rank's share of the images, in order."""
 
-    def __init__(self, split: Split, recipe: Recipe, spec: DatasetSpec, device: torch.device, world: World) -> None:
+    def __init__(
+        self, split: Split, recipe: Recipe, spec: DatasetSpec, device: torch.device, world: World
+    ) -> None:
         self.pool = Pool(Batches(split, recipe.dataset, spec), recipe, device, keep=False)
         self.requests = eval_requests(len(split), recipe.batch_size_test, world)
 
@@ -209,4 +245,6 @@ def loaders(
 ) -> tuple[TorchvisionTrain, TorchvisionEval]:
     """Training and validation loaders of one rank."""
     spec = dataset_spec(recipe.dataset)
-    return TorchvisionTrain(train, recipe, spec, device, world), TorchvisionEval(val, recipe, spec, device, world)
+    return TorchvisionTrain(train, recipe, spec, device, world), TorchvisionEval(
+        val, recipe, spec, device, world
+    )

@@ -1,4 +1,6 @@
-"""Every network by name and by the size of image it takes. A new one: its file, and one line in MODELS."""
+"""Every network by name and by the size of image it takes. A new one: its file, and one line in
+MODELS.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from functools import partial
 
 from torch import nn
 
-from rbnn.data.catalog import dataset_spec
+from rbnn.datasets import dataset_spec
 from rbnn.errors import RecipeError
 from rbnn.layers import Semantics
 from rbnn.models.resnet_cifar import ResNet18, ResNet20
@@ -31,14 +33,21 @@ def names_for(dataset: str) -> list[str]:
 
 
 def check_model(name: str, dataset: str) -> None:
-    """RecipeError where the data set or the model is unknown, or the model is not one for images of that size."""
+    """RecipeError where the data set or the model is unknown, or the model is not one for images of
+    that size.
+    """
     if (name, dataset_spec(dataset).image_size) not in MODELS:
         *others, last = names_for(dataset)
-        raise RecipeError(f"model '{name}' is unknown for {dataset}; choose {', '.join(others)} or {last}")
+        raise RecipeError(
+            f"model '{name}' is unknown for {dataset}; choose {', '.join(others)} or {last}"
+        )
 
 
-def build(name: str, dataset: str, a32: bool = False, *, semantics: Semantics = "reference") -> nn.Module:
-    """A fresh network, initialised from torch's global generator, for (N, 3, S, S) images of `dataset`.
+def build(
+    name: str, dataset: str, a32: bool = False, *, semantics: Semantics = "reference"
+) -> nn.Module:
+    """A fresh network, initialised from torch's global generator, for (N, 3, S, S) images of
+    `dataset`.
 
     Raises RecipeError as `check_model` does.
     """

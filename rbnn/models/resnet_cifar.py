@@ -1,6 +1,7 @@
 """The binary residual networks for 32 x 32 images: resnet20 (and its Bi-Real form) and resnet18.
 
-Every convolution but the first is rotated; `conv` below builds one, so that a32 and semantics are stated once.
+Every convolution but the first is rotated; `conv` below builds one, so that a32 and semantics are
+stated once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from rbnn.layers import RotatedConv2d, Semantics, channels_last
 
 
 class PadShortcut(nn.Module):
-    """Option A of He et al. 2016: every second pixel, channels padded with zeros on both sides equally; no parameters."""
+    """Option A of He et al. 2016: every second pixel, channels padded with zeros on both sides
+    equally; no parameters.
+    """
 
     def __init__(self, in_planes: int, planes: int) -> None:
         super().__init__()
@@ -27,10 +30,19 @@ class PadShortcut(nn.Module):
 
 
 class Block(nn.Module):
-    """bconv, BN, hardtanh, bconv, BN, add the shortcut, hardtanh; with `bireal` a shortcut around each bconv."""
+    """bconv, BN, hardtanh, bconv, BN, add the shortcut, hardtanh; with `bireal` a shortcut around
+    each bconv.
+    """
 
     def __init__(
-        self, conv: type | partial, in_planes: int, planes: int, stride: int, shortcut: nn.Module, *, bireal: bool = False
+        self,
+        conv: type | partial,
+        in_planes: int,
+        planes: int,
+        stride: int,
+        shortcut: nn.Module,
+        *,
+        bireal: bool = False,
     ):
         super().__init__()
         self.bireal = bireal
@@ -49,9 +61,13 @@ class Block(nn.Module):
 
 
 class ResNet20(nn.Module):
-    """Three stages of three blocks, 16, 32, 64 wide; x (N, 3, 32, 32) -> logits (N, num_classes)."""
+    """Three stages of three blocks, 16, 32, 64 wide; x (N, 3, 32, 32) -> logits (N,
+    num_classes).
+    """
 
-    def __init__(self, num_classes: int, *, a32: bool, semantics: Semantics, bireal: bool = False) -> None:
+    def __init__(
+        self, num_classes: int, *, a32: bool, semantics: Semantics, bireal: bool = False
+    ) -> None:
         super().__init__()
         conv = partial(RotatedConv2d, a32=a32, semantics=semantics)
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
@@ -60,7 +76,9 @@ class ResNet20(nn.Module):
         def stage(in_planes: int, planes: int, stride: int) -> nn.Sequential:
             first = nn.Identity() if in_planes == planes else PadShortcut(in_planes, planes)
             blocks = [Block(conv, in_planes, planes, stride, first, bireal=bireal)]
-            blocks += [Block(conv, planes, planes, 1, nn.Identity(), bireal=bireal) for _ in range(2)]
+            blocks += [
+                Block(conv, planes, planes, 1, nn.Identity(), bireal=bireal) for _ in range(2)
+            ]
             return nn.Sequential(*blocks)
 
         self.layer1 = stage(16, 16, 1)
@@ -77,7 +95,9 @@ class ResNet20(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Four stages of two blocks, 64 to 512 wide; x (N, 3, 32, 32) -> logits (N, num_classes). PyTorch's own initialisation."""
+    """Four stages of two blocks, 64 to 512 wide; x (N, 3, 32, 32) -> logits (N, num_classes).
+    PyTorch's own initialisation.
+    """
 
     def __init__(self, num_classes: int, *, a32: bool, semantics: Semantics) -> None:
         super().__init__()
@@ -88,8 +108,13 @@ class ResNet18(nn.Module):
         def stage(in_planes: int, planes: int, stride: int) -> nn.Sequential:
             first: nn.Module = nn.Sequential()
             if stride != 1 or in_planes != planes:
-                first = nn.Sequential(conv(in_planes, planes, 1, stride=stride), nn.BatchNorm2d(planes))
-            blocks = [Block(conv, in_planes, planes, stride, first), Block(conv, planes, planes, 1, nn.Sequential())]
+                first = nn.Sequential(
+                    conv(in_planes, planes, 1, stride=stride), nn.BatchNorm2d(planes)
+                )
+            blocks = [
+                Block(conv, in_planes, planes, stride, first),
+                Block(conv, planes, planes, 1, nn.Sequential()),
+            ]
             return nn.Sequential(*blocks)
 
         self.layer1 = stage(64, 64, 1)
@@ -105,8 +130,11 @@ class ResNet18(nn.Module):
         return self.linear(self.bn2(F.avg_pool2d(out, 4).flatten(1)))
 
 
-def init_kaiming(model: nn.Module, modules: Sequence[type[nn.Module]] = (nn.Conv2d, nn.Linear)) -> None:
-    """Kaiming normal weights for `modules`; BN2d weight 1e-8 and bias 0, so that every residual branch starts near zero.
+def init_kaiming(
+    model: nn.Module, modules: Sequence[type[nn.Module]] = (nn.Conv2d, nn.Linear)
+) -> None:
+    """Kaiming normal weights for `modules`; BN2d weight 1e-8 and bias 0, so that every residual
+    branch starts near zero.
 
     1e-8 underflows to 0 in float16, whose losses are then NaN; bfloat16 and float32 hold it.
     """

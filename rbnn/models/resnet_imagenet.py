@@ -1,4 +1,6 @@
-"""The binary residual networks for 224 x 224 images: resnet18 and resnet34, a residual around every bconv (Bi-Real style)."""
+"""The binary residual networks for 224 x 224 images: resnet18 and resnet34, a residual around every
+bconv (Bi-Real style).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,14 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Stages of `depths` blocks, 64 to 512 wide; x (N, 3, 224, 224) -> logits (N, num_classes)."""
 
-    def __init__(self, depths: tuple[int, int, int, int], num_classes: int, *, a32: bool, semantics: Semantics) -> None:
+    def __init__(
+        self,
+        depths: tuple[int, int, int, int],
+        num_classes: int,
+        *,
+        a32: bool,
+        semantics: Semantics,
+    ) -> None:
         super().__init__()
         conv = partial(RotatedConv2d, a32=a32, semantics=semantics)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
@@ -53,6 +62,8 @@ class ResNet(nn.Module):
         init_kaiming(self, (nn.Conv2d,))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.max_pool2d(F.hardtanh(self.bn1(self.conv1(channels_last(x)))), 3, stride=2, padding=1)
+        out = F.max_pool2d(
+            F.hardtanh(self.bn1(self.conv1(channels_last(x)))), 3, stride=2, padding=1
+        )
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
         return self.fc(self.bn2(out.mean((2, 3))))

@@ -1,4 +1,6 @@
-"""VGG-small, the binary network literature's plain CIFAR architecture, with five rotated convolutions."""
+"""VGG-small, the binary network literature's plain CIFAR architecture, with five rotated
+convolutions.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from rbnn.layers import RotatedConv2d, Semantics, channels_last
 
 
 class VGGSmall(nn.Module):
-    """conv 3->128 float, bconvs 128, 256, 256, 512, 512 wide, three poolings; x (N, 3, 32, 32) -> logits (N, num_classes)."""
+    """conv 3->128 float, bconvs 128, 256, 256, 512, 512 wide, three poolings; x (N, 3, 32, 32) ->
+    logits (N, num_classes).
+    """
 
     def __init__(self, num_classes: int, *, a32: bool, semantics: Semantics) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""The benchmarks' baseline computes what rbnn's layer computes: forward, gradients, one rotation update, in float64."""
+"""The benchmarks' baseline computes what rbnn's layer computes: forward, gradients, one rotation
+update, in float64.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def gradients(layer: nn.Module, x: Tensor, grad_output: Tensor) -> dict[str, Ten
 @pytest.mark.parametrize("t, k", [(0.1, 10.0), (1.0, 1.0), (5.0, 1.0)])
 @pytest.mark.parametrize("a32", [False, True])
 @pytest.mark.parametrize("shape", LAYERS)
-def test_forward_and_gradients_are_those_of_rbnn(shape: tuple[int, int, int, int, int], a32: bool, t: float, k: float) -> None:
+def test_forward_and_gradients_are_those_of_rbnn(
+    shape: tuple[int, int, int, int, int], a32: bool, t: float, k: float
+) -> None:
     ours = RotatedConv2d(*shape, a32=a32).double()
     nn.init.uniform_(ours.rotate, 0.2, 1.5)
     set_surrogate(ours, t, k)
@@ -42,7 +46,9 @@ def test_forward_and_gradients_are_those_of_rbnn(shape: tuple[int, int, int, int
     grad_output = torch.randn_like(expected)
     wanted = gradients(baseline, x, grad_output)
     for name, grad in gradients(ours, x, grad_output).items():
-        assert_same(grad, wanted[name], 1e-6)  # rbnn takes the reference's float32 peak: see binarize.ACTIVATION_PEAK
+        assert_same(
+            grad, wanted[name], 1e-6
+        )  # rbnn takes the reference's float32 peak: see binarize.ACTIVATION_PEAK
 
 
 @pytest.mark.parametrize("shape", LAYERS)
@@ -59,7 +65,9 @@ def test_an_unfused_network_holds_the_same_tensors_and_gives_the_same_logits() -
     ours = build("resnet20_1w1a", "cifar10").double()
     baseline = unfuse(copy.deepcopy(ours))
     assert not rotated_layers(baseline)
-    assert {name: p.shape for name, p in baseline.named_parameters()} == {name: p.shape for name, p in ours.named_parameters()}
+    assert {name: p.shape for name, p in baseline.named_parameters()} == {
+        name: p.shape for name, p in ours.named_parameters()
+    }
     x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     assert_same(ours.train()(x), baseline.train()(x))
 

@@ -1,4 +1,6 @@
-"""The benchmark program: what it refuses in one line, and the record it writes row by row; GPU rows, run on a CPU."""
+"""The benchmark program: what it refuses in one line, and the record it writes row by row; GPU
+rows, run on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ CPU = torch.device("cpu")
         (["--json", "no/such/folder/file"], "the folder of 'no/such/folder/file' does not exist"),
     ],
 )
-def test_a_wrong_request_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_request_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert program.main(arguments) == 2
     printed = capsys.readouterr()
     assert message in printed.err and printed.err.count("\n") == 1 and not printed.out
@@ -45,11 +49,28 @@ def test_an_interrupted_run_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.M
     def interrupted(setting: Setting) -> list[Row]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(registry, "BENCHMARKS", [Benchmark("first", "", measured), Benchmark("second", "", interrupted)])
+    monkeypatch.setattr(
+        registry,
+        "BENCHMARKS",
+        [Benchmark("first", "", measured), Benchmark("second", "", interrupted)],
+    )
     with pytest.raises(KeyboardInterrupt):
-        program.main(["--json", str(tmp_path / "record.json"), "--markdown", str(tmp_path / "RESULTS.md")])
+        program.main(
+            ["--json", str(tmp_path / "record.json"), "--markdown", str(tmp_path / "RESULTS.md")]
+        )
     record = json.loads((tmp_path / "record.json").read_text())
-    assert record.keys() == {"date", "full", "only", "cpu", "cores", "gpus", "torch", "commit", "dirty", "rows"}
+    assert record.keys() == {
+        "date",
+        "full",
+        "only",
+        "cpu",
+        "cores",
+        "gpus",
+        "torch",
+        "commit",
+        "dirty",
+        "rows",
+    }
     assert record["rows"][0]["ratios"] == [0.5, 1.5, 1.0] and record["rows"][0]["median"] == 1.0
     table = (tmp_path / "RESULTS.md").read_text()
     assert "| first (noted) | 1.00 | 0.50..1.50 | 2 s | 2 s | another |" in table
@@ -58,7 +79,9 @@ def test_an_interrupted_run_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.M
 
 
 class OneTrial:
-    """Stands for the process of benchmarks.one_trial: runs it here, once, and gives its output to all who ask."""
+    """Stands for the process of benchmarks.one_trial: runs it here, once, and gives its output to
+    all who ask.
+    """
 
     output = ""
     returncode = 0
@@ -82,7 +105,10 @@ def test_what_is_measured_on_a_gpu_runs(tmp_path: Path, monkeypatch: pytest.Monk
     row = rows_gpu.epoch_row(setting, "resnet20_1w1a", CPU, num_train=4, num_val=4)
     assert row.theirs == 1.0 and row.ratios and "images/s" in row.note
     monkeypatch.setattr(rows_gpu, "PRECISIONS", ("bf16",))
-    assert [row.baseline for row in rows_gpu.imagenet_rows(setting, CPU, batch_size=2)] == [UNFUSED, FLOAT]
+    assert [row.baseline for row in rows_gpu.imagenet_rows(setting, CPU, batch_size=2)] == [
+        UNFUSED,
+        FLOAT,
+    ]
     monkeypatch.setattr(rows_gpu.subprocess, "Popen", OneTrial)
     found = rows_gpu.together_rows(setting, CPU, num_images=4, num_epochs=2)
     assert [row.name[0] for row in found] == ["2", "4", "8"]
@@ -93,4 +119,7 @@ def test_without_a_gpu_its_rows_say_so(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for benchmark in rows_gpu.BENCHMARKS:
         (row,) = benchmark.rows(Setting(full=False, folder=tmp_path))
-        assert row.note == "skipped: needs a CUDA device, and this machine has none" and row.name == benchmark.name
+        assert (
+            row.note == "skipped: needs a CUDA device, and this machine has none"
+            and row.name == benchmark.name
+        )

@@ -1,4 +1,6 @@
-"""sign and its surrogate gradients against hand formulas; standardisation against autograd of the plain formula."""
+"""sign and its surrogate gradients against hand formulas; standardisation against autograd of the
+plain formula.
+"""
 
 from __future__ import annotations
 
@@ -38,20 +40,28 @@ def test_sign_is_one_at_zero_and_keeps_dtype_and_shape() -> None:
         assert values.tolist() == [[-1, -1], [1, 1], [1, 1]]
 
 
-@pytest.mark.parametrize(("t", "k"), [(0.01, 100.0), (0.3, 1 / 0.3), (1.0, 1.0), (3.0, 1.0), (9.9, 1.0), (0.5, 7.0)])
-def test_weight_surrogate_is_a_triangle_of_the_documented_height_and_width(t: float, k: float) -> None:
+@pytest.mark.parametrize(
+    ("t", "k"), [(0.01, 100.0), (0.3, 1 / 0.3), (1.0, 1.0), (3.0, 1.0), (9.9, 1.0), (0.5, 7.0)]
+)
+def test_weight_surrogate_is_a_triangle_of_the_documented_height_and_width(
+    t: float, k: float
+) -> None:
     edge = SQRT2 / t
     at_zero, half, minus_half = weight_gradient([0.0, edge / 2, -edge / 2], t, k)
     assert at_zero == pytest.approx(k * SQRT2 * t, rel=1e-12)
     assert half == minus_half == pytest.approx(k * SQRT2 * t / 2, rel=1e-12)
-    inside, outside, minus_outside, far = weight_gradient([edge * (1 - 1e-6), edge * (1 + 1e-6), -edge * (1 + 1e-6), 1e6], t, k)
+    inside, outside, minus_outside, far = weight_gradient(
+        [edge * (1 - 1e-6), edge * (1 + 1e-6), -edge * (1 + 1e-6), 1e6], t, k
+    )
     assert inside == pytest.approx(k * SQRT2 * t * 1e-6, rel=1e-6)
     assert outside == minus_outside == far == 0
     assert weight_gradient([edge], t, k)[0] == pytest.approx(0, abs=1e-12 * k)
 
 
 def test_weight_surrogate_is_linear_in_the_incoming_gradient() -> None:
-    assert weight_gradient([0.25], 1.0, 2.0, grad=-3.0)[0] == pytest.approx(-3 * 2 * (SQRT2 - 0.25), rel=1e-12)
+    assert weight_gradient([0.25], 1.0, 2.0, grad=-3.0)[0] == pytest.approx(
+        -3 * 2 * (SQRT2 - 0.25), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("t", [0.01, 0.5, 1.0, 1.5, 4.0])
@@ -70,7 +80,9 @@ def test_activation_surrogate_has_peak_one_and_t_at_least_one(t: float, seed: in
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("seed", range(3))
-def test_standardize_equals_the_plain_formula_forward_and_backward(shape: tuple[int, ...], seed: int) -> None:
+def test_standardize_equals_the_plain_formula_forward_and_backward(
+    shape: tuple[int, ...], seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     x = (3 * torch.randn(shape, generator=generator, dtype=torch.float64) + 2).requires_grad_()
     g = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -88,7 +100,9 @@ def test_standardize_passes_the_numeric_gradient_check() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e-8, 1e4 / 3])
 @pytest.mark.parametrize("n", [1, 9, 4607])
-def test_a_constant_row_gives_zeros_sign_plus_one_and_no_gradient(dtype: torch.dtype, value: float, n: int) -> None:
+def test_a_constant_row_gives_zeros_sign_plus_one_and_no_gradient(
+    dtype: torch.dtype, value: float, n: int
+) -> None:
     x = torch.full((2, n, 1, 1), value, dtype=dtype, requires_grad=True)
     z = standardize(x)
     assert torch.count_nonzero(z) == 0
@@ -112,7 +126,9 @@ def test_a_row_of_tiny_values_that_differ_is_not_constant() -> None:
 
 
 def test_set_surrogate_reaches_every_rotated_layer_in_place() -> None:
-    model = torch.nn.Sequential(RotatedConv2d(2, 2, 3), torch.nn.Sequential(RotatedConv2d(2, 2, 1), torch.nn.ReLU()))
+    model = torch.nn.Sequential(
+        RotatedConv2d(2, 2, 3), torch.nn.Sequential(RotatedConv2d(2, 2, 1), torch.nn.ReLU())
+    )
     layers = [module for module in model.modules() if isinstance(module, RotatedConv2d)]
     before = [(layer.t, layer.k) for layer in layers]
     set_surrogate(model, 0.25, 4.0)

@@ -1,4 +1,6 @@
-"""Checkpoints: every bit comes back, a kill leaves the old file, and no damaged or foreign file passes or runs code."""
+"""Checkpoints: every bit comes back, a kill leaves the old file, and no damaged or foreign file
+passes or runs code.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,15 @@ import torch
 from torch import nn
 
 from rbnn import checkpoint
-from rbnn.checkpoint import Checkpoint, load, load_weights, rng_state, save, set_rng_state, state_digest
+from rbnn.checkpoint import (
+    Checkpoint,
+    load,
+    load_weights,
+    rng_state,
+    save,
+    set_rng_state,
+    state_digest,
+)
 from rbnn.errors import CheckpointError
 from rbnn.models import build
 from rbnn.recipe import Recipe
@@ -67,16 +77,23 @@ def refusal_of(path: Path) -> str:
 
 def test_every_bit_comes_back(state: Checkpoint, file: Path) -> None:
     again = load(file)
-    assert checkpoint.digest_of(dataclasses.asdict(again)) == checkpoint.digest_of(dataclasses.asdict(state))
+    assert checkpoint.digest_of(dataclasses.asdict(again)) == checkpoint.digest_of(
+        dataclasses.asdict(state)
+    )
     assert torch.equal(again.rng["cpu"], state.rng["cpu"])
     momentum = [entry["momentum_buffer"] for entry in again.optimizer["state"].values()]
-    assert len(momentum) == len(list(state.optimizer["state"])) and all(torch.count_nonzero(part) for part in momentum)
+    assert len(momentum) == len(list(state.optimizer["state"])) and all(
+        torch.count_nonzero(part) for part in momentum
+    )
     assert Recipe(**again.recipe) == Recipe(**state.recipe)
 
 
 def test_unusual_values_survive(tmp_path: Path) -> None:
     odd = torch.tensor([float("nan"), -0.0, 1e-42, float("inf")])
-    save(tmp_path / "a.ckpt", Checkpoint({"w": odd, "n": torch.tensor(7), "empty": torch.zeros(0, 3)}))
+    save(
+        tmp_path / "a.ckpt",
+        Checkpoint({"w": odd, "n": torch.tensor(7), "empty": torch.zeros(0, 3)}),
+    )
     again = load(tmp_path / "a.ckpt").state_dict
     assert again["w"].numpy().tobytes() == odd.numpy().tobytes()
     assert again["n"].shape == () and again["empty"].shape == (0, 3)
@@ -100,7 +117,9 @@ def test_a_folder_that_is_missing_is_made(state: Checkpoint, tmp_path: Path) -> 
     assert load(tmp_path / "new" / "folder" / "last.ckpt").epoch == 3
 
 
-@pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()], ids=["full disk", "kill"])
+@pytest.mark.parametrize(
+    "error", [OSError("no space left on device"), KeyboardInterrupt()], ids=["full disk", "kill"]
+)
 def test_a_failure_while_writing_leaves_the_previous_file_and_nothing_else(
     file: Path, state: Checkpoint, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +146,9 @@ def test_random_bytes_text_and_folders_are_refused(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(5)
     for size in (1, 100, 100_000):
         path = tmp_path / f"{size}.ckpt"
-        path.write_bytes(bytes(torch.randint(256, (size,), generator=generator, dtype=torch.uint8).tolist()))
+        path.write_bytes(
+            bytes(torch.randint(256, (size,), generator=generator, dtype=torch.uint8).tolist())
+        )
         assert "cannot be read" in refusal_of(path)
     (tmp_path / "text.ckpt").write_text("epochs: 3\n")
     assert "cannot be read" in refusal_of(tmp_path / "text.ckpt")
@@ -148,7 +169,9 @@ def test_no_flipped_bit_passes(file: Path, state: Checkpoint) -> None:
     assert "damaged" in message
 
 
-@pytest.mark.parametrize("name", ["recipe", "epoch", "optimizer", "rng", "best", "metrics", "data", "state_dict"])
+@pytest.mark.parametrize(
+    "name", ["recipe", "epoch", "optimizer", "rng", "best", "metrics", "data", "state_dict"]
+)
 def test_the_digest_covers_every_field(file: Path, name: str) -> None:
     content = torch.load(file, weights_only=True)
     changed: dict[str, Any] = {
@@ -159,7 +182,10 @@ def test_the_digest_covers_every_field(file: Path, name: str) -> None:
         "best": {"top1": 99.0, "epoch": 1},
         "metrics": {},
         "data": "sha256:other",
-        "state_dict": {**content["state_dict"], "conv1.weight": content["state_dict"]["conv1.weight"] + 1},
+        "state_dict": {
+            **content["state_dict"],
+            "conv1.weight": content["state_dict"]["conv1.weight"] + 1,
+        },
     }
     torch.save({**content, name: changed[name]}, file)
     assert "does not match its digest" in refusal_of(file)
@@ -179,10 +205,14 @@ def test_a_file_of_ours_that_lacks_something_is_refused(file: Path, missing: str
 
 
 def test_no_damage_escapes_as_another_error(tmp_path: Path) -> None:
-    """Bytes changed at random, in our files, in older ones of torch, in plain pickles: read, or refused in one line."""
+    """Bytes changed at random, in our files, in older ones of torch, in plain pickles: read, or
+    refused in one line.
+    """
     path = tmp_path / "x.ckpt"
     save(path, Checkpoint({"w": torch.ones(50)}))
-    torch.save({"state_dict": {"w": torch.ones(3)}}, tmp_path / "old", _use_new_zipfile_serialization=False)
+    torch.save(
+        {"state_dict": {"w": torch.ones(3)}}, tmp_path / "old", _use_new_zipfile_serialization=False
+    )
     plain = pickle.dumps({"state_dict": {"w": [1, 2.5, "x"]}}, 2)
     starts = [path.read_bytes(), (tmp_path / "old").read_bytes(), plain]
     rng = random.Random(1)
@@ -218,7 +248,10 @@ def test_code_in_a_file_is_refused_and_not_run(write: str, tmp_path: Path) -> No
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    assert re.search("holds a (posix|nt).system, and only tensors" if write == "torch" else "cannot be read", refusal_of(path))
+    assert re.search(
+        "holds a (posix|nt).system, and only tensors" if write == "torch" else "cannot be read",
+        refusal_of(path),
+    )
     assert not mark.exists()
     pickle.loads(pickle.dumps(Payload(mark)))
     assert mark.exists()  # the payload works where it is let
@@ -230,29 +263,44 @@ def test_another_version_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "content", [[1, 2], {"weights": {}}, {"state_dict": 3}, {"state_dict": {"w": [1.0]}}, torch.ones(2)], ids=repr
+    "content",
+    [[1, 2], {"weights": {}}, {"state_dict": 3}, {"state_dict": {"w": [1.0]}}, torch.ones(2)],
+    ids=repr,
 )
 def test_a_file_without_weights_is_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.ckpt")
     assert "holds no 'state_dict'" in refusal_of(tmp_path / "x.ckpt")
 
 
-@pytest.mark.parametrize(("model", "dataset"), [("resnet18_1w1a", "digits"), ("vgg_small_1w1a", "digits"), ("", "cifar100")])
-def test_weights_of_another_network_are_refused(model: str, dataset: str, state: Checkpoint) -> None:
+@pytest.mark.parametrize(
+    ("model", "dataset"),
+    [("resnet18_1w1a", "digits"), ("vgg_small_1w1a", "digits"), ("", "cifar100")],
+)
+def test_weights_of_another_network_are_refused(
+    model: str, dataset: str, state: Checkpoint
+) -> None:
     other = build(model or "resnet20_1w1a", dataset)
     before = state_digest(other)
     with pytest.raises(
-        CheckpointError, match=r"^checkpoint 'a\.ckpt' is of another network: '.*' and \d+ more entries"
+        CheckpointError,
+        match=r"^checkpoint 'a\.ckpt' is of another network: '.*' and \d+ more entries",
     ) as refusal:
         load_weights(other, state, "a.ckpt")
     assert "\n" not in str(refusal.value) and state_digest(other) == before
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_the_authors_files_load_with_their_prefix_and_unused_layers(network: nn.Module, prefix: str, tmp_path: Path) -> None:
+def test_the_authors_files_load_with_their_prefix_and_unused_layers(
+    network: nn.Module, prefix: str, tmp_path: Path
+) -> None:
     weights = {f"{prefix}{name}": tensor for name, tensor in network.state_dict().items()}
-    weights |= {f"{prefix}layer1.0.bn3.{name}": torch.ones(16) for name in ("weight", "bias", "running_mean")}
-    torch.save({"epoch": 1000, "state_dict": weights, "best_prec1": 86.5}, tmp_path / "model_best.pth.tar")
+    weights |= {
+        f"{prefix}layer1.0.bn3.{name}": torch.ones(16)
+        for name in ("weight", "bias", "running_mean")
+    }
+    torch.save(
+        {"epoch": 1000, "state_dict": weights, "best_prec1": 86.5}, tmp_path / "model_best.pth.tar"
+    )
     state = load(tmp_path / "model_best.pth.tar")
     assert (state.epoch, state.optimizer, state.recipe) == (1000, {}, {})
     other = build("resnet20_1w1a", "digits")
@@ -265,15 +313,27 @@ def test_the_authors_files_load_with_their_prefix_and_unused_layers(network: nn.
 def test_the_authors_files_of_every_network_load(key: str, prefix: str, tmp_path: Path) -> None:
     """Unused layers called bn3 go, vgg_small's own bn3 stays; `epoch` may be anything."""
     family, name = key.split("/")
-    given = {entry: torch.full(shape, 0.5) for entry, shape in STATE_DICTS[key]["state_dict"].items()}
-    unused = {} if "bn3.weight" in given else {f"bn3.{entry}": torch.ones(512) for entry in ("weight", "bias", "running_mean")}
+    given = {
+        entry: torch.full(shape, 0.5) for entry, shape in STATE_DICTS[key]["state_dict"].items()
+    }
+    unused = (
+        {}
+        if "bn3.weight" in given
+        else {f"bn3.{entry}": torch.ones(512) for entry in ("weight", "bias", "running_mean")}
+    )
     weights = {f"{prefix}{entry}": tensor for entry, tensor in (given | unused).items()}
-    torch.save({"epoch": None, "state_dict": weights, "best_prec1": torch.tensor(59.55)}, tmp_path / "checkpoint.pth.tar")
+    torch.save(
+        {"epoch": None, "state_dict": weights, "best_prec1": torch.tensor(59.55)},
+        tmp_path / "checkpoint.pth.tar",
+    )
     with torch.device("meta"):
         model = build(name, "imagenet" if family == "imagenet" else "cifar10")
     model.to_empty(device="cpu")
     load_weights(model, load(tmp_path / "checkpoint.pth.tar"), tmp_path)
-    assert all(torch.equal(value, given[entry].to(value.dtype)) for entry, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, given[entry].to(value.dtype))
+        for entry, value in model.state_dict().items()
+    )
 
 
 def test_equal_networks_have_equal_digests_only(network: nn.Module) -> None:

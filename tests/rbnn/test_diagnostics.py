@@ -1,4 +1,6 @@
-"""The diagnostics of the method: what the definitions say, by layer and over all, and a table without gaps or doubles."""
+"""The diagnostics of the method: what the definitions say, by layer and over all, and a table
+without gaps or doubles.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def by_hand(layer: RotatedConv2d) -> tuple[float, float, torch.Tensor]:
 def total(layer: RotatedConv2d) -> float:
     """The rotation's objective."""
     w = layer.weight.detach().double().flatten(1)
-    w2 = ((w - w.mean(1, keepdim=True)) / w.std(1, keepdim=True)).view(len(w), len(layer.R1), len(layer.R2))
+    w2 = ((w - w.mean(1, keepdim=True)) / w.std(1, keepdim=True)).view(
+        len(w), len(layer.R1), len(layer.R2)
+    )
     return float((layer.R1.double().T @ w2 @ layer.R2.double()).abs().sum())
 
 
@@ -67,8 +71,14 @@ def test_an_epochs_figures_are_the_definitions() -> None:
         assert (row.sin_beta, row.cosine) == (pytest.approx(sine), pytest.approx(cosine, rel=1e-5))
         assert row.weight_flips == int((old != new).sum()) / len(new) > 0
         assert row.rotation_gain == pytest.approx(now / was, rel=1e-5) and now > was
-        sums = [sums[0] + sine * len(layer.weight), sums[1] + cosine * len(layer.weight), sums[2] + int((old != new).sum())]
-    assert metrics["rbnn/sin_beta"] == pytest.approx(sums[0] / 16) and metrics["rbnn/cosine"] == pytest.approx(sums[1] / 16)
+        sums = [
+            sums[0] + sine * len(layer.weight),
+            sums[1] + cosine * len(layer.weight),
+            sums[2] + int((old != new).sum()),
+        ]
+    assert metrics["rbnn/sin_beta"] == pytest.approx(sums[0] / 16) and metrics[
+        "rbnn/cosine"
+    ] == pytest.approx(sums[1] / 16)
     assert metrics["rbnn/weight_flips"] == sums[2] / (6 * 36 + 10 * 2)
     assert metrics["rbnn/rotation_gain"] == pytest.approx(sum(after) / sum(before), rel=1e-5)
 
@@ -108,12 +118,19 @@ def test_a_network_without_rotated_layers_has_no_figures() -> None:
 
 
 def test_the_table_of_a_resumed_run_has_no_gaps_and_no_doubles(tmp_path: Path) -> None:
-    rows = [LayerRow(epoch, name, 0.125 * epoch, 0.5, 0.25, None if epoch % 2 else 1.5) for epoch in range(4) for name in "ab"]
+    rows = [
+        LayerRow(epoch, name, 0.125 * epoch, 0.5, 0.25, None if epoch % 2 else 1.5)
+        for epoch in range(4)
+        for name in "ab"
+    ]
     open_table(tmp_path)
     append_rows(tmp_path, rows)
     assert read_rows(tmp_path) == rows
     text = (tmp_path / TABLE).read_text()
-    assert text.startswith(f"{HEADER}\n") and HEADER == "epoch,layer,sin_beta,cosine,weight_flips,rotation_gain"
+    assert (
+        text.startswith(f"{HEADER}\n")
+        and HEADER == "epoch,layer,sin_beta,cosine,weight_flips,rotation_gain"
+    )
     (tmp_path / TABLE).write_text(text + "1,a,0.7,0.")  # a kill cut this short
     open_table(tmp_path, tmp_path, 2)
     assert read_rows(tmp_path) == rows[:4]

@@ -1,4 +1,6 @@
-"""The loop: same seed, same bits, also across a resume; what it reports and keeps; where it stops; that it learns."""
+"""The loop: same seed, same bits, also across a resume; what it reports and keeps; where it stops;
+that it learns.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from rbnn.schedules import learning_rate, surrogate_tk
 
 pytestmark = pytest.mark.usefixtures("settings_put_back")
 
-RECIPE = Recipe(dataset="digits", epochs=3, batch_size=32, batch_size_test=16, Tmin=0.3, Tmax=3, threads=2)
+RECIPE = Recipe(
+    dataset="digits", epochs=3, batch_size=32, batch_size_test=16, Tmin=0.3, Tmax=3, threads=2
+)
 NAMES = {
     *(f"{split}/{name}" for split in ("train", "val") for name in ("loss", "top1", "top5")),
     *("epoch", "lr", "t", "k", "time/epoch_s", "time/images_per_s", "time/data_wait", "digest"),
@@ -50,14 +54,18 @@ class Listener:
     paths: list[Path | None] = dataclasses.field(default_factory=list)
 
     def __call__(self, metrics: dict[str, Any], path: Path | None) -> None:
-        self.heard.append({name: value for name, value in metrics.items() if not name.startswith("time/")})
+        self.heard.append(
+            {name: value for name, value in metrics.items() if not name.startswith("time/")}
+        )
         self.paths.append(path)
         if len(self.heard) == self.num_epochs:
             raise Interrupted
 
 
 class Wrapped:
-    """A training loader that counts the batches taken and hands each through `change(epoch, step, batch)`."""
+    """A training loader that counts the batches taken and hands each through `change(epoch, step,
+    batch)`.
+    """
 
     def __init__(self, loaders: Loaders, change: Callable[[int, int, Batch], Batch]) -> None:
         self.inner, self.change, self.taken = loaders.train, change, 0
@@ -77,7 +85,10 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(few_digits: F
         fit(recipe, few_digits(recipe), listener)
         runs[name] = listener.heard
     assert runs["first"] == runs["again"]
-    assert all(one["digest"] != other["digest"] for one, other in zip(runs["first"], runs["other"], strict=True))
+    assert all(
+        one["digest"] != other["digest"]
+        for one, other in zip(runs["first"], runs["other"], strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,12 +110,24 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(
     with pytest.raises(Interrupted):
         fit(recipe, few_digits(recipe), before, directory=tmp_path / "parts")
     torch.rand(3)
-    run = fit(recipe, few_digits(recipe), after, directory=tmp_path / "parts", resume=tmp_path / "parts" / LAST)
-    assert [metrics["epoch"] for metrics in after.heard] == list(range(num_before - 1, recipe.epochs))
+    run = fit(
+        recipe,
+        few_digits(recipe),
+        after,
+        directory=tmp_path / "parts",
+        resume=tmp_path / "parts" / LAST,
+    )
+    assert [metrics["epoch"] for metrics in after.heard] == list(
+        range(num_before - 1, recipe.epochs)
+    )
     assert before.heard[:-1] + after.heard == whole.heard
-    ends = [dataclasses.asdict(checkpoint.load(tmp_path / name / LAST)) for name in ("whole", "parts")]
+    ends = [
+        dataclasses.asdict(checkpoint.load(tmp_path / name / LAST)) for name in ("whole", "parts")
+    ]
     for end in ends:
-        end["metrics"] = {name: value for name, value in end["metrics"].items() if not name.startswith("time/")}
+        end["metrics"] = {
+            name: value for name, value in end["metrics"].items() if not name.startswith("time/")
+        }
     assert checkpoint.digest_of(ends[0]) == checkpoint.digest_of(ends[1])
     bests = [checkpoint.load(tmp_path / name / BEST).metrics for name in ("whole", "parts")]
     assert bests[0]["epoch"] == bests[1]["epoch"] == run.best_epoch
@@ -139,18 +162,26 @@ def test_another_recipe_does_not_continue_a_checkpoint(
     assert "\n" not in str(refusal.value)
 
 
-def test_folders_and_printing_may_differ_but_data_may_not(few_digits: FewDigits, tmp_path: Path) -> None:
+def test_folders_and_printing_may_differ_but_data_may_not(
+    few_digits: FewDigits, tmp_path: Path
+) -> None:
     recipe = RECIPE.replace(epochs=1)
     fit(recipe, few_digits(recipe), Listener(), directory=tmp_path)
     elsewhere = recipe.replace(save="other", print_freq=3)
     fit(elsewhere, few_digits(elsewhere), Listener(), resume=tmp_path / LAST)
     loaders = few_digits(recipe)
-    foreign = dataclasses.replace(loaders, info=dataclasses.replace(loaders.info, fingerprint="sha256:foreign"))
-    with pytest.raises(CheckpointError, match=r"trained on other data \(sha256:few, here sha256:foreign\)$"):
+    foreign = dataclasses.replace(
+        loaders, info=dataclasses.replace(loaders.info, fingerprint="sha256:foreign")
+    )
+    with pytest.raises(
+        CheckpointError, match=r"trained on other data \(sha256:few, here sha256:foreign\)$"
+    ):
         fit(recipe, foreign, Listener(), resume=tmp_path / LAST)
 
 
-def test_a_checkpoint_of_weights_only_is_not_continued(few_digits: FewDigits, tmp_path: Path) -> None:
+def test_a_checkpoint_of_weights_only_is_not_continued(
+    few_digits: FewDigits, tmp_path: Path
+) -> None:
     model = engine.start(RECIPE, torch.device("cpu")).model
     torch.save({"state_dict": model.state_dict(), "epoch": 2}, tmp_path / "authors.pt")
     with pytest.raises(CheckpointError, match="holds weights only and cannot be continued"):
@@ -159,14 +190,24 @@ def test_a_checkpoint_of_weights_only_is_not_continued(few_digits: FewDigits, tm
 
 @pytest.fixture
 def entered(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """Epochs cost nothing; for each, what it began with: a digest of the rotations, lr, and every layer's t and k."""
+    """Epochs cost nothing; for each, what it began with: a digest of the rotations, lr, and every
+    layer's t and k.
+    """
     seen: list[dict[str, Any]] = []
 
     def begin(run: engine.Run, *arguments: Any) -> dict[str, float]:
         layers = rotated_layers(run.model).values()
-        rotations = checkpoint.digest_of([matrix for layer in layers for matrix in (layer.R1, layer.R2)])
+        rotations = checkpoint.digest_of(
+            [matrix for layer in layers for matrix in (layer.R1, layer.R2)]
+        )
         tk = {(float(layer.t), float(layer.k)) for layer in layers}
-        seen.append({"rotations": rotations, "lr": [group["lr"] for group in run.optimizer.param_groups], "tk": tk})
+        seen.append(
+            {
+                "rotations": rotations,
+                "lr": [group["lr"] for group in run.optimizer.param_groups],
+                "tk": tk,
+            }
+        )
         return {}
 
     monkeypatch.setattr(engine, "train_epoch", begin)
@@ -197,7 +238,9 @@ def test_an_epoch_trains_with_the_schedules_values_and_reports_them(
         assert [pytest.approx(value) for value in (t, k)] == list(*state["tk"])
 
 
-def test_report_hears_every_epoch_once_by_the_documented_names(few_digits: FewDigits, tmp_path: Path) -> None:
+def test_report_hears_every_epoch_once_by_the_documented_names(
+    few_digits: FewDigits, tmp_path: Path
+) -> None:
     recipe = RECIPE.replace(epochs=2)
     heard: list[tuple[dict[str, Any], Path | None]] = []
     fit(recipe, few_digits(recipe), lambda *report: heard.append(report), directory=tmp_path)
@@ -208,7 +251,9 @@ def test_report_hears_every_epoch_once_by_the_documented_names(few_digits: FewDi
     assert checkpoint.load(tmp_path / LAST).metrics == heard[-1][0]
 
 
-def test_without_a_folder_nothing_is_kept(few_digits: FewDigits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_nothing_is_kept(
+    few_digits: FewDigits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     recipe, listener = RECIPE.replace(epochs=1), Listener()
     fit(recipe, few_digits(recipe), listener)
@@ -223,7 +268,12 @@ def test_the_best_checkpoint_is_of_the_best_epoch_the_earlier_of_equals(
     remaining = iter(scores)
     monkeypatch.setattr(engine, "evaluate", lambda model, loader: {"val/top1": next(remaining)})
     digests: list[str] = []
-    run = fit(recipe, few_digits(recipe), lambda metrics, path: digests.append(metrics["digest"]), directory=tmp_path)
+    run = fit(
+        recipe,
+        few_digits(recipe),
+        lambda metrics, path: digests.append(metrics["digest"]),
+        directory=tmp_path,
+    )
     best = checkpoint.load(tmp_path / BEST)
     assert (best.epoch, best.metrics["epoch"], best.best) == (2, 1, {"top1": 30.0, "epoch": 1})
     assert best.metrics["digest"] == digests[1] and run.best_epoch == 1
@@ -233,11 +283,18 @@ def test_the_best_checkpoint_is_of_the_best_epoch_the_earlier_of_equals(
 def test_progress_is_called_every_print_freq_steps(few_digits: FewDigits) -> None:
     recipe = RECIPE.replace(epochs=1, batch_size=16, print_freq=2)
     steps: list[tuple[int, int, int]] = []
-    fit(recipe, few_digits(recipe, num_train=80), Listener(), progress=lambda *where: steps.append(where))
+    fit(
+        recipe,
+        few_digits(recipe, num_train=80),
+        Listener(),
+        progress=lambda *where: steps.append(where),
+    )
     assert steps == [(0, 2, 5), (0, 4, 5)]
 
 
-def test_a_loss_that_is_not_finite_stops_at_once_and_says_where(few_digits: FewDigits, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_at_once_and_says_where(
+    few_digits: FewDigits, tmp_path: Path
+) -> None:
     recipe, listener = RECIPE.replace(batch_size=16), Listener()
     loaders = few_digits(recipe)
 
@@ -296,16 +353,22 @@ class OneLayer(nn.Module):
         return self.layer(images).mean((2, 3))
 
 
-def test_evaluation_computes_binary_weights_once_and_releases_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_computes_binary_weights_once_and_releases_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, calls = OneLayer(), []
     original = RotatedConv2d.binary_weight
-    monkeypatch.setattr(RotatedConv2d, "binary_weight", lambda layer: calls.append(layer) or original(layer))
+    monkeypatch.setattr(
+        RotatedConv2d, "binary_weight", lambda layer: calls.append(layer) or original(layer)
+    )
     images, labels = torch.randn(6, 3, 8, 8), torch.randint(10, (6,))
     with torch.no_grad():
         plain = Logits()
         expected = evaluate(plain, [(model(images), labels)])
     calls.clear()
-    assert evaluate(model, zip(images.split(2), labels.split(2), strict=True)) == pytest.approx(expected)
+    assert evaluate(model, zip(images.split(2), labels.split(2), strict=True)) == pytest.approx(
+        expected
+    )
     assert len(calls) == 1
     with torch.no_grad():
         before = model(images)
@@ -334,7 +397,9 @@ def test_an_evaluation_that_fails_leaves_no_weight_frozen() -> None:
 def test_two_classes_of_real_digits_are_learned(few_digits: FewDigits) -> None:
     recipe, listener = RECIPE.replace(epochs=5, batch_size=16, lr=0.02), Listener()
     fit(recipe, few_digits(recipe, num_train=96, num_classes=2), listener)
-    assert listener.heard[-1]["train/top1"] > 75  # in training mode: so few steps leave the running statistics behind
+    assert (
+        listener.heard[-1]["train/top1"] > 75
+    )  # in training mode: so few steps leave the running statistics behind
     assert listener.heard[-1]["train/loss"] < listener.heard[0]["train/loss"] / 2
 
 
@@ -349,11 +414,12 @@ from rbnn.data import digits, resident
 from rbnn.data.loading import DataInfo, Loaders
 from rbnn.layers import RotatedConv2d, rotated_layers
 from rbnn.recipe import Recipe
-from rbnn.world import World
+from rbnn.distributed import World
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
 dist.init_process_group(
-    "gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    "gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2,
+    timeout=timedelta(seconds=60),
 )
 recipe = Recipe(**json.loads(sys.argv[3]))
 world = World.current()
@@ -368,7 +434,7 @@ def update(layer):
 
 def noting(model, world):
     known(model, world)
-    matrices = [matrix for layer in rotated_layers(model).values() for matrix in (layer.R1, layer.R2)]
+    matrices = [(layer.R1, layer.R2) for layer in rotated_layers(model).values()]
     rotations[-1].append(checkpoint.digest_of(matrices))
 
 
@@ -376,26 +442,36 @@ RotatedConv2d.update_rotation = update  # rank 1's own would be wrong: only rank
 known, engine.update_rotations = engine.update_rotations, noting
 epochs = []
 for attempt in range(2):
-    train, val = (split.subset(list(range(num))) for split, num in ((source.train, 66), (source.val, 37)))
-    loaders = Loaders(*resident.loaders(recipe, train, val, torch.device("cpu"), world), DataInfo("digits", "few"))
+    train, val = source.train.subset(list(range(66))), source.val.subset(list(range(37)))
+    pair = resident.loaders(recipe, train, val, torch.device("cpu"), world)
+    loaders = Loaders(*pair, DataInfo("digits", "few"))
     epochs.append([])
     rotations.append([])
-    engine.fit(recipe, loaders, lambda metrics, path: epochs[-1].append(metrics), directory=folder / str(attempt))
+    heard = epochs[-1].append
+    engine.fit(recipe, loaders, lambda m, path: heard(m), directory=folder / str(attempt))
 (folder / f"{rank}.json").write_text(json.dumps({"epochs": epochs, "rotations": rotations}))
 dist.destroy_process_group()
 """
 
 
-def test_two_ranks_agree_count_exactly_and_repeat_their_bits(tmp_path: Path, few_digits: FewDigits) -> None:
+def test_two_ranks_agree_count_exactly_and_repeat_their_bits(
+    tmp_path: Path, few_digits: FewDigits
+) -> None:
     recipe = RECIPE.replace(epochs=2, threads=1, train_workers=2)
     command = [sys.executable, "-c", RANK_SCRIPT]
     arguments = [str(tmp_path), json.dumps(recipe.to_dict())]
-    processes = [subprocess.Popen([*command, str(rank), *arguments], stderr=subprocess.PIPE) for rank in (0, 1)]
+    processes = [
+        subprocess.Popen([*command, str(rank), *arguments], stderr=subprocess.PIPE)
+        for rank in (0, 1)
+    ]
     outputs = [process.communicate(timeout=120)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     for rank in ranks:
-        rank["epochs"] = [[{n: v for n, v in epoch.items() if "time/" not in n} for epoch in run] for run in rank["epochs"]]
+        rank["epochs"] = [
+            [{n: v for n, v in epoch.items() if "time/" not in n} for epoch in run]
+            for run in rank["epochs"]
+        ]
         assert rank["epochs"][0] == rank["epochs"][1]
         assert len(set(rank["rotations"][0])) == 2
     assert ranks[0] == ranks[1]
@@ -420,7 +496,14 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_last_checkpoint(
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(
-        RunFailed, match=r"^no checkpoint can be written to '.*': No space left on device; make room, and go on"
+        RunFailed,
+        match=r"^no checkpoint can be written to '.*': No space left on device; make room, "
+        r"and go on",
     ):
-        fit(recipe, few_digits(recipe, num_train=4 if every == 0 else 36), Listener(), directory=tmp_path)
+        fit(
+            recipe,
+            few_digits(recipe, num_train=4 if every == 0 else 36),
+            Listener(),
+            directory=tmp_path,
+        )
     assert (tmp_path / LAST).read_bytes() == b"the last one"

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from rbnn.errors import CheckpointError, DataError, NonFiniteLoss, RecipeError, RequestError, RunFailed, nearest
+from rbnn.errors import (
+    CheckpointError,
+    DataError,
+    NonFiniteLoss,
+    RecipeError,
+    RequestError,
+    RunFailed,
+    nearest,
+)
 
 
 def test_requests_and_failed_runs_are_told_apart() -> None:

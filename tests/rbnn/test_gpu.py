@@ -1,4 +1,6 @@
-"""The same guarantees on a CUDA device; every test here is marked `gpu` and skips, saying so, where there is none."""
+"""The same guarantees on a CUDA device; every test here is marked `gpu` and skips, saying so, where
+there is none.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +14,36 @@ import torch
 from rbnn.binarize import set_surrogate
 from rbnn.data import open_loaders
 from rbnn.data.loading import Batch
+from rbnn.distributed import World
 from rbnn.engine import LAST, fit, start, train_epoch, update_rotations
 from rbnn.layers import RotatedConv2d
 from rbnn.recipe import Recipe
 from rbnn.rotation import bi_rotation_update, objective, orthogonality_error
-from rbnn.world import World
 
 pytestmark = pytest.mark.gpu
-RECIPE = Recipe(dataset="digits", epochs=3, batch_size=256, Tmin=0.3, Tmax=3, rotation_update=2, threads=1)
+RECIPE = Recipe(
+    dataset="digits", epochs=3, batch_size=256, Tmin=0.3, Tmax=3, rotation_update=2, threads=1
+)
 
 
-def trained(directory: Path, resume: Path | None = None, recipe: Recipe = RECIPE) -> list[dict[str, Any]]:
+def trained(
+    directory: Path, resume: Path | None = None, recipe: Recipe = RECIPE
+) -> list[dict[str, Any]]:
     device = torch.device("cuda", 0)
     heard: list[dict[str, Any]] = []
     loaders = open_loaders(recipe, device)
-    fit(recipe, loaders, lambda metrics, _: heard.append(metrics), device=device, directory=directory, resume=resume)
-    return [{name: value for name, value in metrics.items() if not name.startswith("time/")} for metrics in heard]
+    fit(
+        recipe,
+        loaders,
+        lambda metrics, _: heard.append(metrics),
+        device=device,
+        directory=directory,
+        resume=resume,
+    )
+    return [
+        {name: value for name, value in metrics.items() if not name.startswith("time/")}
+        for metrics in heard
+    ]
 
 
 def test_one_recipe_gives_the_same_bits_twice(tmp_path: Path) -> None:
@@ -46,7 +62,9 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     device = torch.device("cuda", 0)
     with pytest.raises(Killed):
         fit(RECIPE, open_loaders(RECIPE, device), stop, device=device, directory=tmp_path / "cut")
-    assert trained(tmp_path / "cut", resume=tmp_path / "cut" / LAST) == whole  # the epoch that nobody heard is reported again
+    assert (
+        trained(tmp_path / "cut", resume=tmp_path / "cut" / LAST) == whole
+    )  # the epoch that nobody heard is reported again
 
 
 def test_a_run_resumed_within_an_epoch_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -63,7 +81,14 @@ def test_a_run_resumed_within_an_epoch_ends_as_an_uninterrupted_one(tmp_path: Pa
     device = torch.device("cuda", 0)
     with pytest.raises(Killed):
         loaders = open_loaders(recipe, device)
-        fit(recipe, loaders, lambda *heard: None, device=device, directory=tmp_path / "cut", progress=stop)
+        fit(
+            recipe,
+            loaders,
+            lambda *heard: None,
+            device=device,
+            directory=tmp_path / "cut",
+            progress=stop,
+        )
     assert trained(tmp_path / "cut", resume=tmp_path / "cut" / LAST, recipe=recipe) == whole
 
 
@@ -97,7 +122,9 @@ def test_the_rotation_update_raises_the_objective_and_stays_orthogonal() -> None
     assert orthogonality_error(R2) < 1e-5
 
 
-@pytest.mark.parametrize("changes", [{}, {"precision": "tf32"}, {"precision": "bf16"}, {"compile": "on"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"precision": "tf32"}, {"precision": "bf16"}, {"compile": "on"}], ids=str
+)
 def test_no_step_of_an_epoch_waits_for_the_host(changes: dict[str, Any]) -> None:
     device = torch.device("cuda", 0)
     recipe = RECIPE.replace(batch_size=64, **changes)
@@ -105,7 +132,9 @@ def test_no_step_of_an_epoch_waits_for_the_host(changes: dict[str, Any]) -> None
     num_batches = loaders.train.num_batches
 
     def guarded() -> Iterator[Batch]:
-        """From the fourth step (compiled code has been captured) to the one before the last, a wait is an error."""
+        """From the fourth step (compiled code has been captured) to the one before the last, a wait
+        is an error.
+        """
         for step, batch in enumerate(loaders.train.epoch(0)):
             torch.cuda.set_sync_debug_mode("error" if 3 <= step < num_batches - 2 else "default")
             yield batch

@@ -1,4 +1,6 @@
-"""RotatedConv2d: the reference vectors, what its binary weight is, where gradients stop, and its rotation step."""
+"""RotatedConv2d: the reference vectors, what its binary weight is, where gradients stop, and its
+rotation step.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +43,18 @@ def test_a_layer_reproduces_the_reference_vectors(data_dir: Path, index: int) ->
         ref = {name: file[name] for name in file.files}
     num_filters, num_channels, kernel_size, _ = ref["weight"].shape
     layer = RotatedConv2d(
-        num_channels, num_filters, kernel_size, int(ref["stride"]), int(ref["padding"]), a32=bool(ref["a32"])
+        num_channels,
+        num_filters,
+        kernel_size,
+        int(ref["stride"]),
+        int(ref["padding"]),
+        a32=bool(ref["a32"]),
     ).double()
     names = {"weight": "weight", "alpha": "alpha", "rotate": "beta", "R1": "R1", "R2": "R2"}
     state = layer.state_dict()
-    layer.load_state_dict({ours: torch.from_numpy(ref[theirs]).view_as(state[ours]) for ours, theirs in names.items()})
+    layer.load_state_dict(
+        {ours: torch.from_numpy(ref[theirs]).view_as(state[ours]) for ours, theirs in names.items()}
+    )
     set_surrogate(layer, float(ref["t"]), float(ref["k"]))
 
     x = torch.from_numpy(ref["x"]).requires_grad_()
@@ -64,7 +73,9 @@ def test_a_layer_reproduces_the_reference_vectors(data_dir: Path, index: int) ->
 
 @pytest.mark.parametrize("shape", LAYERS)
 @pytest.mark.parametrize("seed", range(2))
-def test_binary_weights_are_exactly_plus_or_minus_one(shape: tuple[int, int, int, int, int], seed: int) -> None:
+def test_binary_weights_are_exactly_plus_or_minus_one(
+    shape: tuple[int, int, int, int, int], seed: int
+) -> None:
     torch.manual_seed(seed)
     layer = make(shape)
     for beta in (math.pi / 2, 0.0, 0.4):
@@ -77,7 +88,8 @@ def test_binary_weights_are_exactly_plus_or_minus_one(shape: tuple[int, int, int
 def test_a_fresh_layer_starts_as_documented() -> None:
     layer = RotatedConv2d(16, 32, 3)
     assert {name: tuple(value.shape) for name, value in layer.state_dict().items()} == {
-        "weight": (32, 16, 3, 3), "alpha": (32, 1, 1), "rotate": (32, 1, 1, 1), "R1": (12, 12), "R2": (12, 12)
+        "weight": (32, 16, 3, 3), "alpha": (32, 1, 1), "rotate": (32, 1, 1, 1),
+        "R1": (12, 12), "R2": (12, 12),
     }  # fmt: skip
     torch.testing.assert_close(layer.alpha.flatten(), layer.weight.abs().mean((1, 2, 3)))
     assert bool((layer.rotate == math.pi / 2).all())
@@ -134,7 +146,9 @@ def test_a32_keeps_the_standardised_activations() -> None:
 
 
 @pytest.mark.parametrize("shape", LAYERS[:4])
-def test_update_rotation_raises_the_objective_in_place_and_touches_nothing_else(shape: tuple[int, int, int, int, int]) -> None:
+def test_update_rotation_raises_the_objective_in_place_and_touches_nothing_else(
+    shape: tuple[int, int, int, int, int],
+) -> None:
     layer = make(shape)
     X = standardize(layer.weight.detach()).view(len(layer.weight), len(layer.R1), len(layer.R2))
     before = {name: value.clone() for name, value in layer.state_dict().items()}
@@ -142,7 +156,9 @@ def test_update_rotation_raises_the_objective_in_place_and_touches_nothing_else(
     layer.update_rotation()
     assert layer.R1 is R1 and layer.R2 is R2
     assert objective(X, R1, R2) > objective(X, before["R1"], before["R2"])
-    changed = {name for name, value in layer.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in layer.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert changed == {"R1", "R2"}
 
 
@@ -166,7 +182,9 @@ def test_a_frozen_weight_is_kept_until_it_is_thawed() -> None:
 
 
 def test_rotated_layers_names_them_in_order() -> None:
-    model = torch.nn.Sequential(RotatedConv2d(2, 2, 1), torch.nn.Conv2d(2, 2, 1), RotatedConv2d(2, 2, 1))
+    model = torch.nn.Sequential(
+        RotatedConv2d(2, 2, 1), torch.nn.Conv2d(2, 2, 1), RotatedConv2d(2, 2, 1)
+    )
     assert list(rotated_layers(model)) == ["0", "2"]
 
 

@@ -1,4 +1,6 @@
-"""`python -m rbnn`: trains, continues and evaluates in this process, with neither Ray nor MLflow."""
+"""`python -m rbnn`: trains, continues and evaluates in this process, with neither Ray
+nor MLflow.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,16 @@ from rbnn.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("settings_put_back", "only_few_digits")
 
-TRAIN = "train --dataset digits --gpus none --epochs 2 -b 32 -bt 37 --Tmin 0.3 --Tmax 3 --threads 2 --save run"
+TRAIN = (
+    "train --dataset digits --gpus none --epochs 2 -b 32 -bt 37 --Tmin 0.3 --Tmax 3 --threads 2 "
+    "--save run"
+)
 
 
 @pytest.fixture
-def only_few_digits(few_digits: Callable[..., Loaders], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def only_few_digits(
+    few_digits: Callable[..., Loaders], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(session, "open_loaders", lambda recipe, device: few_digits(recipe))
     monkeypatch.chdir(tmp_path)
 
@@ -47,7 +54,8 @@ def test_it_continues_the_run_in_a_folder(capsys: pytest.CaptureFixture[str]) ->
     assert main(["train", "--resume", "result/run", "--gpus", "none"]) == 0
     assert main(["train", "--resume", "result/run", "--epochs", "3"]) == 2
     assert capsys.readouterr().err == (
-        "rbnn: checkpoint 'result/run/last.ckpt' was written with epochs 2, this recipe has 3; continue with the same recipe\n"
+        "rbnn: checkpoint 'result/run/last.ckpt' was written with epochs 2, this recipe has 3; "
+        "continue with the same recipe\n"
     )
 
 
@@ -55,7 +63,11 @@ def test_it_continues_the_run_in_a_folder(capsys: pytest.CaptureFixture[str]) ->
     ("line", "status", "message"),
     [
         ("train --dataset digits --lr abc", 2, "rbnn: lr is 'abc'; it must be a number"),
-        ("train --dataset digits --gpus none --train_workers 2", 2, "rbnn: train_workers is 2: several workers need Ray"),
+        (
+            "train --dataset digits --gpus none --train_workers 2",
+            2,
+            "rbnn: train_workers is 2: several workers need Ray",
+        ),
         ("evaluate none.ckpt --dataset digits", 2, "rbnn: checkpoint 'none.ckpt' does not exist"),
         (
             "train --dataset digits --gpus none --results_dir file/in",
@@ -65,7 +77,9 @@ def test_it_continues_the_run_in_a_folder(capsys: pytest.CaptureFixture[str]) ->
         (f"{TRAIN} --lr 1e30", 1, "rbnn: the training loss is not finite at epoch 0, step "),
     ],
 )
-def test_what_goes_wrong_is_one_line(line: str, status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_goes_wrong_is_one_line(
+    line: str, status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("file").touch()
     assert main(line.split()) == status
     captured = capsys.readouterr()
@@ -75,12 +89,16 @@ def test_what_goes_wrong_is_one_line(line: str, status: int, message: str, capsy
 def test_training_in_a_fresh_process_loads_no_orchestration(tmp_path: Path) -> None:
     code = (
         "import runpy, sys\nfrom rbnn import session\n"
-        "session.Session.train = lambda self, report, progress: report({'epoch': 0, 'train/loss': 1, 'train/top1': 1,"
+        "session.Session.train = lambda self, report, progress: report({'epoch': 0, 'train/loss': "
+        "1, 'train/top1': 1,"
         " 'val/top1': 50, 'lr': 1, 't': 1, 'time/epoch_s': 1}, None)\n"
         "sys.argv = ['rbnn', 'train', '--dataset', 'digits', '--epochs', '1']\n"
         "try:\n    runpy.run_module('rbnn', run_name='__main__')\n"
-        "except SystemExit as end:\n    print(end.code, *{'ray', 'mlflow', 'optuna', 'tune'} & set(sys.modules))"
+        "except SystemExit as end:\n    print(end.code, *{'ray', 'mlflow', 'optuna', 'tune'} & "
+        "set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
     assert done.stdout.splitlines()[-1] == "0", done.stdout + done.stderr
     assert "best val/top1 50.00 %" in done.stdout

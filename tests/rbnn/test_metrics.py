@@ -56,7 +56,9 @@ def test_counting_keeps_no_graph() -> None:
     assert not counts.sums.requires_grad
 
 
-def test_waiting_is_the_share_of_the_time_before_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_is_the_share_of_the_time_before_each_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = [0.0]
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: clock[0])
     batch: Batch = (torch.zeros(1), torch.zeros(1))

@@ -1,4 +1,6 @@
-"""Conformance over every entry of MODELS, and the reference networks: names, shapes, four training steps."""
+"""Conformance over every entry of MODELS, and the reference networks: names, shapes, four training
+steps.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rbnn.binarize import set_surrogate
-from rbnn.data.catalog import DATASETS
+from rbnn.datasets import DATASETS
 from rbnn.errors import RecipeError
 from rbnn.layers import RotatedConv2d, rotated_layers
 from rbnn.models import MODELS, build, names_for
@@ -32,7 +34,9 @@ def images(size: int, num: int = 2) -> Tensor:
 
 
 def awake(model: nn.Module) -> nn.Module:
-    """Batch normalisation away from its tiny initial weights, so that every layer acts on the logits."""
+    """Batch normalisation away from its tiny initial weights, so that every layer acts on the
+    logits.
+    """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -59,7 +63,9 @@ def test_channels_last_equals_contiguous(name: str, size: int) -> None:
     x = images(size).double()
     with torch.no_grad():
         expected = model(x)
-        actual = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        actual = model.to(memory_format=torch.channels_last)(
+            x.to(memory_format=torch.channels_last)
+        )  # type: ignore[call-overload]
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -105,8 +111,12 @@ def test_state_dict_names_and_shapes_are_the_reference_ones(key: str) -> None:
     family, name = key.split("/")
     want = STATE_DICTS[key]
     model = build(name, "imagenet" if family == "imagenet" else "cifar10")
-    assert {entry: list(value.shape) for entry, value in model.state_dict().items()} == want["state_dict"]
-    assert sum(parameter.numel() for parameter in model.parameters()) == want["trainable_parameters"]
+    assert {entry: list(value.shape) for entry, value in model.state_dict().items()} == want[
+        "state_dict"
+    ]
+    assert (
+        sum(parameter.numel() for parameter in model.parameters()) == want["trainable_parameters"]
+    )
     assert len(rotated_layers(model)) == want["binary_layers"]
 
 
@@ -121,7 +131,13 @@ def test_initialisation_is_the_documented_one(name: str, size: int) -> None:
         if isinstance(module, RotatedConv2d):
             fan_in = module.weight[0].numel()
             fan_out = module.kernel_size[0] ** 2 * module.out_channels
-            std = (2 / fan_in) ** 0.5 if tiny_start else (2 / fan_out) ** 0.5 if "vgg" in name else (3 * fan_in) ** -0.5
+            std = (
+                (2 / fan_in) ** 0.5
+                if tiny_start
+                else (2 / fan_out) ** 0.5
+                if "vgg" in name
+                else (3 * fan_in) ** -0.5
+            )
             assert float(module.weight.detach().std()) == pytest.approx(std, rel=0.1)
             default_alpha = 0.5 * fan_in**-0.5
             assert float(module.alpha.detach().mean()) == pytest.approx(default_alpha, rel=0.05)
@@ -138,7 +154,8 @@ def test_semantics_reaches_every_layer() -> None:
         (
             "resnet21_1w1a",
             "cifar10",
-            "model 'resnet21_1w1a' is unknown for cifar10; choose resnet18_1w1a, resnet20_1w1a, resnet20_bireal_1w1a "
+            "model 'resnet21_1w1a' is unknown for cifar10; choose resnet18_1w1a, resnet20_1w1a, "
+            "resnet20_bireal_1w1a "
             "or vgg_small_1w1a",
         ),
         (
@@ -149,7 +166,9 @@ def test_semantics_reaches_every_layer() -> None:
         ("resnet20_1w1a", "cifar1000", "dataset 'cifar1000' is unknown; choose cifar100, cifar10"),
     ],
 )
-def test_an_unknown_model_or_dataset_is_one_line_with_the_remedy(name: str, dataset: str, message: str) -> None:
+def test_an_unknown_model_or_dataset_is_one_line_with_the_remedy(
+    name: str, dataset: str, message: str
+) -> None:
     with pytest.raises(RecipeError) as error:
         build(name, dataset)
     assert str(error.value) == message
@@ -161,15 +180,21 @@ def test_every_dataset_has_its_default_among_its_models() -> None:
 
 
 @pytest.mark.parametrize("file_name", ["resnet20_trajectory", "resnet20_trajectory_default_init"])
-def test_four_training_steps_follow_the_reference_trajectory(shared_dir: Path, file_name: str) -> None:
+def test_four_training_steps_follow_the_reference_trajectory(
+    shared_dir: Path, file_name: str
+) -> None:
     path = shared_dir / "vectors" / f"{file_name}.npz"
     if not path.is_file():
         pytest.skip(f"{path.name} is not beside the project")
     with np.load(path) as file:
         ref = {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
     model = build("resnet20_1w1a", "cifar10").double()
-    initial = {name.removeprefix("init/"): value for name, value in ref.items() if name.startswith("init/")}
-    model.load_state_dict({name: initial[name].view_as(value) for name, value in model.state_dict().items()})
+    initial = {
+        name.removeprefix("init/"): value for name, value in ref.items() if name.startswith("init/")
+    }
+    model.load_state_dict(
+        {name: initial[name].view_as(value) for name, value in model.state_dict().items()}
+    )
     set_surrogate(model, float(ref["t"]), float(ref["k"]))
     hyper = {name: float(ref[name]) for name in ("lr", "momentum", "weight_decay")}
     optimizer = torch.optim.SGD(model.parameters(), **hyper)
@@ -185,7 +210,11 @@ def test_four_training_steps_follow_the_reference_trajectory(shared_dir: Path, f
     torch.testing.assert_close(torch.stack(losses), ref["losses"], rtol=1e-6, atol=0)
     for name, value in model.state_dict().items():
         expected = ref[f"final/{name}"].view_as(value)
-        assert float((value - expected).abs().max()) <= 1e-6 * max(float(expected.abs().max()), 1e-6), name
+        assert float((value - expected).abs().max()) <= 1e-6 * max(
+            float(expected.abs().max()), 1e-6
+        ), name
     with torch.no_grad():
         logits = copy.deepcopy(model).eval()(ref["x"][0])
-    assert float((logits - ref["eval_logits"]).abs().max()) <= 1e-6 * float(ref["eval_logits"].abs().max())
+    assert float((logits - ref["eval_logits"]).abs().max()) <= 1e-6 * float(
+        ref["eval_logits"].abs().max()
+    )

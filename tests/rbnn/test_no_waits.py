@@ -1,4 +1,5 @@
-"""What a training step asks of a device, seen without one: tensors of the meta device hold nothing, so nothing can be read.
+"""What a training step asks of a device, seen without one: tensors of the meta device hold nothing,
+so nothing can be read.
 
 tests/rbnn/test_gpu.py asserts the same on a GPU, where torch itself watches.
 """
@@ -15,15 +16,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rbnn import layers, rotation
-from rbnn.compiling import Network
 from rbnn.data.loading import Batch
 from rbnn.diagnostics import Diagnosis
+from rbnn.distributed import World
 from rbnn.engine import train_epoch, update_rotations
 from rbnn.metrics import Counts
 from rbnn.models import build
+from rbnn.network import Network
 from rbnn.recipe import Recipe
-from rbnn.run import Run
-from rbnn.world import World
+from rbnn.state import Run
 
 META = torch.device("meta")
 RECIPE = Recipe(dataset="cifar10", model="resnet20_1w1a", batch_size=4)
@@ -38,18 +39,40 @@ class Watch(TorchDispatchMode):
         self.count = 0
         self.mixed: list[str] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         self.count += not func.is_view
-        if len({leaf.device for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)}) > 1:
+        if (
+            len(
+                {
+                    leaf.device
+                    for leaf in tree_leaves((args, kwargs, result))
+                    if isinstance(leaf, Tensor)
+                }
+            )
+            > 1
+        ):
             self.mixed.append(str(func))
         return result
 
 
 def run_on_meta() -> Run:
     model = build(RECIPE.model, RECIPE.dataset).to(META)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, foreach=True)  # the fused one knows no meta device
-    return Run(RECIPE, model, Network(model, RECIPE, META), optimizer, META, World(), Diagnosis(model), Counts(META))
+    optimizer = torch.optim.SGD(
+        model.parameters(), 0.1, 0.9, foreach=True
+    )  # the fused one knows no meta device
+    return Run(
+        RECIPE,
+        model,
+        Network(model, RECIPE, META),
+        optimizer,
+        META,
+        World(),
+        Diagnosis(model),
+        Counts(META),
+    )
 
 
 def test_no_step_reads_from_the_device_or_brings_anything_there() -> None:
@@ -58,7 +81,10 @@ def test_no_step_reads_from_the_device_or_brings_anything_there() -> None:
 
     def batches() -> Iterator[Batch]:
         for _ in range(NUM_STEPS):
-            yield torch.zeros(4, 3, 32, 32, device=META), torch.zeros(4, dtype=torch.int64, device=META)
+            yield (
+                torch.zeros(4, 3, 32, 32, device=META),
+                torch.zeros(4, dtype=torch.int64, device=META),
+            )
         raise AfterTheSteps
 
     run, watch = run_on_meta(), Watch()
@@ -68,11 +94,15 @@ def test_no_step_reads_from_the_device_or_brings_anything_there() -> None:
     assert watch.mixed == [] and watch.count > 1000
 
 
-def test_the_rotation_update_of_a_network_is_few_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rotation_update_of_a_network_is_few_operations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(rotation, "polar_factors", rotation.newton_schulz_together)  # as on a GPU
     monkeypatch.setattr(layers, "on_gpu", lambda layers: True)
     run, watch = run_on_meta(), Watch()
     with watch:
         update_rotations(run.model, World())
     assert watch.mixed == []
-    assert watch.count < 1200, watch.count  # 3,650 where each group of layers finds its factors alone
+    assert watch.count < 1200, (
+        watch.count
+    )  # 3,650 where each group of layers finds its factors alone

@@ -1,4 +1,6 @@
-"""The command line of a run: documented options word for word, what is given wins, mistakes in one line."""
+"""The command line of a run: documented options word for word, what is given wins, mistakes in one
+line.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,25 @@ import pytest
 from rbnn import checkpoint
 from rbnn.checkpoint import Checkpoint
 from rbnn.errors import RecipeError, RunFailed
-from rbnn.options import OneLineParser, add_recipe_options, exit_status, find_checkpoint, given_options, recipe_from
+from rbnn.options import (
+    OneLineParser,
+    add_recipe_options,
+    exit_status,
+    find_checkpoint,
+    given_options,
+    recipe_from,
+)
 from rbnn.recipe import FIELDS, TYPES, Recipe, load_recipe
 
 # The two command lines of the RBNN repository's README, as they stand there.
 DOCUMENTED = {
-    "cifar10_resnet20_1w1a": """--gpus 0 --model resnet20_1w1a --results_dir ./result --data_path ./data --dataset cifar10
-        --epochs 1000 --lr 0.1 -b 256 -bt 128 --Tmin 1e-2 --Tmax 1e1 --lr_type cos --warm_up""",
-    "imagenet_resnet18_1w1a": """--gpus 0,1,2,3 --model resnet18_1w1a --results_dir ./result --data_path ./data
-        --dataset imagenet --epochs 120 --lr 0.1 -b 256 -bt 128 --Tmin 1e-2 --Tmax 1e1 --lr_type cos --warm_up --use_dali""",
+    "cifar10_resnet20_1w1a": """--gpus 0 --model resnet20_1w1a --results_dir ./result
+        --data_path ./data --dataset cifar10 --epochs 1000 --lr 0.1 -b 256 -bt 128
+        --Tmin 1e-2 --Tmax 1e1 --lr_type cos --warm_up""",
+    "imagenet_resnet18_1w1a": """--gpus 0,1,2,3 --model resnet18_1w1a
+        --results_dir ./result --data_path ./data --dataset imagenet --epochs 120 --lr 0.1 -b 256
+        -bt 128
+        --Tmin 1e-2 --Tmax 1e1 --lr_type cos --warm_up --use_dali""",
 }
 # A value other than the default, as text of a command line, for every option.
 OTHER_VALUES: dict[str, tuple[list[str], Any]] = {
@@ -45,7 +57,12 @@ def parsed(line: str, *, positional: bool = True) -> argparse.Namespace:
 
 
 def other_value(name: str) -> tuple[list[str], Any]:
-    texts: dict[type, tuple[list[str], Any]] = {int: (["7"], 7), float: (["0.5"], 0.5), bool: ([], True), str: (["x"], "x")}
+    texts: dict[type, tuple[list[str], Any]] = {
+        int: (["7"], 7),
+        float: (["0.5"], 0.5),
+        bool: ([], True),
+        str: (["x"], "x"),
+    }
     return OTHER_VALUES.get(name) or texts[TYPES[name]]
 
 
@@ -82,7 +99,11 @@ def test_what_is_not_given_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["cifar10_resnet18_1w1a --epochs 400 --no-warm_up", "--recipe cifar10_resnet18_1w1a --epochs 400 --no-warm_up"]
+    "line",
+    [
+        "cifar10_resnet18_1w1a --epochs 400 --no-warm_up",
+        "--recipe cifar10_resnet18_1w1a --epochs 400 --no-warm_up",
+    ],
 )
 def test_what_is_given_wins_over_the_recipe(line: str) -> None:
     recipe = recipe_from(parsed(line))
@@ -101,8 +122,12 @@ def test_a_resumed_run_takes_its_recipe_from_its_checkpoint(tmp_path: Path) -> N
     checkpoint.save(tmp_path / "last.ckpt", Checkpoint({}, recipe=recipe.to_dict()))
     for place in (tmp_path, tmp_path / "last.ckpt"):
         in_place = {"results_dir": str(tmp_path.parent), "save": tmp_path.name}
-        assert recipe_from(parsed(f"--resume {place}")) == recipe.replace(resume=str(place), **in_place)
-        assert recipe_from(parsed(f"--resume {place} --save b")) == recipe.replace(resume=str(place), save="b")
+        assert recipe_from(parsed(f"--resume {place}")) == recipe.replace(
+            resume=str(place), **in_place
+        )
+        assert recipe_from(parsed(f"--resume {place} --save b")) == recipe.replace(
+            resume=str(place), save="b"
+        )
         evaluation = recipe.replace(evaluate=str(place), batch_size=32, compile="off")
         assert recipe_from(parsed(f"--evaluate {place} -b 32")) == evaluation
         assert find_checkpoint(str(place)) == str(tmp_path / "last.ckpt")
@@ -111,15 +136,23 @@ def test_a_resumed_run_takes_its_recipe_from_its_checkpoint(tmp_path: Path) -> N
 def test_milestones_on_the_line_need_lr_type_step(tmp_path: Path) -> None:
     recipe = Recipe(dataset="digits", lr_decay_step=(3,))
     checkpoint.save(tmp_path / "last.ckpt", Checkpoint({}, recipe=recipe.to_dict()))
-    for line in ("--lr_decay_step 30 60", "--lr_decay_step 30 60 --lr_type cos", f"--resume {tmp_path} --lr_decay_step 30 60"):
-        with pytest.raises(RecipeError, match=r"lr_decay_step is \[30, 60\], and lr_type cos has no milestones"):
+    for line in (
+        "--lr_decay_step 30 60",
+        "--lr_decay_step 30 60 --lr_type cos",
+        f"--resume {tmp_path} --lr_decay_step 30 60",
+    ):
+        with pytest.raises(
+            RecipeError, match=r"lr_decay_step is \[30, 60\], and lr_type cos has no milestones"
+        ):
             recipe_from(parsed(line))
     assert recipe_from(parsed("--lr_decay_step 30 60 --lr_type step")).lr_decay_step == (30, 60)
     assert recipe_from(parsed(f"--resume {tmp_path}")).lr_decay_step == (3,)
 
 
 @pytest.mark.parametrize(("gpus", "wanted"), [("0,1,2,3", ""), ("none", "none"), ("", "")])
-def test_an_evaluation_needs_nothing_of_the_machine_it_was_trained_on(gpus: str, wanted: str, tmp_path: Path) -> None:
+def test_an_evaluation_needs_nothing_of_the_machine_it_was_trained_on(
+    gpus: str, wanted: str, tmp_path: Path
+) -> None:
     recipe = Recipe(dataset="digits", train_workers=4, gpus=gpus, compile="on", threads=2)
     checkpoint.save(tmp_path / "last.ckpt", Checkpoint({}, recipe=recipe.to_dict()))
     found = recipe_from(parsed(f"--evaluate {tmp_path}"))
@@ -139,7 +172,9 @@ def test_an_evaluation_needs_nothing_of_the_machine_it_was_trained_on(gpus: str,
         ("a b", "unrecognized arguments: b"),
     ],
 )
-def test_a_wrong_line_ends_with_status_2_and_one_line(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_line_ends_with_status_2_and_one_line(
+    line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         parsed(line)
     captured = capsys.readouterr()
@@ -147,7 +182,9 @@ def test_a_wrong_line_ends_with_status_2_and_one_line(line: str, message: str, c
     assert (captured.out, captured.err) == ("", f"rbnn train: {message}; see rbnn train --help\n")
 
 
-def test_help_names_every_option_with_meaning_and_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_option_with_meaning_and_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit) as end:
         parsed("--help")
     text = " ".join(capsys.readouterr().out.split())
@@ -157,7 +194,9 @@ def test_help_names_every_option_with_meaning_and_default(capsys: pytest.Capture
         assert " ".join(spec.metadata["meaning"].split()) in text
 
 
-@pytest.mark.parametrize(("error", "status"), [(RecipeError("lr is 0"), 2), (RunFailed("worker died"), 1)])
+@pytest.mark.parametrize(
+    ("error", "status"), [(RecipeError("lr is 0"), 2), (RunFailed("worker died"), 1)]
+)
 def test_the_exit_status_tells_a_wrong_request_from_a_failed_run(
     error: Exception, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

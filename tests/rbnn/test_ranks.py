@@ -1,4 +1,6 @@
-"""Several ranks: they agree, count each image once, and a run of theirs that is interrupted ends with the same bits."""
+"""Several ranks: they agree, count each image once, and a run of theirs that is interrupted ends
+with the same bits.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,17 @@ import torch
 
 from rbnn import checkpoint, engine
 from rbnn.data import digits, open_loaders
+from rbnn.distributed import World
 from rbnn.engine import LAST
 from rbnn.errors import RunFailed
 from rbnn.recipe import Recipe
-from rbnn.world import World
 
 pytestmark = pytest.mark.usefixtures("settings_put_back")
 
-HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+HAS_DALI = (
+    importlib.util.find_spec("nvidia") is not None
+    and importlib.util.find_spec("nvidia.dali") is not None
+)
 # Epochs of three steps; rotations updated in 0 and 2, a milestone at 1.
 RECIPE = Recipe(
     dataset="digits",
@@ -43,7 +48,9 @@ RECIPE = Recipe(
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     source = digits.read()
-    train, val = (split.subset(list(range(num))) for split, num in ((source.train, 24), (source.val, 17)))
+    train, val = (
+        split.subset(list(range(num))) for split, num in ((source.train, 24), (source.val, 17))
+    )
     monkeypatch.setattr(digits, "read", lambda: dataclasses.replace(source, train=train, val=val))
 
 
@@ -56,13 +63,16 @@ from torch import distributed as dist
 from rbnn.data import digits, open_loaders
 from rbnn.engine import LAST, fit
 from rbnn.recipe import Recipe
-from rbnn.world import World
+from rbnn.distributed import World
 
-rank, size, folder, cases = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
+rank, size = int(sys.argv[1]), int(sys.argv[2])
+folder, cases = Path(sys.argv[3]), json.loads(sys.argv[4])
 store = dist.FileStore(str(folder / "store"), size)
-dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=120))
+dist.init_process_group(
+    "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=120)
+)
 world, source = World.current(), digits.read()
-train, val = (split.subset(list(range(num))) for split, num in ((source.train, 24), (source.val, 17)))
+train, val = source.train.subset(list(range(24))), source.val.subset(list(range(17)))
 digits.read = lambda: dataclasses.replace(source, train=train, val=val)
 
 
@@ -107,7 +117,10 @@ def over_ranks(size: int, cases: dict[str, Any], folder: Path) -> list[dict[str,
     """What each of `size` processes heard in each case: whole, and in parts."""
     command = [sys.executable, "-c", RANK_SCRIPT]
     arguments = [str(size), str(folder), json.dumps(cases)]
-    processes = [subprocess.Popen([*command, str(rank), *arguments], stderr=subprocess.PIPE) for rank in range(size)]
+    processes = [
+        subprocess.Popen([*command, str(rank), *arguments], stderr=subprocess.PIPE)
+        for rank in range(size)
+    ]
     outputs = [process.communicate(timeout=240)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0] * size, outputs
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
@@ -117,13 +130,20 @@ def over_ranks(size: int, cases: dict[str, Any], folder: Path) -> list[dict[str,
 def test_an_interrupted_run_of_several_ranks_ends_with_the_same_bits(
     size: int, outcome: Callable[[Path], list[str]], tmp_path: Path
 ) -> None:
-    """Ranks agree on every digest of weights and rotations, count each validation image once, and resume within an epoch."""
+    """Ranks agree on every digest of weights and rotations, count each validation image once, and
+    resume within an epoch.
+    """
     base = RECIPE.replace(train_workers=size, epochs=3 if size == 2 else 2)
     loaders = {"resident": {"loader": "resident"}}
     if size == 2:
-        loaders |= {"torchvision": {"loader": "torchvision"}} | ({"dali": {"use_dali": True}} if HAS_DALI else {})
+        loaders |= {"torchvision": {"loader": "torchvision"}} | (
+            {"dali": {"use_dali": True}} if HAS_DALI else {}
+        )
     interruptions = [[0, 1], [1, 2], [2, 1]] if size == 2 else [[0, 2]]
-    cases = {name: {"recipe": base.replace(**how).to_dict(), "interruptions": interruptions} for name, how in loaders.items()}
+    cases = {
+        name: {"recipe": base.replace(**how).to_dict(), "interruptions": interruptions}
+        for name, how in loaders.items()
+    }
     ranks = over_ranks(size, cases, tmp_path)
     for name, (whole, parts) in ranks[0].items():
         assert len(whole) == base.epochs and parts == whole
@@ -132,9 +152,13 @@ def test_an_interrupted_run_of_several_ranks_ends_with_the_same_bits(
         state = checkpoint.load(tmp_path / f"{name}-parts" / LAST)
         model = engine.start(base, torch.device("cpu")).model
         checkpoint.load_weights(model, state, tmp_path)
-        alone = engine.evaluate(model, open_loaders(base.replace(**loaders[name]), torch.device("cpu")).val)
+        alone = engine.evaluate(
+            model, open_loaders(base.replace(**loaders[name]), torch.device("cpu")).val
+        )
         for metric, value in alone.items():
-            assert state.metrics[metric] == (pytest.approx(value) if metric == "val/loss" else value)
+            assert state.metrics[metric] == (
+                pytest.approx(value) if metric == "val/loss" else value
+            )
 
 
 class Unequal(World):

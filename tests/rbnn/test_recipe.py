@@ -24,7 +24,16 @@ DOCUMENTED = {
     "imagenet_resnet18_1w1a_150ep_b512": ("imagenet", "resnet18_1w1a", 150, 512, 256, False, True),
     "imagenet_resnet34_1w1a_150ep_b512": ("imagenet", "resnet34_1w1a", 150, 512, 256, False, True),
 }
-COMMON = dict(lr=0.1, weight_decay=1e-4, momentum=0.9, Tmin=1e-2, Tmax=10.0, lr_type="cos", rotation_update=1, a32=False)
+COMMON = dict(
+    lr=0.1,
+    weight_decay=1e-4,
+    momentum=0.9,
+    Tmin=1e-2,
+    Tmax=10.0,
+    lr_type="cos",
+    rotation_update=1,
+    a32=False,
+)
 
 REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"modle": "x"}, "recipe option 'modle' is unknown; nearest: model, compile"),
@@ -40,8 +49,15 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"momentum": 1}, "momentum is 1.0; it must be a number from 0 to below 1"),
     ({"weight_decay": -1e-4}, "weight_decay is -0.0001; it must be a finite number of at least 0"),
     ({"lr_type": "cosine"}, "lr_type is 'cosine'; choose cos or step"),
-    ({"lr_type": "step"}, "lr_type is step and lr_decay_step is empty; give the milestones, e.g. lr_decay_step 30 60 90"),
-    ({"lr_decay_step": [60, 30]}, "lr_decay_step is [60, 30]; it must be rising epochs of at least 1, e.g. 30 60 90"),
+    (
+        {"lr_type": "step"},
+        "lr_type is step and lr_decay_step is empty; give the milestones, e.g. lr_decay_step 30 "
+        "60 90",
+    ),
+    (
+        {"lr_decay_step": [60, 30]},
+        "lr_decay_step is [60, 30]; it must be rising epochs of at least 1, e.g. 30 60 90",
+    ),
     ({"lr_decay_step": 7}, "lr_decay_step is 7; it must be a list of whole numbers, e.g. 30 60 90"),
     ({"warm_up": "maybe"}, "warm_up is 'maybe'; it must be true or false"),
     ({"warm_up": 1}, "warm_up is 1; it must be true or false"),
@@ -66,8 +82,14 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "message"), REFUSALS, ids=lambda value: str(value) if isinstance(value, dict) else "")
-def test_a_bad_value_is_refused_in_one_line_with_field_value_and_remedy(changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    REFUSALS,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_bad_value_is_refused_in_one_line_with_field_value_and_remedy(
+    changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(RecipeError) as error:
         Recipe().replace(**changes)
     assert str(error.value) == message
@@ -81,14 +103,28 @@ def test_a_number_too_large_for_a_float_is_refused() -> None:
 def test_a_recipe_is_frozen_and_its_defaults_are_the_documented_ones() -> None:
     recipe = Recipe()
     assert {name: getattr(recipe, name) for name in COMMON} == COMMON
-    assert tuple(getattr(recipe, name) for name in ROW) == ("cifar10", "resnet20_1w1a", 1000, 256, 128, False, False)
-    assert (recipe.workers, recipe.print_freq, recipe.time_estimate, recipe.seed) == (8, 100, 1, 1234)
+    assert tuple(getattr(recipe, name) for name in ROW) == (
+        "cifar10",
+        "resnet20_1w1a",
+        1000,
+        256,
+        128,
+        False,
+        False,
+    )
+    assert (recipe.workers, recipe.print_freq, recipe.time_estimate, recipe.seed) == (
+        8,
+        100,
+        1,
+        1234,
+    )
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.lr = 1.0  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
-    ("dataset", "model"), [("digits", "resnet20_1w1a"), ("cifar100", "resnet20_1w1a"), ("tinyimagenet", "resnet18_1w1a")]
+    ("dataset", "model"),
+    [("digits", "resnet20_1w1a"), ("cifar100", "resnet20_1w1a"), ("tinyimagenet", "resnet18_1w1a")],
 )
 def test_an_empty_model_becomes_the_data_sets_default(dataset: str, model: str) -> None:
     assert Recipe(dataset=dataset).model == model
@@ -107,20 +143,27 @@ def test_an_empty_model_becomes_the_data_sets_default(dataset: str, model: str) 
     ],
     ids=str,
 )
-def test_values_arrive_in_the_fields_own_type(changes: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_values_arrive_in_the_fields_own_type(
+    changes: dict[str, Any], expected: dict[str, Any]
+) -> None:
     recipe = Recipe().replace(**changes)
     for name, value in expected.items():
         assert getattr(recipe, name) == value and type(getattr(recipe, name)) is type(value)
 
 
 def test_a_recipe_survives_its_own_file(tmp_path: Path) -> None:
-    recipe = Recipe(dataset="digits", lr=0.037, lr_type="step", lr_decay_step=(3, 5), warm_up=True, gpus="0,1")
+    recipe = Recipe(
+        dataset="digits", lr=0.037, lr_type="step", lr_decay_step=(3, 5), warm_up=True, gpus="0,1"
+    )
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.to_yaml())
     assert load_recipe(path) == recipe
 
 
-MILESTONES = "lr_decay_step is [30, 60], and lr_type cos has no milestones; give lr_type step, or leave lr_decay_step out"
+MILESTONES = (
+    "lr_decay_step is [30, 60], and lr_type cos has no milestones; give lr_type step, or leave "
+    "lr_decay_step out"
+)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +173,11 @@ MILESTONES = "lr_decay_step is [30, 60], and lr_type cos has no milestones; give
         ({"lr_decay_step": [30, 60]}, {}, False),
         ({"lr_decay_step": [30, 60], "lr_type": "cos"}, {}, False),
         ({}, {"lr_decay_step": "30 60", "lr_type": "cos"}, False),
-        ({"lr_type": "step", "lr_decay_step": [5]}, {"lr_decay_step": "30 60", "lr_type": "cos"}, False),
+        (
+            {"lr_type": "step", "lr_decay_step": [5]},
+            {"lr_decay_step": "30 60", "lr_type": "cos"},
+            False,
+        ),
         (Recipe().to_dict(), {"lr_decay_step": "30 60"}, False),
         ({"lr_decay_step": [30, 60]}, {"lr_type": "step"}, True),
         ({"lr_type": "step", "lr_decay_step": [5]}, {"lr_decay_step": "30 60"}, True),
@@ -154,14 +201,19 @@ def test_milestones_without_lr_type_step_are_refused_where_they_are_given(
 
 def test_only_affecting_leaves_out_folders_and_printing() -> None:
     affecting = Recipe().to_dict(only_affecting=True)
-    paths, printing = {"data_path", "results_dir", "save", "resume", "evaluate"}, {"print_freq", "time_estimate"}
+    paths, printing = (
+        {"data_path", "results_dir", "save", "resume", "evaluate"},
+        {"print_freq", "time_estimate"},
+    )
     assert not (paths | printing | {"workers"}) & set(affecting)
     assert {"lr", "seed", "threads", "train_workers", "loader"} <= set(affecting)
 
 
 def test_every_option_says_what_it_means() -> None:
     assert all(spec.metadata["meaning"] for spec in FIELDS.values())
-    shorts = {name: spec.metadata["short"] for name, spec in FIELDS.items() if spec.metadata["short"]}
+    shorts = {
+        name: spec.metadata["short"] for name, spec in FIELDS.items() if spec.metadata["short"]
+    }
     assert shorts == {"model": "a", "batch_size": "b", "batch_size_test": "bt", "evaluate": "e"}
 
 
@@ -189,14 +241,19 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, content: str, message
 
 
 def test_a_missing_recipe_names_the_nearest(tmp_path: Path) -> None:
-    nearest = r"^recipe 'cifar10_resnet20' does not exist; nearest: cifar10_resnet20_1w1a, .* \(or give a file\)$"
+    nearest = (
+        r"^recipe 'cifar10_resnet20' does not exist; nearest: cifar10_resnet20_1w1a, .* "
+        r"\(or give a file\)$"
+    )
     with pytest.raises(RecipeError, match=nearest):
         load_recipe("cifar10_resnet20")
     with pytest.raises(RecipeError, match=r"^sweep file '.*none\.yaml' does not exist$"):
         read_yaml(tmp_path / "none.yaml", "sweep file")
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(RecipeError, match=r"^sweep file '.*binary\.yaml'.* (cannot be read|is not valid YAML): "):
+    with pytest.raises(
+        RecipeError, match=r"^sweep file '.*binary\.yaml'.* (cannot be read|is not valid YAML): "
+    ):
         read_yaml(binary, "sweep file")
 
 
@@ -217,8 +274,12 @@ def test_a_recipe_file_loads_builds_and_states_only_differences(name: str) -> No
     build(recipe.model, recipe.dataset, recipe.a32)
     text = recipe_files()[name].read_text()
     header = [line for line in text.splitlines() if line.startswith("#")]
-    for word, line in zip(("# Source: ", "# Command: rbnn ", "# Documented: "), header, strict=False):
+    for word, line in zip(
+        ("# Source: ", "# Command: rbnn ", "# Documented: "), header, strict=False
+    ):
         assert line.startswith(word)
     stated = yaml.safe_load(text)
     for key in stated:
-        assert Recipe(**{field: value for field, value in stated.items() if field != key}) != recipe, f"{key} is the default"
+        assert (
+            Recipe(**{field: value for field, value in stated.items() if field != key}) != recipe
+        ), f"{key} is the default"

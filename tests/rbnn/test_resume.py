@@ -1,4 +1,6 @@
-"""A run that is killed, wherever, and continued ends with the bits of one that was not: with every loader, for good too."""
+"""A run that is killed, wherever, and continued ends with the bits of one that was not: with every
+loader, for good too.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from typing import Any
 import pytest
 import torch
 
-from rbnn import checkpoint, engine, run
+from rbnn import checkpoint, engine
+from rbnn import state as state_module
 from rbnn.data import LOADERS, digits, open_loaders
 from rbnn.data.loading import Loaders
 from rbnn.data.source import Source
@@ -25,10 +28,14 @@ from rbnn.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("settings_put_back")
 
-HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+HAS_DALI = (
+    importlib.util.find_spec("nvidia") is not None
+    and importlib.util.find_spec("nvidia.dali") is not None
+)
 needs_dali = pytest.mark.skipif(not HAS_DALI, reason="NVIDIA DALI is not installed")
 KINDS = [pytest.param(kind, marks=needs_dali if kind == "dali" else ()) for kind in LOADERS]
-# Seven epochs of three steps: 0 to 4 in the warm-up, rotations updated in 0, 2, 4, 6, a milestone at 5.
+# Seven epochs of three steps: 0 to 4 in the warm-up, rotations updated in 0, 2, 4, 6, a milestone
+# at 5.
 RECIPE = Recipe(
     dataset="digits",
     epochs=7,
@@ -53,7 +60,10 @@ class Interrupted(Exception):
 
 
 def few(source: Source) -> Source:
-    train, val = (split.subset(list(range(num))) for split, num in ((source.train, NUM_TRAIN), (source.val, NUM_VAL)))
+    train, val = (
+        split.subset(list(range(num)))
+        for split, num in ((source.train, NUM_TRAIN), (source.val, NUM_VAL))
+    )
     return dataclasses.replace(source, train=train, val=val)
 
 
@@ -72,12 +82,18 @@ def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 class Listener:
-    """A `report` and `progress` that notes an epoch's metrics, which must not change when heard again, and may raise.
+    """A `report` and `progress` that notes an epoch's metrics, which must not change when heard
+    again, and may raise.
 
-    at: (epoch, step) after which the run is interrupted; step None: when the epoch's metrics are about to be heard.
+    at: (epoch, step) after which the run is interrupted; step None: when the epoch's metrics are
+    about to be heard.
     """
 
-    def __init__(self, at: tuple[int, int | None] | None = None, heard: dict[int, dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        at: tuple[int, int | None] | None = None,
+        heard: dict[int, dict[str, Any]] | None = None,
+    ) -> None:
         self.at = at
         self.heard = {} if heard is None else heard
 
@@ -92,8 +108,12 @@ class Listener:
             raise Interrupted
 
 
-def bomb(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, when: Callable[..., bool]) -> None:
-    """Interrupt the run right after the first call of `owner.name` for which `when(arguments)` holds."""
+def bomb(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, when: Callable[..., bool]
+) -> None:
+    """Interrupt the run right after the first call of `owner.name` for which `when(arguments)`
+    holds.
+    """
     known = getattr(owner, name)
 
     def then_interrupted(*arguments: Any) -> None:
@@ -114,9 +134,16 @@ def wholes() -> dict[str, tuple[dict[int, dict[str, Any]], list[str]]]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("every", [1, 0], ids=lambda n: f"checkpoint_steps {n}")
 def test_an_interrupted_run_ends_with_the_same_bits(
-    kind: str, every: int, wholes: dict[str, Any], outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    every: int,
+    wholes: dict[str, Any],
+    outcome: Outcome,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In the warm-up, at a rotation update, after a milestone; between best.ckpt and last.ckpt; before an epoch is heard."""
+    """In the warm-up, at a rotation update, after a milestone; between best.ckpt and last.ckpt;
+    before an epoch is heard.
+    """
     recipe = RECIPE.replace(use_dali=True) if kind == "dali" else RECIPE.replace(loader=kind)
     if kind not in wholes:
         listener = Listener()
@@ -128,7 +155,14 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     def until(at: tuple[int, int | None] | None = None) -> None:
         listener = Listener(at, heard)
         resume = last if last.exists() else None
-        fit(again, loaders_of(again), listener, directory=parts, resume=resume, progress=listener.progress)
+        fit(
+            again,
+            loaders_of(again),
+            listener,
+            directory=parts,
+            resume=resume,
+            progress=listener.progress,
+        )
 
     def interrupted(at: tuple[int, int | None] | None = None) -> None:
         with pytest.raises(Interrupted):
@@ -137,13 +171,20 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 
     interrupted((0, 1))
     assert last.exists() == (every == 1)
-    bomb(monkeypatch, run, "link", when=lambda source, target: True)
+    bomb(monkeypatch, state_module, "link", when=lambda source, target: True)
     interrupted()
-    assert checkpoint.load(parts / BEST).epoch == 1 and (not last.exists() or checkpoint.load(last).epoch == 0)
+    assert checkpoint.load(parts / BEST).epoch == 1 and (
+        not last.exists() or checkpoint.load(last).epoch == 0
+    )
     interrupted((1, 2))
     state = checkpoint.load(last)
     assert (state.epoch, state.step) == (1, 2 * every)
-    bomb(monkeypatch, engine, "update_rotations", when=lambda model, world: checkpoint.load(last).epoch == 2)
+    bomb(
+        monkeypatch,
+        engine,
+        "update_rotations",
+        when=lambda model, world: checkpoint.load(last).epoch == 2,
+    )
     interrupted()
     interrupted((2, None))
     assert max(heard) == 1 and checkpoint.load(last).epoch == 3
@@ -163,7 +204,7 @@ import dataclasses
 
 recipe, folder, fatal_save = Recipe(**json.loads(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
 source = digits.read()
-train, val = (split.subset(list(range(num))) for split, num in ((source.train, 24), (source.val, 17)))
+train, val = source.train.subset(list(range(24))), source.val.subset(list(range(17)))
 digits.read = lambda: dataclasses.replace(source, train=train, val=val)
 save, saves = torch.save, []
 
@@ -192,8 +233,12 @@ fit(
 """
 
 
-def test_sigkill_at_any_moment_and_in_the_middle_of_writing(outcome: Outcome, tmp_path: Path) -> None:
-    """The process is killed for good: some time after a seeded number of steps, and half-way through a checkpoint."""
+def test_sigkill_at_any_moment_and_in_the_middle_of_writing(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    """The process is killed for good: some time after a seeded number of steps, and half-way
+    through a checkpoint.
+    """
     recipe, listener, heard = RECIPE.replace(loader="resident"), Listener(), {}
     fit(recipe, loaders_of(recipe), listener, directory=tmp_path / "whole")
     parts, last = tmp_path / "parts", tmp_path / "parts" / LAST
@@ -201,7 +246,9 @@ def test_sigkill_at_any_moment_and_in_the_middle_of_writing(outcome: Outcome, tm
 
     def part(fatal_step: int = 0, fatal_save: int = 0) -> int:
         command = [sys.executable, "-c", SCRIPT, *arguments, str(fatal_save)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout and process.stderr
             for line in process.stdout:
                 if not line.startswith("step"):

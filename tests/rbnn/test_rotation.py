@@ -1,4 +1,6 @@
-"""Properties of the bi-rotation update over seeded shapes, and its formulas against a loop over the filters."""
+"""Properties of the bi-rotation update over seeded shapes, and its formulas against a loop over the
+filters.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,14 @@ from rbnn.rotation import (
 
 # num_filters, a, b
 SHAPES = [(16, 12, 12), (5, 16, 18), (3, 1, 7), (40, 2, 2), (1, 3, 4), (64, 24, 24)]
-# Fewer filter rows than columns leave directions that no filter uses, where any orthogonal completion is right.
+# Fewer filter rows than columns leave directions that no filter uses, where any orthogonal
+# completion is right.
 DETERMINED = [(num_filters, a, b) for num_filters, a, b in SHAPES if num_filters * a >= b]
 
 
-def problem(seed: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+def problem(
+    seed: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     X = standardize(torch.randn(shape, generator=generator, dtype=torch.float64))
     R1, R2 = (random_orthogonal(n, generator) for n in shape[1:])
@@ -38,15 +43,27 @@ def problem(seed: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.f
 def looped_update(X: Tensor, R1: Tensor, R2: Tensor) -> tuple[Tensor, Tensor]:
     """One round, written as the method states it."""
     B = [sign(R1.T @ x @ R2) for x in X]
-    U, _, Vh = torch.linalg.svd(torch.stack([b @ R2.T @ x.T for b, x in zip(B, X, strict=True)]).sum(0))
+    U, _, Vh = torch.linalg.svd(
+        torch.stack([b @ R2.T @ x.T for b, x in zip(B, X, strict=True)]).sum(0)
+    )
     R1 = Vh.T @ U.T
-    U, _, Vh = torch.linalg.svd(torch.stack([x.T @ R1 @ b for b, x in zip(B, X, strict=True)]).sum(0))
+    U, _, Vh = torch.linalg.svd(
+        torch.stack([x.T @ R1 @ b for b, x in zip(B, X, strict=True)]).sum(0)
+    )
     return R1, U @ Vh
 
 
 @pytest.mark.parametrize(
     ("n", "pair"),
-    [(144, (12, 12)), (288, (16, 18)), (576, (24, 24)), (1152, (32, 36)), (2304, (48, 48)), (4608, (64, 72)), (13, (1, 13))],
+    [
+        (144, (12, 12)),
+        (288, (16, 18)),
+        (576, (24, 24)),
+        (1152, (32, 36)),
+        (2304, (48, 48)),
+        (4608, (64, 72)),
+        (13, (1, 13)),
+    ],
 )
 def test_factor_pair_of_documented_sizes(n: int, pair: tuple[int, int]) -> None:
     assert factor_pair(n) == pair
@@ -74,19 +91,25 @@ def test_random_orthogonal_is_orthogonal_seeded_and_of_either_determinant(n: int
 
 @pytest.mark.parametrize("shape", DETERMINED)
 @pytest.mark.parametrize("seed", range(2))
-def test_rounds_equal_the_sum_over_filters_as_stated(shape: tuple[int, int, int], seed: int) -> None:
+def test_rounds_equal_the_sum_over_filters_as_stated(
+    shape: tuple[int, int, int], seed: int
+) -> None:
     X, R1, R2 = problem(seed, shape)
     R1_expected, R2_expected = R1, R2
     for _ in range(3):
         R1_expected, R2_expected = looped_update(X, R1_expected, R2_expected)
     R1_actual, R2_actual = bi_rotation_update(X, R1, R2, rounds=3)
-    torch.testing.assert_close(rotate(X, R1_actual, R2_actual), rotate(X, R1_expected, R2_expected), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        rotate(X, R1_actual, R2_actual), rotate(X, R1_expected, R2_expected), rtol=1e-8, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("seed", range(2))
-def test_the_objective_never_falls_from_round_to_round(shape: tuple[int, int, int], seed: int, dtype: torch.dtype) -> None:
+def test_the_objective_never_falls_from_round_to_round(
+    shape: tuple[int, int, int], seed: int, dtype: torch.dtype
+) -> None:
     X, R1, R2 = problem(seed, shape, dtype)
     values = [float(objective(X, R1, R2))]
     for _ in range(8):
@@ -104,11 +127,17 @@ def test_rounds_compose_and_leave_the_arguments_alone() -> None:
     again = bi_rotation_update(X, *bi_rotation_update(X, *bi_rotation_update(X, R1, R2, 1), 1), 1)
     for one, other in zip(three, again, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
-    assert all(torch.equal(before, after) for before, after in zip(copies, (X, R1, R2), strict=True))
+    assert all(
+        torch.equal(before, after) for before, after in zip(copies, (X, R1, R2), strict=True)
+    )
 
 
-@pytest.mark.parametrize(("shape", "num_updates"), [((16, 12, 12), 1000), ((8, 16, 18), 300), ((32, 24, 24), 100)])
-def test_rotations_stay_orthogonal_over_many_updates_in_float32(shape: tuple[int, int, int], num_updates: int) -> None:
+@pytest.mark.parametrize(
+    ("shape", "num_updates"), [((16, 12, 12), 1000), ((8, 16, 18), 300), ((32, 24, 24), 100)]
+)
+def test_rotations_stay_orthogonal_over_many_updates_in_float32(
+    shape: tuple[int, int, int], num_updates: int
+) -> None:
     X, R1, R2 = problem(0, shape, torch.float32)
     for _ in range(num_updates):
         X = standardize(X + 0.1 * torch.randn_like(X))
@@ -160,8 +189,13 @@ def test_polar_factors_of_several_sizes_are_found_together_as_each_alone() -> No
         assert max(orthogonality_error(R) for R in together) < 1e-6
 
 
-def test_groups_updated_in_step_with_products_alone_reach_the_objective_of_the_svd(monkeypatch: pytest.MonkeyPatch) -> None:
-    problems = [problem(seed, shape, torch.float32) for seed, shape in enumerate([(16, 12, 12), (32, 16, 18), (64, 24, 24)])]
+def test_groups_updated_in_step_with_products_alone_reach_the_objective_of_the_svd(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problems = [
+        problem(seed, shape, torch.float32)
+        for seed, shape in enumerate([(16, 12, 12), (32, 16, 18), (64, 24, 24)])
+    ]
     groups = [(X[None], R1[None], R2[None]) for X, R1, R2 in problems]
     monkeypatch.setattr("rbnn.rotation.polar_factors", newton_schulz_together)  # as on a GPU
     found = bi_rotation_updates(groups)

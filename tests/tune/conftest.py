@@ -1,4 +1,6 @@
-"""Shared by the tests of tune: the file in which Ray keeps why a trial failed, and a sweep in a process of its own."""
+"""Shared by the tests of tune: the file in which Ray keeps why a trial failed, and a sweep in a
+process of its own.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ def error_file(tmp_path: Path) -> Callable[[BaseException], Path]:
 
     def write(cause: BaseException) -> Path:
         file = tmp_path / "error.pkl"
-        file.write_bytes(cloudpickle.dumps(RayTaskError("train", f"Traceback ...\n{type(cause).__name__}: {cause}", cause)))
+        file.write_bytes(
+            cloudpickle.dumps(
+                RayTaskError("train", f"Traceback ...\n{type(cause).__name__}: {cause}", cause)
+            )
+        )
         return file
 
     return write
@@ -37,7 +43,9 @@ def tiny_sweep() -> Callable[[Path, str], tuple[int, str]]:
     Its output goes to a file: with a pipe, whoever outlives a killed sweep would be waited for.
     """
     outside = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "PYTHONWARNINGS")
-    environment = {name: value for name, value in os.environ.items() if name not in outside} | {"PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if name not in outside} | {
+        "PYTHONPATH": str(ROOT)
+    }
     script = str(Path(__file__).with_name("tiny_sweep.py"))
 
     def run(folder: Path, name: str) -> tuple[int, str]:

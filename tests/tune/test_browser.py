@@ -1,4 +1,6 @@
-"""The pages that people see, in a real browser: MLflow's own on a store that a sweep filled, and the sweep's report."""
+"""The pages that people see, in a real browser: MLflow's own on a store that a sweep filled, and
+the sweep's report.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ import pytest
 import yaml
 
 from docs.browser import Browser, chromium_missing
-from tune.saved_view import view_link
-from tune.tracking import Tracker
-from tune.ui import free_port, mlflow_server
+from tune.serve.ui import free_port, mlflow_server
+from tune.tracking.mirror import Tracker
+from tune.tracking.view import view_link
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +36,9 @@ FILE = {
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_sweep: Callable[[Path, str], tuple[int, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    tiny_sweep: Callable[[Path, str], tuple[int, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Where a sweep ran to its end; its trials compute nothing."""
     place = tmp_path_factory.mktemp("swept")
     (place / "sweep.yaml").write_text(yaml.safe_dump(FILE))
@@ -66,12 +70,17 @@ def trials(tracker: Tracker) -> list[Any]:
     return tracker.children(tracker.sweep_run("tiny").info.run_id)
 
 
-def test_the_saved_view_shows_the_trials_best_first_with_their_curves(pages: str, browser: Browser, tracker: Tracker) -> None:
+def test_the_saved_view_shows_the_trials_best_first_with_their_curves(
+    pages: str, browser: Browser, tracker: Tracker
+) -> None:
     browser.open(view_link(pages, tracker.experiment_id, "tiny"))
     browser.wait_for_text("4 matching runs")
     drawn = "return document.querySelectorAll('.js-plotly-plot .scatterlayer .js-line').length"
     assert browser.wait_for(drawn, "a curve") >= 4
-    browser.wait_for("return document.querySelectorAll('.js-plotly-plot .barlayer .point').length == 4", "a bar for each trial")
+    browser.wait_for(
+        "return document.querySelectorAll('.js-plotly-plot .barlayer .point').length == 4",
+        "a bar for each trial",
+    )
     text = browser.text()
     ranked = sorted(trials(tracker), key=lambda run: -run.data.metrics["val/top1"])
     places = [text.index(run.info.run_name) for run in ranked]
@@ -82,11 +91,20 @@ def test_the_saved_view_shows_the_trials_best_first_with_their_curves(pages: str
         browser.wait_for_text(column)
 
 
-def test_the_sweeps_own_run_says_what_it_is_and_shows_its_trials(pages: str, browser: Browser, tracker: Tracker) -> None:
+def test_the_sweeps_own_run_says_what_it_is_and_shows_its_trials(
+    pages: str, browser: Browser, tracker: Tracker
+) -> None:
     parent = tracker.sweep_run("tiny").info.run_id
     browser.open(f"{pages}/#/experiments/{tracker.experiment_id}/runs/{parent}")
-    browser.wait_for_text("against the documented default" if "best of 4" not in _note(tracker) else "the best of 4 trials")
-    link = browser.wait_for("return document.querySelector('a[href*=viewStateShareKey]')?.href", "the link to the trials")
+    browser.wait_for_text(
+        "against the documented default"
+        if "best of 4" not in _note(tracker)
+        else "the best of 4 trials"
+    )
+    link = browser.wait_for(
+        "return document.querySelector('a[href*=viewStateShareKey]')?.href",
+        "the link to the trials",
+    )
     assert "viewStateShareKey=tiny" in link
     browser.wait_for_text("trial 3 of tiny")
 
@@ -97,7 +115,9 @@ def _note(tracker: Tracker) -> str:
 
 def test_a_trials_checkpoints_are_found(pages: str, browser: Browser, tracker: Tracker) -> None:
     run_id = trials(tracker)[0].info.run_id
-    browser.open(f"{pages}/#/experiments/{tracker.experiment_id}/runs/{run_id}/artifacts/checkpoints")
+    browser.open(
+        f"{pages}/#/experiments/{tracker.experiment_id}/runs/{run_id}/artifacts/checkpoints"
+    )
     browser.wait_for_text("last.ckpt")
     browser.wait_for_text("best.ckpt")
 
@@ -106,13 +126,28 @@ def test_a_trials_checkpoints_are_found(pages: str, browser: Browser, tracker: T
 def test_the_report_draws_every_figure_inside_the_page(folder: Path, dark: bool) -> None:
     with Browser(1280, 900, dark=dark) as browser:
         browser.open((folder / "result" / "tiny" / "report.html").as_uri())
-        browser.wait_for("return document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5", "the figures")
-        for title in ("Optimisation history", "Learning curves", "Parallel coordinates", "Parameter importance", "Slices"):
+        browser.wait_for(
+            "return document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5",
+            "the figures",
+        )
+        for title in (
+            "Optimisation history",
+            "Learning curves",
+            "Parallel coordinates",
+            "Parameter importance",
+            "Slices",
+        ):
             browser.wait_for_text(title)
         assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth"), (
             "the page is wider than its window"
         )
-        wide = "return [...document.querySelectorAll('.js-plotly-plot')].every(p => p.getBoundingClientRect().width > 800)"
+        wide = (
+            "return [...document.querySelectorAll('.js-plotly-plot')].every(p => "
+            "p.getBoundingClientRect().width > 800)"
+        )
         assert browser.run(wide)
-        light = browser.run("const c = getComputedStyle(document.body).color.match(/\\d+/g); return Number(c[0]) > 128")
+        light = browser.run(
+            "const c = getComputedStyle(document.body).color.match(/\\d+/g); return Number(c[0]) "
+            "> 128"
+        )
         assert light is dark, "text and page have the same brightness"

@@ -1,7 +1,8 @@
-"""Accidents at seeded moments of a small sweep: whatever is killed, once resumed it ends as an undisturbed one, in all stores.
+"""Accidents at seeded moments of a small sweep: whatever is killed, once resumed it ends as an
+undisturbed one, in all stores.
 
-The short form kills a trial, the sweep's process and Ray's raylet; `make chaos` (RBNN_CHAOS=1) kills many more, the GCS and
-the workers of trials that have several too.
+The short form kills a trial, the sweep's process and Ray's raylet; `make chaos` (RBNN_CHAOS=1)
+kills many more, the GCS and the workers of trials that have several too.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import optuna
 import pytest
 import yaml
 
-from tune.aligning import runs_by_number
-from tune.journal import JOURNAL, read_rows
-from tune.tracking import Tracker
+from tune.run.journal import JOURNAL, read_rows
+from tune.sweep.repair import runs_by_number
+from tune.tracking.mirror import Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")]
 
@@ -37,10 +38,17 @@ FILE: dict[str, Any] = {
     "confirm_top": 1,
     "confirm_seeds": 1,
 }
-NESTED = {**FILE, "trials": 3, "workers_per_trial": 2, "base": {**FILE["base"], "epochs": 3, "threads": 1}}
+NESTED = {
+    **FILE,
+    "trials": 3,
+    "workers_per_trial": 2,
+    "base": {**FILE["base"], "epochs": 3, "threads": 1},
+}
 
 
-def swept(session: Session, folder: Path, accidents: list[list[Any]], file: dict[str, Any] = FILE) -> Path:
+def swept(
+    session: Session, folder: Path, accidents: list[list[Any]], file: dict[str, Any] = FILE
+) -> Path:
     """A sweep that is resumed after every accident, until it ends by itself."""
     folder.mkdir()
     (folder / "sweep.yaml").write_text(yaml.safe_dump(file))
@@ -77,7 +85,9 @@ def studies(folder: Path) -> dict[str, Any]:
 
 
 def mlflow_runs(folder: Path) -> dict[str, Any]:
-    """What MLflow holds, but for times and ids; a run that is there twice, or still runs, fails the test."""
+    """What MLflow holds, but for times and ids; a run that is there twice, or still runs, fails the
+    test.
+    """
     tracker = Tracker.open(uri=f"sqlite:///{folder}/mlflow.db")
     runs = tracker.client.search_runs([tracker.experiment_id], max_results=1000)
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED", "FAILED"}
@@ -88,11 +98,18 @@ def mlflow_runs(folder: Path) -> dict[str, Any]:
         assert len(numbered) == len(tracker.children(parent, kind))
         for number, run in sorted(numbered.items()):
             history = {
-                key: [(point.step, point.value) for point in tracker.client.get_metric_history(run.info.run_id, key)]
+                key: [
+                    (point.step, point.value)
+                    for point in tracker.client.get_metric_history(run.info.run_id, key)
+                ]
                 for key in run.data.metrics
                 if not key.startswith("time/")
             }
-            digests = Path(tracker.client.download_artifacts(run.info.run_id, "digests.txt")).read_text().splitlines()
+            digests = (
+                Path(tracker.client.download_artifacts(run.info.run_id, "digests.txt"))
+                .read_text()
+                .splitlines()
+            )
             ended = (run.info.status, run.data.tags.get("rbnn.pruned"), run.data.params["lr"])
             found[f"{kind} {number}"] = (ended, history, digests)
     assert len(runs) == len(found) + 1
@@ -106,12 +123,21 @@ def journals(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def accidents_of(undisturbed: Path, seed: int, victims: list[str]) -> list[list[Any]]:
-    """One accident for each victim, at moments that the undisturbed sweep had, no two at one epoch of a trial."""
-    rows = {int(Path(name).parts[-2]): rows for name, rows in journals(undisturbed).items() if "/trials/" in name}
+    """One accident for each victim, at moments that the undisturbed sweep had, no two at one epoch
+    of a trial.
+    """
+    rows = {
+        int(Path(name).parts[-2]): rows
+        for name, rows in journals(undisturbed).items()
+        if "/trials/" in name
+    }
     moments = [(number, row["epoch"]) for number, epochs in rows.items() for row in epochs]
     chosen = random.Random(seed).sample(moments, len(victims))
     draw = random.Random(seed + 1)
-    return [[number, epoch, draw.choice(MOMENTS), victim] for (number, epoch), victim in zip(chosen, victims, strict=True)]
+    return [
+        [number, epoch, draw.choice(MOMENTS), victim]
+        for (number, epoch), victim in zip(chosen, victims, strict=True)
+    ]
 
 
 def assert_equal_in_all_stores(disturbed: Path, undisturbed: Path) -> None:
@@ -129,20 +155,32 @@ def test_a_sweep_that_loses_a_trial_its_process_and_its_ray_ends_as_an_undisturb
     tiny_sweep: Session, undisturbed: Path
 ) -> None:
     accidents = accidents_of(undisturbed, seed=2, victims=["trial", "sweep", "raylet"])
-    assert_equal_in_all_stores(swept(tiny_sweep, undisturbed.parent / "disturbed", accidents), undisturbed)
+    assert_equal_in_all_stores(
+        swept(tiny_sweep, undisturbed.parent / "disturbed", accidents), undisturbed
+    )
 
 
 @pytest.mark.skipif(not os.environ.get("RBNN_CHAOS"), reason="long: make chaos runs it")
 @pytest.mark.parametrize("seed", range(4))
-def test_any_series_of_accidents_changes_nothing(tiny_sweep: Session, undisturbed: Path, seed: int) -> None:
-    victims = random.Random(seed).sample(["trial", "trial", "sweep", "sweep", "sweep", "raylet", "raylet", "gcs"], 5)
+def test_any_series_of_accidents_changes_nothing(
+    tiny_sweep: Session, undisturbed: Path, seed: int
+) -> None:
+    victims = random.Random(seed).sample(
+        ["trial", "trial", "sweep", "sweep", "sweep", "raylet", "raylet", "gcs"], 5
+    )
     accidents = accidents_of(undisturbed, seed, victims)
-    assert_equal_in_all_stores(swept(tiny_sweep, undisturbed.parent / f"disturbed-{seed}", accidents), undisturbed)
+    assert_equal_in_all_stores(
+        swept(tiny_sweep, undisturbed.parent / f"disturbed-{seed}", accidents), undisturbed
+    )
 
 
 @pytest.mark.timeout(1200)  # seven sessions whose trials start two processes each
 @pytest.mark.skipif(not os.environ.get("RBNN_CHAOS"), reason="long: make chaos runs it")
-def test_trials_of_two_workers_lose_any_of_their_processes(tiny_sweep: Session, tmp_path: Path) -> None:
+def test_trials_of_two_workers_lose_any_of_their_processes(
+    tiny_sweep: Session, tmp_path: Path
+) -> None:
     undisturbed = swept(tiny_sweep, tmp_path / "undisturbed", [], NESTED)
     accidents = accidents_of(undisturbed, seed=1, victims=["worker", "leader", "trial", "sweep"])
-    assert_equal_in_all_stores(swept(tiny_sweep, tmp_path / "disturbed", accidents, NESTED), undisturbed)
+    assert_equal_in_all_stores(
+        swept(tiny_sweep, tmp_path / "disturbed", accidents, NESTED), undisturbed
+    )

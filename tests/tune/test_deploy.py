@@ -17,8 +17,8 @@ import pytest
 import ray.autoscaler
 import yaml
 
-from tune.cli import parser
-from tune.sweepfile import load_sweep
+from tune.cli.__main__ import parser
+from tune.sweep.config import load_sweep
 
 # MLflow's own code uses what newer versions of its dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
@@ -27,16 +27,28 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 CONSTRAINTS = dict(
-    line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line.count("==") == 1
+    line.lower().split("==")
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if line.count("==") == 1
 )
 NEEDED = {  # what the API server demands, and what we rely on
     "ConfigMap": ("data",),
     "PersistentVolumeClaim": ("spec.accessModes", "spec.resources.requests.storage"),
-    "Deployment": ("spec.selector.matchLabels", "spec.template.metadata.labels", "spec.template.spec.containers"),
+    "Deployment": (
+        "spec.selector.matchLabels",
+        "spec.template.metadata.labels",
+        "spec.template.spec.containers",
+    ),
     "Service": ("spec.selector", "spec.ports"),
     "RayJob": ("spec.entrypoint", "spec.rayClusterSpec.headGroupSpec.template.spec.containers"),
 }
-VERSIONS = {"ConfigMap": "v1", "PersistentVolumeClaim": "v1", "Service": "v1", "Deployment": "apps/v1", "RayJob": "ray.io/v1"}
+VERSIONS = {
+    "ConfigMap": "v1",
+    "PersistentVolumeClaim": "v1",
+    "Service": "v1",
+    "Deployment": "apps/v1",
+    "RayJob": "ray.io/v1",
+}
 
 
 def objects(kind: str = "") -> list[dict[str, Any]]:
@@ -57,7 +69,9 @@ def at(tree: Any, path: str) -> Any:
 
 def packaging() -> dict[str, Any]:
     """What pyproject.toml says of the packages."""
-    settings: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    settings: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"][
+        "setuptools"
+    ]
     return settings
 
 
@@ -90,12 +104,16 @@ def test_the_commands_of_the_cluster_file_are_ones_that_ray_takes() -> None:
     config = yaml.safe_load((DEPLOY / "cluster.yaml").read_text())
     begun = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     lines = [command.partition("ray start ")[2] for command in begun if "ray start " in command]
-    assert len(lines) == 2 and all("RAY_AUTH_MODE=token" in command for command in begun if "ray start" in command)
+    assert len(lines) == 2 and all(
+        "RAY_AUTH_MODE=token" in command for command in begun if "ray start" in command
+    )
     for line in lines:
         start.make_context("start", shlex.split(line))
 
 
-@pytest.mark.parametrize("made", objects(), ids=lambda made: f"{made['kind']}-{made['metadata']['name']}")
+@pytest.mark.parametrize(
+    "made", objects(), ids=lambda made: f"{made['kind']}-{made['metadata']['name']}"
+)
 def test_an_object_has_what_its_kind_needs(made: dict[str, Any]) -> None:
     assert made["apiVersion"] == VERSIONS[made["kind"]]
     assert re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", made["metadata"]["name"])
@@ -108,18 +126,28 @@ def test_services_reach_the_pods_they_select_on_ports_that_are_open() -> None:
         selected = [
             made
             for made in objects("Deployment")
-            if service["spec"]["selector"].items() <= made["spec"]["template"]["metadata"]["labels"].items()
+            if service["spec"]["selector"].items()
+            <= made["spec"]["template"]["metadata"]["labels"].items()
         ]
         assert len(selected) == 1, service["metadata"]["name"]
         spec = selected[0]["spec"]
-        assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
-        opened = {port["name"]: port["containerPort"] for port in spec["template"]["spec"]["containers"][0]["ports"]}
+        assert (
+            spec["selector"]["matchLabels"].items()
+            <= spec["template"]["metadata"]["labels"].items()
+        )
+        opened = {
+            port["name"]: port["containerPort"]
+            for port in spec["template"]["spec"]["containers"][0]["ports"]
+        }
         for port in service["spec"]["ports"]:
             assert opened[port["targetPort"]] == port["port"]
 
 
 def test_hosts_that_are_named_are_services_with_that_port() -> None:
-    ports = {made["metadata"]["name"]: {port["port"] for port in made["spec"]["ports"]} for made in objects("Service")}
+    ports = {
+        made["metadata"]["name"]: {port["port"] for port in made["spec"]["ports"]}
+        for made in objects("Service")
+    }
     text = "\n".join(path.read_text() for path in KUBERNETES)
     named = re.findall(r"(?:@|http://)(rbnn-[a-z]+):(\d+)", text)
     assert {name for name, _ in named} == set(ports)
@@ -130,20 +158,39 @@ def test_secrets_that_are_referred_to_are_made_and_none_stands_in_a_manifest() -
     script = (DEPLOY / "kubernetes" / "secrets.sh").read_text()
     made = set(re.findall(r"random >\"\$folder/([a-z-]+/[a-z-]+)\"", script))
     values = [value for container in containers() for value in container.get("env", [])]
-    used = {"{name}/{key}".format(**value["valueFrom"]["secretKeyRef"]) for value in values if "valueFrom" in value}
+    used = {
+        "{name}/{key}".format(**value["valueFrom"]["secretKeyRef"])
+        for value in values
+        if "valueFrom" in value
+    }
     assert used == made
-    assert {name.partition("/")[0] for name in made} == set(re.findall(r"^create ([a-z-]+)$", script, re.MULTILINE))
+    assert {name.partition("/")[0] for name in made} == set(
+        re.findall(r"^create ([a-z-]+)$", script, re.MULTILINE)
+    )
     secret = re.compile("PASSWORD|SECRET|TOKEN")
     assert all("valueFrom" in value for value in values if secret.search(value["name"]))
-    assert not re.search(r"://[^/@\s]+:[^@\s]+@", "\n".join(path.read_text() for path in DEPLOY.rglob("*") if path.is_file()))
-    assert subprocess.run(["bash", "-n", str(DEPLOY / "kubernetes" / "secrets.sh")], timeout=20).returncode == 0
+    assert not re.search(
+        r"://[^/@\s]+:[^@\s]+@",
+        "\n".join(path.read_text() for path in DEPLOY.rglob("*") if path.is_file()),
+    )
+    assert (
+        subprocess.run(
+            ["bash", "-n", str(DEPLOY / "kubernetes" / "secrets.sh")], timeout=20
+        ).returncode
+        == 0
+    )
 
 
 def test_volumes_that_are_mounted_exist() -> None:
-    kinds = {"persistentVolumeClaim": ("claimName", names("PersistentVolumeClaim")), "configMap": ("name", names("ConfigMap"))}
+    kinds = {
+        "persistentVolumeClaim": ("claimName", names("PersistentVolumeClaim")),
+        "configMap": ("name", names("ConfigMap")),
+    }
     for owner, pod in pods():
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
-        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        mounted = {
+            mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]
+        }
         assert mounted == set(volumes), owner
         for volume in volumes.values():
             for kind, (key, known) in kinds.items():
@@ -156,7 +203,9 @@ def test_images_and_versions_are_the_pinned_ones() -> None:
     job = objects("RayJob")[0]
     assert job["spec"]["rayClusterSpec"]["rayVersion"] == CONSTRAINTS["ray"]
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert version and {image for image in images if "rbnn-tune" in image} == {f"registry.example.com/rbnn-tune:{version[1]}"}
+    assert version and {image for image in images if "rbnn-tune" in image} == {
+        f"registry.example.com/rbnn-tune:{version[1]}"
+    }
 
 
 def test_the_container_file_copies_what_exists_and_pins_its_base() -> None:
@@ -165,7 +214,9 @@ def test_the_container_file_copies_what_exists_and_pins_its_base() -> None:
     copied = [word for line in lines if line.startswith("COPY") for word in line.split()[2:-1]]
     assert {"rbnn", "tune", "experiments", "constraints.txt"} <= set(copied)
     assert all((ROOT / name).exists() for name in copied)
-    assert "wget" in "".join(line for line in lines if "apt-get install" in line), "KubeRay's probes call it"
+    assert "wget" in "".join(line for line in lines if "apt-get install" in line), (
+        "KubeRay's probes call it"
+    )
 
 
 def test_the_sweep_of_the_job_is_one_that_the_command_line_takes() -> None:
@@ -173,37 +224,52 @@ def test_the_sweep_of_the_job_is_one_that_the_command_line_takes() -> None:
     command = shlex.split(job["entrypoint"])[-1].rpartition("exec rbnn ")[2]
     args = parser().parse_args(shlex.split(command))
     assert load_sweep(args.file).trials > 0
-    mounts = job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    mounts = job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0][
+        "volumeMounts"
+    ]
     assert any(args.storage_path.startswith(mount["mountPath"] + "/") for mount in mounts)
     groups = job["rayClusterSpec"]["workerGroupSpecs"]
-    assert all(group["replicas"] == group["minReplicas"] == group["maxReplicas"] for group in groups)
+    assert all(
+        group["replicas"] == group["minReplicas"] == group["maxReplicas"] for group in groups
+    )
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:mlflow")
 def test_the_server_is_one_that_mlflow_takes_with_logins_of_its_own_database() -> None:
     from mlflow.cli import server
 
-    deployment = next(made for made in objects("Deployment") if made["metadata"]["name"] == "rbnn-mlflow")
+    deployment = next(
+        made for made in objects("Deployment") if made["metadata"]["name"] == "rbnn-mlflow"
+    )
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     assert container["command"][:2] == ["mlflow", "server"]
     context = server.make_context("server", list(container["command"][2:]))
     environment = {value["name"]: value.get("value") for value in container["env"]}
-    assert context.params["app_name"] == "basic-auth" and environment["MLFLOW_SERVE_ARTIFACTS"] == "true"
+    assert (
+        context.params["app_name"] == "basic-auth"
+        and environment["MLFLOW_SERVE_ARTIFACTS"] == "true"
+    )
     assert {port["containerPort"] for port in container["ports"]} == {context.params["port"]}
     login = configparser.ConfigParser()
     login.read_string(
-        next(made for made in objects("ConfigMap") if made["metadata"]["name"] == "rbnn-mlflow")["data"]["basic_auth.ini"]
+        next(made for made in objects("ConfigMap") if made["metadata"]["name"] == "rbnn-mlflow")[
+            "data"
+        ]["basic_auth.ini"]
     )
     users = login["mlflow"]["database_uri"]
     assert users != environment["MLFLOW_BACKEND_STORE_URI"]
-    init = next(made for made in objects("ConfigMap") if made["metadata"]["name"] == "rbnn-postgres-init")["data"]["users.sql"]
+    init = next(
+        made for made in objects("ConfigMap") if made["metadata"]["name"] == "rbnn-postgres-init"
+    )["data"]["users.sql"]
     assert f"CREATE DATABASE {users.rpartition('/')[2]};" in init
 
 
 def test_the_image_installs_the_stack_before_the_code_is_there() -> None:
     """setuptools refuses to install while the folder of a package is missing."""
     settings = packaging()
-    folders = [settings["package-dir"].get(name, name.replace(".", "/")) for name in settings["packages"]]
+    folders = [
+        settings["package-dir"].get(name, name.replace(".", "/")) for name in settings["packages"]
+    ]
     made = re.search(r"mkdir -p ((?:[\w/]+ )+)", (DEPLOY / "Containerfile").read_text())
     assert made
     for folder in folders:
@@ -213,11 +279,19 @@ def test_the_image_installs_the_stack_before_the_code_is_there() -> None:
 def test_an_installed_package_brings_every_recipe_and_sweep_file() -> None:
     settings = packaging()
     folder = ROOT / settings["package-dir"]["rbnn.experiments"]
-    taken = {path for pattern in settings["package-data"]["rbnn.experiments"] for path in folder.glob(pattern)}
+    taken = {
+        path
+        for pattern in settings["package-data"]["rbnn.experiments"]
+        for path in folder.glob(pattern)
+    }
     assert taken == set(folder.rglob("*.yaml"))
 
 
 def test_the_packages_listed_are_those_that_are_there() -> None:
     settings = packaging()
-    there = {".".join(path.parent.relative_to(ROOT).parts) for name in ("rbnn", "tune") for path in (ROOT / name).rglob("*.py")}
+    there = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for name in ("rbnn", "tune")
+        for path in (ROOT / name).rglob("*.py")
+    }
     assert there == set(settings["packages"]) - set(settings["package-dir"])

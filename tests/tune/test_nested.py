@@ -1,4 +1,6 @@
-"""Sweeps that end in their own ways, each a command in its own process: several workers a trial, and Ctrl-C."""
+"""Sweeps that end in their own ways, each a command in its own process: several workers a trial,
+and Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def place(tmp_path: Path) -> Workplace:
 
 
 def test_a_sweep_of_two_workers_stops_one_trial_and_starts_the_next(place: Workplace) -> None:
-    """Nested trials whose workers kept their resources when stopped would leave the next one waiting for ever."""
+    """Nested trials whose workers kept their resources when stopped would leave the next one
+    waiting for ever.
+    """
     base = {**BASE, "threads": 1}
     file = place.sweep_file(
         base=base,
@@ -35,7 +39,11 @@ def test_a_sweep_of_two_workers_stops_one_trial_and_starts_the_next(place: Workp
     place.run("sweep", file, "--name", "nested", "--concurrent", "1")
     runs = place.children("nested")
     assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "KILLED"]
-    assert [trial.state.name for trial in study(place.folder, "nested").trials] == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert [trial.state.name for trial in study(place.folder, "nested").trials] == [
+        "COMPLETE",
+        "PRUNED",
+        "PRUNED",
+    ]
     histories = [place.history(run.info.run_id) for run in runs]
     assert [len(history["val/top1"]) for history in histories] == [2, 1, 1]
     options = [f"--{name}={value}" for name, value in base.items()]
@@ -44,7 +52,9 @@ def test_a_sweep_of_two_workers_stops_one_trial_and_starts_the_next(place: Workp
 
 
 def test_ctrl_c_ends_a_sweep_truthfully(place: Workplace) -> None:
-    file = place.sweep_file(base={**BASE, "epochs": 1}, space={"lr": {"log": [0.01, 0.1]}}, scheduler="none", trials=4)
+    file = place.sweep_file(
+        base={**BASE, "epochs": 1}, space={"lr": {"log": [0.01, 0.1]}}, scheduler="none", trials=4
+    )
     process = place.start("sweep", file, "--name", "stopped", "--concurrent", "1")
     assert process.stdout
     lines = []
@@ -62,6 +72,9 @@ def test_ctrl_c_ends_a_sweep_truthfully(place: Workplace) -> None:
     assert place.tracker().sweep_run("stopped").info.status == "KILLED"
     assert "checkpoints/last.ckpt" in place.artifacts(runs[0].info.run_id)
     assert study(place.folder, "stopped").trials[0].state.name == "COMPLETE"
-    assert [trial.state.name for trial in study(place.folder, "stopped").trials] == ["COMPLETE", "WAITING"]
+    assert [trial.state.name for trial in study(place.folder, "stopped").trials] == [
+        "COMPLETE",
+        "WAITING",
+    ]
     tracker = place.tracker()
     assert not tracker.client.search_runs([tracker.experiment_id], "attributes.status = 'RUNNING'")

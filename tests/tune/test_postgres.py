@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 
 from rbnn.errors import RequestError
-from tune.processes import Process
-from tune.serve import wait_until_answering
-from tune.store import check_reachable
-from tune.team_server import SWEEPS, TeamServer
-from tune.ui import free_port
+from tune.serve.head import wait_until_answering
+from tune.serve.mlflow import SWEEPS, TeamServer
+from tune.serve.processes import Process
+from tune.serve.ui import free_port
+from tune.tracking.address import check_reachable
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,7 +37,7 @@ NUM_TRIALS, NUM_EPOCHS = 2, 10
 WRITER = f"""
 import sys
 from pathlib import Path
-from tune.tracking import Tracker
+from tune.tracking.mirror import Tracker
 
 name, folder = sys.argv[1], Path(sys.argv[2])
 tracker = Tracker.open()
@@ -45,9 +45,11 @@ tracker = Tracker.open()
 parent = tracker.start_run("sweep", name, recipe=None)
 for number in range({NUM_TRIALS}):
     tags = {{"rbnn.sweep": name, "rbnn.trial": str(number)}}
-    run_id = tracker.start_run("trial", f"{{name}}-{{number}}", recipe=None, parent=parent, tags=tags)
+    title = f"{{name}}-{{number}}"
+    run_id = tracker.start_run("trial", title, recipe=None, parent=parent, tags=tags)
     for epoch in range({NUM_EPOCHS}):
-        tracker.log_epoch(run_id, {{f"m/{{metric}}": epoch + metric / 100 for metric in range(12)}}, epoch)
+        metrics = {{f"m/{{metric}}": epoch + metric / 100 for metric in range(12)}}
+        tracker.log_epoch(run_id, metrics, epoch)
     tracker.client.log_artifact(run_id, str(folder / f"{{name}}.ckpt"), "checkpoints")
     tracker.finish(run_id, "FINISHED")
 tracker.finish(parent, "FINISHED")
@@ -59,12 +61,21 @@ def binaries() -> Path | None:
     found = shutil.which("initdb")
     folders = [Path(found).resolve().parent] if found else []
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((folder for folder in folders if (folder / "pg_ctl").exists() and (folder / "initdb").exists()), None)
+    return next(
+        (
+            folder
+            for folder in folders
+            if (folder / "pg_ctl").exists() and (folder / "initdb").exists()
+        ),
+        None,
+    )
 
 
 @dataclass
 class Postgres:
-    """A running server with one database. `url` holds no password; `password` is the one of its user."""
+    """A running server with one database. `url` holds no password; `password` is the one of its
+    user.
+    """
 
     url: str
     password: str
@@ -72,12 +83,18 @@ class Postgres:
 
 @contextlib.contextmanager
 def postgres() -> Iterator[Postgres]:
-    """A server in a folder of its own, on this machine alone, that asks for a password; skips where none is installed."""
+    """A server in a folder of its own, on this machine alone, that asks for a password; skips where
+    none is installed.
+    """
     programs = binaries()
     if programs is None:
-        pytest.skip("PostgreSQL's server (initdb, pg_ctl) is not installed; Debian's package is postgresql")
+        pytest.skip(
+            "PostgreSQL's server (initdb, pg_ctl) is not installed; Debian's package is postgresql"
+        )
     owner = {} if os.getuid() else {"user": unprivileged()}
-    folder = Path(tempfile.mkdtemp(prefix="rbnn-postgres-"))  # not pytest's: that is closed to the user it runs as
+    folder = Path(
+        tempfile.mkdtemp(prefix="rbnn-postgres-")
+    )  # not pytest's: that is closed to the user it runs as
     data, password = folder / "data", secrets.token_urlsafe(12)
     if owner:
         shutil.chown(folder, owner["user"])
@@ -86,11 +103,25 @@ def postgres() -> Iterator[Postgres]:
 
     def run(*command: str) -> None:
         done = subprocess.run(
-            [str(programs / command[0]), *command[1:]], cwd=folder, capture_output=True, text=True, timeout=60, **owner
+            [str(programs / command[0]), *command[1:]],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            **owner,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    run("initdb", "-D", str(data), "-U", "rbnn", "--auth=scram-sha-256", f"--pwfile={folder}/password", "--no-sync")
+    run(
+        "initdb",
+        "-D",
+        str(data),
+        "-U",
+        "rbnn",
+        "--auth=scram-sha-256",
+        f"--pwfile={folder}/password",
+        "--no-sync",
+    )
     port = free_port("127.0.0.1", 5433)
     options = f"-h 127.0.0.1 -p {port} -k '' -c fsync=off"
     run("pg_ctl", "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
@@ -114,7 +145,9 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeamServer]:
     with postgres() as database, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PGPASSWORD", database.password)
         patch.chdir(folder)
-        server = TeamServer(database.url, "127.0.0.1", free_port("127.0.0.1", 5600), ("ann",), folder / "state")
+        server = TeamServer(
+            database.url, "127.0.0.1", free_port("127.0.0.1", 5600), ("ann",), folder / "state"
+        )
         assert server.prepare_store() == []
         log = folder / "log"
         process = Process.start("mlflow", server.command(), server.environment(), log, folder)
@@ -122,16 +155,25 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeamServer]:
             wait_until_answering(process, f"{server.base_url}/health", log, "")
             assert server.create_users() == ["ann", SWEEPS]
             yield server
-            assert database.password not in log.read_text() and server.password_of("ann") not in log.read_text()
+            assert (
+                database.password not in log.read_text()
+                and server.password_of("ann") not in log.read_text()
+            )
         finally:
             process.end()
         assert not process.alive
 
 
 def status_of(server: TeamServer, user: str, password: str, host: str = "") -> int:
-    """The HTTP status of a question for the experiments, asked by that user under that name of the server."""
-    request = urllib.request.Request(f"{server.base_url}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default")
-    request.add_header("Authorization", "Basic " + b64encode(f"{user}:{password}".encode()).decode())
+    """The HTTP status of a question for the experiments, asked by that user under that name of the
+    server.
+    """
+    request = urllib.request.Request(
+        f"{server.base_url}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+    )
+    request.add_header(
+        "Authorization", "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+    )
     if host:
         request.add_header("Host", host)
     try:
@@ -150,19 +192,32 @@ def test_only_users_with_their_password_get_in_and_only_by_its_own_names(team: T
     assert team.create_users() == [], "users that are there keep their passwords"
 
 
-def test_passwords_are_in_no_command_line_and_readable_by_their_owner_alone(team: TeamServer) -> None:
+def test_passwords_are_in_no_command_line_and_readable_by_their_owner_alone(
+    team: TeamServer,
+) -> None:
     files = [path for path in team.state.rglob("*") if path.is_file() and path.name != "users.db"]
     assert {path.name for path in files} >= {"ann", "admin", SWEEPS, "secret_key", "basic_auth.ini"}
     assert {path.stat().st_mode & 0o077 for path in files} == {0}
-    commands = b" ".join(path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK))
+    commands = b" ".join(
+        path.read_bytes()
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if os.access(path, os.R_OK)
+    )
     for name in ("ann", "admin", SWEEPS):
         assert team.password_of(name).encode() not in commands
     assert os.environ["PGPASSWORD"].encode() not in commands
 
 
-def test_two_sweeps_at_once_lose_no_metric_and_fail_no_write(team: TeamServer, tmp_path: Path) -> None:
+def test_two_sweeps_at_once_lose_no_metric_and_fail_no_write(
+    team: TeamServer, tmp_path: Path
+) -> None:
     login = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": team.password_of("ann")}
-    environment = {**os.environ, **login, "MLFLOW_TRACKING_URI": team.base_url, "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        **login,
+        "MLFLOW_TRACKING_URI": team.base_url,
+        "PYTHONPATH": str(ROOT),
+    }
     names = ("left", "right")
     writers = [
         subprocess.Popen(
@@ -186,17 +241,27 @@ def test_two_sweeps_at_once_lose_no_metric_and_fail_no_write(team: TeamServer, t
         experiment = client.get_experiment_by_name("rbnn")
         assert experiment.artifact_location.startswith("mlflow-artifacts:")
         runs = client.search_runs([experiment.experiment_id], "tags.`rbnn.kind` = 'trial'")
-        assert len(runs) == len(names) * NUM_TRIALS and {run.info.status for run in runs} == {"FINISHED"}
+        assert len(runs) == len(names) * NUM_TRIALS and {run.info.status for run in runs} == {
+            "FINISHED"
+        }
         for run in runs:
             for metric in (0, 11):
                 points = client.get_metric_history(run.info.run_id, f"m/{metric}")
-                assert [(point.step, point.value) for point in points] == [(e, e + metric / 100) for e in range(NUM_EPOCHS)]
-            kept = client.download_artifacts(run.info.run_id, f"checkpoints/{run.data.tags['rbnn.sweep']}.ckpt", str(tmp_path))
+                assert [(point.step, point.value) for point in points] == [
+                    (e, e + metric / 100) for e in range(NUM_EPOCHS)
+                ]
+            kept = client.download_artifacts(
+                run.info.run_id, f"checkpoints/{run.data.tags['rbnn.sweep']}.ckpt", str(tmp_path)
+            )
             assert Path(kept).read_text() == run.data.tags["rbnn.sweep"]
 
 
-def test_a_refused_database_login_is_one_line_that_says_where_the_password_belongs(team: TeamServer) -> None:
+def test_a_refused_database_login_is_one_line_that_says_where_the_password_belongs(
+    team: TeamServer,
+) -> None:
     stranger = replace(team, database=team.database.replace("rbnn@", "stranger@"))
-    with pytest.raises(RequestError, match=r"password authentication failed .*~/\.pgpass or PGPASSWORD") as refusal:
+    with pytest.raises(
+        RequestError, match=r"password authentication failed .*~/\.pgpass or PGPASSWORD"
+    ) as refusal:
         stranger.prepare_store()
     assert "\n" not in str(refusal.value)

@@ -1,10 +1,13 @@
-"""A sweep whose trials compute nothing, in a process of its own, with accidents where they are asked for.
+"""A sweep whose trials compute nothing, in a process of its own, with accidents where they are
+asked for.
 
-python tests/tune/tiny_sweep.py FOLDER NAME: begins the sweep FOLDER/sweep.yaml, or goes on with it where NAME is there already.
-FOLDER/NAME-accidents.json lists accidents [number, epoch, moment, victim]: when trial `number` reaches `epoch` (0-based) at
-that moment (before, checkpoint, journal, report), the victim (trial, sweep, raylet, gcs) is killed with SIGKILL, once. Where a
-trial has several workers, `worker` is the last of them, `leader` the one that writes, `trial` the process that drives them. Two
-are not killed: `stop` asks for the end as `rbnn stop` does, `look` notes the status in FOLDER/look.json.
+python tests/tune/tiny_sweep.py FOLDER NAME: begins the sweep FOLDER/sweep.yaml, or goes on with it
+where NAME is there already. FOLDER/NAME-accidents.json lists accidents [number, epoch, moment,
+victim]: when trial `number` reaches `epoch` (0-based) at that moment (before, checkpoint, journal,
+report), the victim (trial, sweep, raylet, gcs) is killed with SIGKILL, once. Where a trial has
+several workers, `worker` is the last of them, `leader` the one that writes, `trial` the process
+that drives them. Two are not killed: `stop` asks for the end as `rbnn stop` does, `look` notes the
+status in FOLDER/look.json.
 """
 
 from __future__ import annotations
@@ -21,14 +24,20 @@ from typing import Any
 
 def score(values: dict[str, Any], epoch: int) -> float:
     """A made-up val/top1: best near lr 0.1, rising with the epochs."""
-    return 90 - 20 * abs(math.log10(values["lr"] / 0.1)) - 40 / (epoch + 2) + values["seed"] % 7 / 10
+    return (
+        90 - 20 * abs(math.log10(values["lr"] / 0.1)) - 40 / (epoch + 2) + values["seed"] % 7 / 10
+    )
 
 
 VICTIMS = ("trial", "leader", "sweep", "raylet", "gcs", "stop", "look")
 
 
-def accident(sweep: Path, number: int, epoch: int, moment: str, among: tuple[str, ...] = VICTIMS) -> None:
-    """Kill whom the list of accidents names for this moment, and do not return where that ends this process as well."""
+def accident(
+    sweep: Path, number: int, epoch: int, moment: str, among: tuple[str, ...] = VICTIMS
+) -> None:
+    """Kill whom the list of accidents names for this moment, and do not return where that ends this
+    process as well.
+    """
     folder = sweep.parents[1]
     file = folder / f"{sweep.name}-accidents.json"
     for victim in among:
@@ -50,7 +59,7 @@ def accident(sweep: Path, number: int, epoch: int, moment: str, among: tuple[str
 
 def victims(sweep: Path, name: str, number: int) -> list[int]:
     """The process ids that an accident kills."""
-    from tune.doctor import ray_processes
+    from tune.cli.doctor import ray_processes
 
     if name == "stop":
         return []
@@ -66,8 +75,8 @@ def victims(sweep: Path, name: str, number: int) -> list[int]:
 
 def look(sweep: Path) -> None:
     """Note what `rbnn status --json` says now."""
-    from tune.folder import SweepFolder
-    from tune.status import look_at
+    from tune.sweep.folder import SweepFolder
+    from tune.sweep.summary import look_at
 
     standing = look_at(SweepFolder(sweep))
     (sweep.parents[1] / "look.json").write_text(json.dumps(standing.to_dict()))
@@ -76,7 +85,13 @@ def look(sweep: Path) -> None:
 def metrics_of(values: dict[str, Any], epoch: int) -> dict[str, Any]:
     """What an epoch reports."""
     top1 = score(values, epoch)
-    return {"epoch": epoch, "val/top1": top1, "val/loss": 100 - top1, "time/epoch_s": 0.001, "digest": f"{epoch:016x}"}
+    return {
+        "epoch": epoch,
+        "val/top1": top1,
+        "val/loss": 100 - top1,
+        "time/epoch_s": 0.001,
+        "digest": f"{epoch:016x}",
+    }
 
 
 def save(directory: Path, values: dict[str, Any], metrics: dict[str, Any]) -> None:
@@ -85,11 +100,15 @@ def save(directory: Path, values: dict[str, Any], metrics: dict[str, Any]) -> No
     from rbnn.engine import BEST, LAST
 
     for name in (BEST, LAST):
-        ckpt.save(directory / name, ckpt.Checkpoint({}, values, metrics["epoch"] + 1, metrics=metrics))
+        ckpt.save(
+            directory / name, ckpt.Checkpoint({}, values, metrics["epoch"] + 1, metrics=metrics)
+        )
 
 
 def train(sweep: Path, number: int) -> Callable[..., None]:
-    """What stands for `TrialRun.train`: the same files and reports, in the same order, and no training."""
+    """What stands for `TrialRun.train`: the same files and reports, in the same order, and no
+    training.
+    """
 
     def tiny(self: Any, journal: Any, tell: Callable[[dict[str, Any]], None]) -> None:
         for epoch in range(journal.last_epoch + 1, self.recipe.epochs):
@@ -106,16 +125,18 @@ def train(sweep: Path, number: int) -> Callable[..., None]:
 
 
 def rank(sweep: Path, number: int) -> Callable[..., None]:
-    """What stands for `train_rank`: the ranks of a trial in step, the first one writing and reporting; no training."""
+    """What stands for `train_rank`: the ranks of a trial in step, the first one writing and
+    reporting; no training.
+    """
 
     def tiny(config: dict[str, Any]) -> None:
         import ray.train
         import torch.distributed as dist
 
         from rbnn import checkpoint as ckpt
-        from rbnn.world import World
-        from tune.journal import Journal
-        from tune.trainer import worker_directory
+        from rbnn.distributed import World
+        from tune.run.journal import Journal
+        from tune.run.workers import worker_directory
 
         leads = World.current().leads
         recipe, directory, resume = worker_directory(config)
@@ -143,8 +164,8 @@ def rank(sweep: Path, number: int) -> Callable[..., None]:
 
 def trial(config: dict[str, Any], **given: Any) -> None:
     """Ray Tune's trainable: `run_trial` with its training replaced."""
-    from tune import trainer
-    from tune import trial as module
+    from tune.run import workers as trainer
+    from tune.sweep import trial as module
 
     sweep, number = Path(given["sweep_directory"]), config["number"]
     (sweep / f"driver-{number}").write_text(str(os.getpid()))
@@ -157,9 +178,9 @@ def trial(config: dict[str, Any], **given: Any) -> None:
 
 def main(folder: Path, name: str) -> int:
     """Begin, or go on."""
-    from tune.conduct import conduct, resume
-    from tune.folder import find_sweep
-    from tune.sweepfile import load_sweep
+    from tune.sweep.config import load_sweep
+    from tune.sweep.folder import find_sweep
+    from tune.sweep.session import conduct, resume
 
     os.chdir(folder)
     if (folder / "result" / name / "sweep.json").is_file():

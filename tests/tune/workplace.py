@@ -1,4 +1,6 @@
-"""A working directory in which tests run the command `rbnn` in its own process, and read what its stores hold afterwards."""
+"""A working directory in which tests run the command `rbnn` in its own process, and read what its
+stores hold afterwards.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ import optuna
 import yaml
 from mlflow.entities import Run
 
-from tune.tracking import Tracker
+from tune.tracking.mirror import Tracker
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 300
@@ -45,8 +47,14 @@ class Workplace:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The command, running, in a process group of its own as a terminal makes one."""
         command = [sys.executable, "-m", "tune.cli", *arguments]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True, **pipes)
+        pipes: dict[str, Any] = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+        }
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, start_new_session=True, **pipes
+        )
 
     def run(self, *arguments: str, status: int = 0) -> str:
         """The command's output; it must end with `status`."""
@@ -72,15 +80,28 @@ class Workplace:
     def history(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
         """Metric -> (step, value) in order, without the times; and the digests of the weights."""
         client = self.tracker().client
-        names = [name for name in client.get_run(run_id).data.metrics if not name.startswith("time/")]
-        points = {name: [(p.step, p.value) for p in client.get_metric_history(run_id, name)] for name in names}
+        names = [
+            name for name in client.get_run(run_id).data.metrics if not name.startswith("time/")
+        ]
+        points = {
+            name: [(p.step, p.value) for p in client.get_metric_history(run_id, name)]
+            for name in names
+        }
         digests = Path(client.download_artifacts(run_id, "digests.txt")).read_text().splitlines()
-        return {**points, "digest": [(int(line.split()[0]), int(line.split()[-1], 16)) for line in digests]}
+        return {
+            **points,
+            "digest": [(int(line.split()[0]), int(line.split()[-1], 16)) for line in digests],
+        }
 
     def artifacts(self, run_id: str) -> set[str]:
         client = self.tracker().client
         folders = [None, "checkpoints"]
-        return {entry.path for folder in folders for entry in client.list_artifacts(run_id, folder) if not entry.is_dir}
+        return {
+            entry.path
+            for folder in folders
+            for entry in client.list_artifacts(run_id, folder)
+            if not entry.is_dir
+        }
 
 
 def run_id_in(output: str) -> str:
@@ -91,4 +112,6 @@ def run_id_in(output: str) -> str:
 
 
 def study(folder: Path, sweep: str) -> optuna.Study:
-    return optuna.load_study(study_name=sweep, storage=f"sqlite:///{folder}/result/{sweep}/optuna.db")
+    return optuna.load_study(
+        study_name=sweep, storage=f"sqlite:///{folder}/result/{sweep}/optuna.db"
+    )

@@ -1,1 +1,3 @@
-"""`rbnn report`: what a sweep found, as one interactive page that needs no network, as a picture, and as a table."""
+"""`rbnn report`: what a sweep found, as one interactive page that needs no network, as a picture,
+and as a table.
+"""

@@ -1,4 +1,6 @@
-"""The figures of a report as plotly's own JSON: {data, layout}. Colours of text and grid are the page's, set in the browser."""
+"""The figures of a report as plotly's own JSON: {data, layout}. Colours of text and grid are the
+page's, set in the browser.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from tune.board import Row, shown
-from tune.report.gather import METRIC, Curve, SweepData
+from tune.report.data import METRIC, Curve, SweepData
 from tune.report.scales import (
     BLUE,
     COLORSCALE,
@@ -22,6 +23,7 @@ from tune.report.scales import (
     ticks,
     trial_colours,
 )
+from tune.sweep.table import Row, shown
 
 Figure = dict[str, Any]
 SCORE = f"{METRIC} (%)"
@@ -31,7 +33,10 @@ MANY = 40  # complete trials beyond which their curves are drawn as one, without
 def hover(row: Row) -> str:
     """A trial in words."""
     values = "<br>".join(f"{name} {shown(value)}" for name, value in row.values.items())
-    return f"<b>trial {row.number}</b>, {row.state}<br>{values}<br>{METRIC} {row.top1:.2f} % after {row.epochs} epochs"
+    return (
+        f"<b>trial {row.number}</b>, {row.state}<br>{values}<br>{METRIC} {row.top1:.2f} % after "
+        f"{row.epochs} epochs"
+    )
 
 
 def default_line(data: SweepData) -> list[Figure]:
@@ -41,26 +46,59 @@ def default_line(data: SweepData) -> list[Figure]:
         return []
     line = {"color": ORANGE, "dash": "dash", "width": 2}
     name = f"documented default {top1:.2f} %"
-    return [{"mode": "lines", "name": name, "x": [min(numbers), max(numbers)], "y": [top1, top1], "line": line}]
+    return [
+        {
+            "mode": "lines",
+            "name": name,
+            "x": [min(numbers), max(numbers)],
+            "y": [top1, top1],
+            "line": line,
+        }
+    ]
 
 
 def history(data: SweepData) -> Figure:
     """Every trial's score by number, the best so far, and the documented default as a line."""
     traces: list[Figure] = []
-    marks = {"complete": (BLUE, "circle"), "pruned": (GREY, "circle-open"), "killed": (GREY, "x-thin-open")}
+    marks = {
+        "complete": (BLUE, "circle"),
+        "pruned": (GREY, "circle-open"),
+        "killed": (GREY, "x-thin-open"),
+    }
     marks |= {"failed": (RED, "x"), "running": (GREEN, "diamond-open")}
     for state, (colour, symbol) in marks.items():
         rows = [row for row in data.rows if row.state == state]
         if rows:
             marker = {"color": colour, "symbol": symbol, "size": 8}
             traces.append(
-                {"type": "scattergl", "mode": "markers", "name": state, "marker": marker, "hoverinfo": "text"}
-                | {"x": [row.number for row in rows], "y": [row.top1 for row in rows], "text": [hover(row) for row in rows]}
+                {
+                    "type": "scattergl",
+                    "mode": "markers",
+                    "name": state,
+                    "marker": marker,
+                    "hoverinfo": "text",
+                }
+                | {
+                    "x": [row.number for row in rows],
+                    "y": [row.top1 for row in rows],
+                    "text": [hover(row) for row in rows],
+                }
             )
     best = data.best_so_far()
     line = {"color": BLUE, "shape": "hv", "width": 2}
-    traces.append({"mode": "lines", "name": "best so far", "x": [n for n, _ in best], "y": [s for _, s in best], "line": line})
-    return {"data": traces + default_line(data), "layout": layout(420, xaxis=axis("trial"), yaxis=axis(SCORE))}
+    traces.append(
+        {
+            "mode": "lines",
+            "name": "best so far",
+            "x": [n for n, _ in best],
+            "y": [s for _, s in best],
+            "line": line,
+        }
+    )
+    return {
+        "data": traces + default_line(data),
+        "layout": layout(420, xaxis=axis("trial"), yaxis=axis(SCORE)),
+    }
 
 
 def joined(curves: Iterable[Curve]) -> tuple[list[float | None], list[float | None]]:
@@ -74,7 +112,9 @@ def joined(curves: Iterable[Curve]) -> tuple[list[float | None], list[float | No
 
 
 def learning_curves(data: SweepData) -> Figure:
-    """val/top1 by epoch of every trial; where a trial was pruned is marked, the best and the documented default stand out."""
+    """val/top1 by epoch of every trial; where a trial was pruned is marked, the best and the
+    documented default stand out.
+    """
     board = data.standing.board
     special = {row.number: row for row in (board.best, board.baseline) if row}
     traces: list[Figure] = []
@@ -97,7 +137,14 @@ def learning_curves(data: SweepData) -> Figure:
     pruned = [row for row in others if row.state == "pruned"]
     rest = [row for row in others if row.state != "pruned"]
     if pruned:
-        add("pruned", [data.curves[row.number] for row in pruned], GREY, 1, opacity=0.6, hoverinfo="skip")
+        add(
+            "pruned",
+            [data.curves[row.number] for row in pruned],
+            GREY,
+            1,
+            opacity=0.6,
+            hoverinfo="skip",
+        )
         ends = [(row, data.curves[row.number][-1]) for row in pruned]
         traces.append(
             {
@@ -111,10 +158,20 @@ def learning_curves(data: SweepData) -> Figure:
             | {"marker": {"color": RED, "symbol": "x", "size": 7}}
         )
     if len(rest) > MANY:
-        add("other trials", [data.curves[row.number] for row in rest], BLUE, 1, opacity=0.5, hoverinfo="skip")
+        add(
+            "other trials",
+            [data.curves[row.number] for row in rest],
+            BLUE,
+            1,
+            opacity=0.5,
+            hoverinfo="skip",
+        )
     else:
         for index, row in enumerate(rest):
-            told = {"showlegend": index == 0, "hovertemplate": f"trial {row.number}: %{{y:.2f}} %<extra></extra>"}
+            told = {
+                "showlegend": index == 0,
+                "hovertemplate": f"trial {row.number}: %{{y:.2f}} %<extra></extra>",
+            }
             add("other trials", [data.curves[row.number]], BLUE, 1.3, opacity=0.7, **told)
     for row in special.values():
         is_best = row is board.best
@@ -133,7 +190,9 @@ def parallel(data: SweepData) -> Figure:
         places = [one.place(row.values[one.name]) for row in rows]
         values = [math.log10(place) for place in places] if one.log else places
         label = f"{one.name} (log)" if one.log else one.name
-        dimensions.append({"label": label, "values": values, **(ticks(one, values) if values else {})})
+        dimensions.append(
+            {"label": label, "values": values, **(ticks(one, values) if values else {})}
+        )
     scores = [row.top1 for row in rows]
     dimensions.append({"label": SCORE, "values": scores})
     line = {
@@ -147,7 +206,9 @@ def parallel(data: SweepData) -> Figure:
         "dimensions": dimensions,
         "line": line,
         "labelside": "top",
-        "rangefont": {"color": "rgba(0,0,0,0)"},  # plotly writes the ends of some axes a second time
+        "rangefont": {
+            "color": "rgba(0,0,0,0)"
+        },  # plotly writes the ends of some axes a second time
         "unselected": {"line": {"opacity": 0.1}},
     }
     return {"data": [trace], "layout": layout(440, margin={"l": 70, "r": 40, "t": 60, "b": 30})}
@@ -168,7 +229,9 @@ def importance(data: SweepData) -> Figure:
     trace |= {"text": [f"{share:.2f}" for share in shares], "textposition": "outside", "name": ""}
     return {
         "data": [trace],
-        "layout": layout(120 + 42 * len(names), xaxis=axis("importance (sum 1)", range=[0, 1.06]), yaxis=axis("")),
+        "layout": layout(
+            120 + 42 * len(names), xaxis=axis("importance (sum 1)", range=[0, 1.06]), yaxis=axis("")
+        ),
     }
 
 
@@ -178,7 +241,12 @@ def slices(data: SweepData) -> Figure:
     columns = min(num, 3)
     traces: list[Figure] = []
     places: dict[str, Any] = {
-        "grid": {"rows": math.ceil(num / columns), "columns": columns, "pattern": "independent", "ygap": 0.35}
+        "grid": {
+            "rows": math.ceil(num / columns),
+            "columns": columns,
+            "pattern": "independent",
+            "ygap": 0.35,
+        }
     }
     for index, one in enumerate(data.axes):
         suffix = "" if index == 0 else str(index + 1)
@@ -188,7 +256,9 @@ def slices(data: SweepData) -> Figure:
             "size": 7,
             "showscale": index == 0,
         }
-        marker |= {"symbol": ["circle" if row.state == "complete" else "circle-open" for row in rows]}
+        marker |= {
+            "symbol": ["circle" if row.state == "complete" else "circle-open" for row in rows]
+        }
         marker |= {"colorbar": {"title": {"text": "trial", "side": "right"}}}
         traces.append(
             {
@@ -199,12 +269,20 @@ def slices(data: SweepData) -> Figure:
                 "yaxis": f"y{suffix}",
                 "showlegend": False,
             }
-            | {"x": [one.place(row.values[one.name]) for row in rows], "y": [row.top1 for row in rows]}
+            | {
+                "x": [one.place(row.values[one.name]) for row in rows],
+                "y": [row.top1 for row in rows],
+            }
             | {"text": [hover(row) for row in rows], "hoverinfo": "text", "name": one.name}
         )
-        more: dict[str, Any] = log_axis([one.place(row.values[one.name]) for row in rows]) if one.log else {}
+        more: dict[str, Any] = (
+            log_axis([one.place(row.values[one.name]) for row in rows]) if one.log else {}
+        )
         if one.choices:
-            more = {"tickvals": list(range(len(one.choices))), "ticktext": [shown(choice) for choice in one.choices]}
+            more = {
+                "tickvals": list(range(len(one.choices))),
+                "ticktext": [shown(choice) for choice in one.choices],
+            }
             more["range"] = [-0.5, len(one.choices) - 0.5]
         places[f"xaxis{suffix}"] = axis(one.name + (" (log)" if one.log else ""), **more)
         places[f"yaxis{suffix}"] = axis(SCORE if index % columns == 0 else "")
@@ -218,16 +296,33 @@ def diagnostics(data: SweepData) -> Figure:
     colours = trial_colours(data)
     traces: list[Figure] = []
     places: dict[str, Any] = {
-        "grid": {"rows": math.ceil(len(names) / columns), "columns": columns, "pattern": "independent", "ygap": 0.35}
+        "grid": {
+            "rows": math.ceil(len(names) / columns),
+            "columns": columns,
+            "pattern": "independent",
+            "ygap": 0.35,
+        }
     }
     for index, name in enumerate(names):
         suffix = "" if index == 0 else str(index + 1)
         for number, curve in data.diagnostics[name].items():
             line = {"color": colours[number]}
-            group = {"name": f"trial {number}", "legendgroup": str(number), "showlegend": index == 0}
+            group = {
+                "name": f"trial {number}",
+                "legendgroup": str(number),
+                "showlegend": index == 0,
+            }
             x, y = [epoch for epoch, _ in curve], [value for _, value in curve]
             traces.append(
-                {"mode": "lines", "x": x, "y": y, "line": line, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}", **group}
+                {
+                    "mode": "lines",
+                    "x": x,
+                    "y": y,
+                    "line": line,
+                    "xaxis": f"x{suffix}",
+                    "yaxis": f"y{suffix}",
+                    **group,
+                }
             )
         places[f"xaxis{suffix}"] = axis("epochs completed", nticks=6)
         places[f"yaxis{suffix}"] = axis(diagnostic_title(name))

@@ -1,4 +1,6 @@
-"""The report as one HTML file: plotly's code is in it, so it opens anywhere, without a network, in light and in dark."""
+"""The report as one HTML file: plotly's code is in it, so it opens anywhere, without a network, in
+light and in dark.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,15 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tune.board import BASELINE, METRIC, Row, columns, percent, shown
-from tune.display import verdict
 from tune.report import figures
-from tune.report.gather import LEAST_FOR_IMPORTANCE, SweepData
+from tune.report.console import verdict
+from tune.report.data import LEAST_FOR_IMPORTANCE, SweepData
+from tune.sweep.table import BASELINE, METRIC, Row, columns, percent, shown
 
 NUM_ROWS = 20
 STYLE = """
-:root { color-scheme: light dark; --text: #1f2328; --dim: #59636e; --page: #ffffff; --card: #f6f8fa; --grid: #d9dee3; }
+:root { color-scheme: light dark;
+  --text: #1f2328; --dim: #59636e; --page: #ffffff; --card: #f6f8fa; --grid: #d9dee3; }
 @media (prefers-color-scheme: dark) {
   :root { --text: #e6edf3; --dim: #9198a1; --page: #0d1117; --card: #151b23; --grid: #30363d; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); }
@@ -35,9 +38,11 @@ SCRIPT = """
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 function themed(layout) {
   const copy = structuredClone(layout), text = css('--text'), grid = css('--grid');
-  Object.assign(copy, {paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: {color: text, size: 13}});
+  const clear = 'rgba(0,0,0,0)', font = {color: text, size: 13};
+  Object.assign(copy, {paper_bgcolor: clear, plot_bgcolor: clear, font});
   copy.modebar = {bgcolor: 'rgba(0,0,0,0)', color: css('--dim'), activecolor: text};
-  for (const key of Object.keys(copy).filter(key => /^[xy]axis/.test(key)).concat(['xaxis', 'yaxis']))
+  const axes = Object.keys(copy).filter(key => /^[xy]axis/.test(key));
+  for (const key of axes.concat(['xaxis', 'yaxis']))
     copy[key] = Object.assign({}, copy[key], {gridcolor: grid, linecolor: grid});
   return copy;
 }
@@ -64,7 +69,9 @@ def page(data: SweepData) -> str:
         f"<p>{html.escape(data.description)}</p>" if data.description else "",
         f'<p class="verdict">{html.escape(verdict(standing.board))}</p>',
         f"<h2>Best trials</h2>{_table(data)}",
-        f"<h2>Confirmation with fresh seeds</h2><pre>{html.escape(confirmation)}</pre>" if confirmation else "",
+        f"<h2>Confirmation with fresh seeds</h2><pre>{html.escape(confirmation)}</pre>"
+        if confirmation
+        else "",
         f"<pre>{html.escape(commands(data))}</pre>",
         *sections,
     ]
@@ -82,10 +89,13 @@ def page(data: SweepData) -> str:
 
 def subtitle(data: SweepData) -> str:
     """What was searched, in one line."""
-    counts = ", ".join(f"{number} {state}" for state, number in data.standing.counts().items() if number)
+    counts = ", ".join(
+        f"{number} {state}" for state, number in data.standing.counts().items() if number
+    )
     recipe = data.recipe
     return (
-        f"{recipe['model']} on {recipe['dataset']}, {recipe['epochs']} epochs, seed {recipe['seed']}; "
+        f"{recipe['model']} on {recipe['dataset']}, {recipe['epochs']} epochs, seed "
+        f"{recipe['seed']}; "
         f"trials: {counts or 'none'}; {data.standing.used_s / 3600:.2f} hours"
     )
 
@@ -93,7 +103,11 @@ def subtitle(data: SweepData) -> str:
 def commands(data: SweepData) -> str:
     """What to do next."""
     best = data.standing.board.best
-    lines = [(f"rbnn replay {best.run_id[:8]}", "run the best trial again, to the bit")] if best and best.run_id else []
+    lines = (
+        [(f"rbnn replay {best.run_id[:8]}", "run the best trial again, to the bit")]
+        if best and best.run_id
+        else []
+    )
     lines.append((f"rbnn ui {data.name}", "every trial in MLflow"))
     width = max(len(command) for command, _ in lines)
     return "\n".join(f"{command:{width}}   {about}" for command, about in lines)
@@ -104,15 +118,21 @@ def _table(data: SweepData) -> str:
     base = data.standing.board.baseline
     rows += [base] if base and base not in rows else []
     names = columns(rows)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", "epochs", f"{METRIC} (%)", *names))
-    lines = [f'<tr>{head}<th class="word">state</th><th class="word">run</th><th class="word"></th></tr>']
+    head = "".join(
+        f"<th>{html.escape(name)}</th>" for name in ("trial", "epochs", f"{METRIC} (%)", *names)
+    )
+    lines = [
+        f'<tr>{head}<th class="word">state</th><th class="word">run</th><th class="word"></th></tr>'
+    ]
     lines += [_row(data, row, names) for row in rows]
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
 def _row(data: SweepData, row: Row, names: list[str]) -> str:
     board = data.standing.board
-    notes = [board.best_note] * (row is board.best) + ["documented default"] * (row.number == BASELINE)
+    notes = [board.best_note] * (row is board.best) + ["documented default"] * (
+        row.number == BASELINE
+    )
     numbers = [
         str(row.number),
         f"{row.epochs}/{data.num_epochs}",
@@ -120,7 +140,10 @@ def _row(data: SweepData, row: Row, names: list[str]) -> str:
         *(shown(row.values[name]) for name in names),
     ]
     cells = "".join(f"<td>{html.escape(text)}</td>" for text in numbers)
-    words = "".join(f'<td class="word">{html.escape(text)}</td>' for text in (row.state, row.run_id[:8], ", ".join(notes)))
+    words = "".join(
+        f'<td class="word">{html.escape(text)}</td>'
+        for text in (row.state, row.run_id[:8], ", ".join(notes))
+    )
     return f'<tr class="{"best" if row is board.best else ""}">{cells}{words}</tr>'
 
 
@@ -139,7 +162,9 @@ def _section(
     if why:
         return f'{head}<p class="dim">{html.escape(why)}</p></section>'
     drawn[key] = figure(data)
-    return f'{head}<p class="dim">{about}</p><div class="plot"><div id="{key}"></div></div></section>'
+    return (
+        f'{head}<p class="dim">{about}</p><div class="plot"><div id="{key}"></div></div></section>'
+    )
 
 
 def _no_scores(data: SweepData) -> str:
@@ -151,12 +176,19 @@ def _no_importance(data: SweepData) -> str:
     if data.importance:
         return ""
     if complete < LEAST_FOR_IMPORTANCE:
-        return f"Not computed: {complete} trial(s) ran to their end, and it takes at least {LEAST_FOR_IMPORTANCE}."
+        return (
+            f"Not computed: {complete} trial(s) ran to their end, and it takes at least "
+            f"{LEAST_FOR_IMPORTANCE}."
+        )
     return "Not computed: all complete trials have the same score."
 
 
 def _no_diagnostics(data: SweepData) -> str:
-    return "" if data.diagnostics else "The trials recorded no metrics of rotations and binary weights."
+    return (
+        ""
+        if data.diagnostics
+        else "The trials recorded no metrics of rotations and binary weights."
+    )
 
 
 SECTIONS = (
@@ -174,7 +206,13 @@ SECTIONS = (
         figures.learning_curves,
         _no_scores,
     ),
-    ("parallel", "Parallel coordinates", "Drag along an axis to select trials.", figures.parallel, _no_scores),
+    (
+        "parallel",
+        "Parallel coordinates",
+        "Drag along an axis to select trials.",
+        figures.parallel,
+        _no_scores,
+    ),
     (
         "importance",
         "Parameter importance",

@@ -7,13 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tune.board import METRIC, shown
-from tune.report.gather import Curve, SweepData
-from tune.report.scales import BLUE, GREEN, GREY, ORANGE, RED, SCALE, diagnostic_title, log_ticks, trial_colours
+from tune.report.data import Curve, SweepData
+from tune.report.scales import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    SCALE,
+    diagnostic_title,
+    log_ticks,
+    trial_colours,
+)
+from tune.sweep.table import METRIC, shown
 
 SCORE = f"{METRIC} (%)"
 WIDTH = 14.0  # inches, as all that follows
-HEAD, TITLE, FOOT = 0.5, 0.65, 0.7  # above all rows; above each, for its titles and legends; below each, for its axis
+HEAD, TITLE, FOOT = (
+    0.5,
+    0.65,
+    0.7,
+)  # above all rows; above each, for its titles and legends; below each, for its axis
 PANELS_IN_ROW = 5
 # Between a panel's title and the panel, where it covers nothing.
 LEGEND: dict[str, Any] = {
@@ -29,7 +43,9 @@ LEFT, RIGHT = 0.06, 0.97  # of a row of panels, as shares of the width
 
 
 def draw(data: SweepData, file: Path) -> None:
-    """History and learning curves, parallel coordinates, importance, a slice of each option, diagnostics of the best."""
+    """History and learning curves, parallel coordinates, importance, a slice of each option,
+    diagnostics of the best.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -58,7 +74,9 @@ def draw(data: SweepData, file: Path) -> None:
     for row, metrics in enumerate(names, 3 + len(options)):
         for column, name in enumerate(metrics):
             _diagnostic(panel(row, column), data, name, first=column == 0)
-    title = f"{data.name}: {data.recipe['model']} on {data.recipe['dataset']}, {data.num_epochs} epochs"
+    title = (
+        f"{data.name}: {data.recipe['model']} on {data.recipe['dataset']}, {data.num_epochs} epochs"
+    )
     figure.suptitle(title, y=1 - 0.35 / total, va="center", fontsize=15)
     figure.savefig(file, dpi=90)
 
@@ -76,7 +94,13 @@ def _head(axes: Any, title: str) -> None:
 
 def _default(axes: Any, data: SweepData) -> None:
     if data.default_top1 is not None:
-        axes.axhline(data.default_top1, color=ORANGE, ls="--", lw=1.2, label=f"documented default {data.default_top1:.2f} %")
+        axes.axhline(
+            data.default_top1,
+            color=ORANGE,
+            ls="--",
+            lw=1.2,
+            label=f"documented default {data.default_top1:.2f} %",
+        )
 
 
 def _history(axes: Any, data: SweepData) -> None:
@@ -93,10 +117,26 @@ def _history(axes: Any, data: SweepData) -> None:
             face = {"facecolors": "none"} if state in ("pruned", "running") else {}
             numbers, scores = [row.number for row in rows], [row.top1 for row in rows]
             edge = {"color": colour} if not face else {"edgecolors": colour}
-            axes.scatter(numbers, scores, marker=mark, s=_size(data), linewidths=1, label=state, zorder=2, **face, **edge)
+            axes.scatter(
+                numbers,
+                scores,
+                marker=mark,
+                s=_size(data),
+                linewidths=1,
+                label=state,
+                zorder=2,
+                **face,
+                **edge,
+            )
     best = data.best_so_far()
     if best:
-        axes.step([number for number, _ in best], [score for _, score in best], where="post", color=BLUE, label="best so far")
+        axes.step(
+            [number for number, _ in best],
+            [score for _, score in best],
+            where="post",
+            color=BLUE,
+            label="best so far",
+        )
     _default(axes, data)
     axes.set(xlabel="trial", ylabel=SCORE)
     _head(axes, "Optimisation history")
@@ -108,16 +148,31 @@ def _curves(axes: Any, data: SweepData) -> None:
     board = data.standing.board
     curves = {row.number: data.curves[row.number] for row in data.rows if row.number in data.curves}
     pruned = {row.number for row in data.rows if row.state == "pruned"}
-    for chosen, colour, label in ((pruned, GREY, "pruned"), (curves.keys() - pruned, BLUE, "others")):
+    for chosen, colour, label in (
+        (pruned, GREY, "pruned"),
+        (curves.keys() - pruned, BLUE, "others"),
+    ):
         lines = [curves[number] for number in chosen if number in curves]
         if lines:
-            axes.add_collection(LineCollection(lines, colors=colour, linewidths=0.9, alpha=_alpha(len(lines)), label=label))
+            axes.add_collection(
+                LineCollection(
+                    lines, colors=colour, linewidths=0.9, alpha=_alpha(len(lines)), label=label
+                )
+            )
     ends = [curves[number][-1] for number in pruned if number in curves]
     if ends:
         axes.scatter(*zip(*ends, strict=True), c=RED, marker="x", s=22, label="pruned here")
-    for row, colour, label in ((board.baseline, ORANGE, "documented default"), (board.best, GREEN, "best")):
+    for row, colour, label in (
+        (board.baseline, ORANGE, "documented default"),
+        (board.best, GREEN, "best"),
+    ):
         if row and row.number in curves:
-            axes.plot(*zip(*curves[row.number], strict=True), color=colour, lw=2.5, label=f"{label}, trial {row.number}")
+            axes.plot(
+                *zip(*curves[row.number], strict=True),
+                color=colour,
+                lw=2.5,
+                label=f"{label}, trial {row.number}",
+            )
     axes.autoscale()
     axes.set(xlabel="epochs completed", ylabel=SCORE)
     _head(axes, "Learning curves")
@@ -128,25 +183,38 @@ def _parallel(axes: Any, data: SweepData) -> None:
     from matplotlib.collections import LineCollection
 
     tried = [row for row in data.rows if row.state in ("complete", "pruned")]
-    rows = sorted(tried, key=lambda row: row.top1 or 0.0)  # the best are drawn last, over the others
+    rows = sorted(
+        tried, key=lambda row: row.top1 or 0.0
+    )  # the best are drawn last, over the others
     scales: list[tuple[str, list[float], list[str]]] = []
     for one in data.axes:
         places = [one.place(row.values[one.name]) for row in rows]
         values = [math.log10(place) for place in places] if one.log else places
         given = [row.values[one.name] for row in rows]
-        ends = [shown(given[values.index(end(values))]) for end in (min, max)] if values else ["", ""]
+        ends = (
+            [shown(given[values.index(end(values))]) for end in (min, max)] if values else ["", ""]
+        )
         scales.append((one.name + (" (log)" if one.log else ""), values, ends))
     scores = [row.top1 or 0.0 for row in rows]
-    scales.append((SCORE, scores, [f"{end(scores):.1f}" for end in (min, max)] if scores else ["", ""]))
+    scales.append(
+        (SCORE, scores, [f"{end(scores):.1f}" for end in (min, max)] if scores else ["", ""])
+    )
     columns = [_unit(values) for _, values, _ in scales]
-    lines: list[Curve] = [[(index, column[number]) for index, column in enumerate(columns)] for number in range(len(rows))]
+    lines: list[Curve] = [
+        [(index, column[number]) for index, column in enumerate(columns)]
+        for number in range(len(rows))
+    ]
     colours = _scale()(columns[-1])
-    axes.add_collection(LineCollection(lines, colors=colours, linewidths=1.1, alpha=_alpha(len(rows))))
+    axes.add_collection(
+        LineCollection(lines, colors=colours, linewidths=1.1, alpha=_alpha(len(rows)))
+    )
     for index, (_, _, ends) in enumerate(scales):
         axes.axvline(index, color="#666666", lw=0.8)
         for height, text, side in ((-0.03, ends[0], "top"), (1.03, ends[1], "bottom")):
             axes.text(index, height, text, ha="center", va=side, fontsize=8)
-    axes.set(title="Parallel coordinates", ylim=(-0.14, 1.14), xlim=(-0.3, len(scales) - 0.7), yticks=[])
+    axes.set(
+        title="Parallel coordinates", ylim=(-0.14, 1.14), xlim=(-0.3, len(scales) - 0.7), yticks=[]
+    )
     axes.set_xticks(range(len(scales)), [name for name, _, _ in scales])
 
 
@@ -175,7 +243,14 @@ def _importance(axes: Any, data: SweepData) -> None:
     pairs = sorted(data.importance.items(), key=lambda item: item[1])
     axes.set_title("Parameter importance (PED-ANOVA)")
     if not pairs:
-        axes.text(0.5, 0.5, "not computed: too few trials ran to their end", ha="center", va="center", transform=axes.transAxes)
+        axes.text(
+            0.5,
+            0.5,
+            "not computed: too few trials ran to their end",
+            ha="center",
+            va="center",
+            transform=axes.transAxes,
+        )
         axes.set(xticks=[], yticks=[])
         return
     bars = axes.barh([name for name, _ in pairs], [share for _, share in pairs], color=BLUE)
@@ -188,11 +263,21 @@ def _slice(axes: Any, data: SweepData, index: int, *, first: bool) -> None:
     one = data.axes[index]
     rows = [row for row in data.rows if row.state in ("complete", "pruned")]
     last = max((row.number for row in rows), default=1) or 1
-    for state, label in (("pruned", "pruned"), ("complete", "complete: later trials are more orange")):
+    for state, label in (
+        ("pruned", "pruned"),
+        ("complete", "complete: later trials are more orange"),
+    ):
         chosen = [row for row in rows if row.state == state]
-        places, scores = [one.place(row.values[one.name]) for row in chosen], [row.top1 for row in chosen]
+        places, scores = (
+            [one.place(row.values[one.name]) for row in chosen],
+            [row.top1 for row in chosen],
+        )
         colours = _scale()([row.number / last for row in chosen])
-        face = {"facecolors": "none", "edgecolors": colours} if state == "pruned" else {"color": colours}
+        face = (
+            {"facecolors": "none", "edgecolors": colours}
+            if state == "pruned"
+            else {"color": colours}
+        )
         if chosen:
             axes.scatter(places, scores, s=_size(data), linewidths=1, label=label, **face)
     values = [one.place(row.values[one.name]) for row in rows]
@@ -217,11 +302,23 @@ def _diagnostic(axes: Any, data: SweepData, name: str, *, first: bool) -> None:
     colours = trial_colours(data)
     for number, curve in data.diagnostics[name].items():
         mark = "o" if len(curve) == 1 else ""
-        axes.plot(*zip(*curve, strict=True), color=colours[number], lw=1.5, marker=mark, label=f"trial {number}")
+        axes.plot(
+            *zip(*curve, strict=True),
+            color=colours[number],
+            lw=1.5,
+            marker=mark,
+            label=f"trial {number}",
+        )
     axes.set(xlabel="epochs completed")
     axes.set_title(diagnostic_title(name), fontsize=9)
     axes.tick_params(labelsize=9)
     axes.grid(alpha=0.3)
     if first:
-        axes.text(0, 1.26, "Rotations and binary weights of the best trials", fontsize=12, transform=axes.transAxes)
+        axes.text(
+            0,
+            1.26,
+            "Rotations and binary weights of the best trials",
+            fontsize=12,
+            transform=axes.transAxes,
+        )
         axes.legend(**LEGEND | {"bbox_to_anchor": (0, 1.12)}, ncols=7)

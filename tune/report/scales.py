@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tune.board import shown
-from tune.report.gather import Axis, SweepData
+from tune.report.data import Axis, SweepData
+from tune.sweep.table import shown
 
 BLUE, ORANGE, GREY, GREEN, RED = "#3b82f6", "#f59e0b", "#8a8f98", "#10b981", "#ef4444"
 OTHERS = (BLUE, "#a855f7", RED, GREY, "#06b6d4")
@@ -36,10 +36,14 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 
 
 def trial_colours(data: SweepData) -> dict[int, str]:
-    """A colour for each trial that diagnostics are shown of: the best and the documented default have theirs everywhere."""
+    """A colour for each trial that diagnostics are shown of: the best and the documented default
+    have theirs everywhere.
+    """
     board = data.standing.board
     numbers = dict.fromkeys(number for curves in data.diagnostics.values() for number in curves)
-    special = {row.number: colour for row, colour in ((board.baseline, ORANGE), (board.best, GREEN)) if row}
+    special = {
+        row.number: colour for row, colour in ((board.baseline, ORANGE), (board.best, GREEN)) if row
+    }
     others = [number for number in numbers if number not in special]
     return special | {number: OTHERS[place % len(OTHERS)] for place, number in enumerate(others)}
 
@@ -51,9 +55,14 @@ def diagnostic_title(name: str) -> str:
 
 
 def ticks(one: Axis, values: Sequence[float]) -> dict[str, Any]:
-    """tickvals and ticktext of an axis of the parallel coordinates, whose scale plotly cannot make logarithmic."""
+    """tickvals and ticktext of an axis of the parallel coordinates, whose scale plotly cannot make
+    logarithmic.
+    """
     if one.choices:
-        return {"tickvals": list(range(len(one.choices))), "ticktext": [shown(choice) for choice in one.choices]}
+        return {
+            "tickvals": list(range(len(one.choices))),
+            "ticktext": [shown(choice) for choice in one.choices],
+        }
     low, high = min(values), max(values)
     if one.log:
         room = NEAREST * (high - low)
@@ -79,5 +88,7 @@ def log_ticks(values: Sequence[float]) -> dict[str, Any]:
 
 def log_axis(values: Sequence[float]) -> dict[str, Any]:
     """A logarithmic axis of a slice, with a little room for the ticks at both ends."""
-    ends = {"range": [math.log10(min(values) / 1.3), math.log10(max(values) * 1.3)]} if values else {}
+    ends = (
+        {"range": [math.log10(min(values) / 1.3), math.log10(max(values) * 1.3)]} if values else {}
+    )
     return {"type": "log", **log_ticks(values), **ends}

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune.folder import SweepFolder
-from tune.report.gather import SweepData, gather
+from tune.report.data import SweepData, gather
 from tune.report.page import page
 from tune.report.picture import draw
+from tune.sweep.folder import SweepFolder
 
 if TYPE_CHECKING:
-    from tune.tracking import Tracker
+    from tune.tracking.mirror import Tracker
 
 HTML, PNG = "report.html", "report.png"
 ARTIFACTS = "report"
@@ -29,12 +29,18 @@ class Report:
         """Plain values, for --json."""
         data = self.data
         curves = {str(number): curve for number, curve in data.curves.items()}
-        shown = {"importance": data.importance, "curves": curves, "files": [str(file) for file in self.files]}
+        shown = {
+            "importance": data.importance,
+            "curves": curves,
+            "files": [str(file) for file in self.files],
+        }
         return {**data.standing.to_dict(), "default_top1": data.default_top1, **shown}
 
 
 def write_report(folder: SweepFolder, directory: Path | None = None) -> Report:
-    """report.html and report.png of a sweep, in its folder or in `directory`; of a running one, as it stands."""
+    """report.html and report.png of a sweep, in its folder or in `directory`; of a running one, as
+    it stands.
+    """
     data = gather(folder)
     directory = directory or folder.directory
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,22 @@
-"""Draws are uniform, independent and functions of the image; windows are those of torchvision's definition."""
+"""Draws are uniform, independent and functions of the image; windows are those of torchvision's
+definition.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from rbnn.data.augment import AREA, ASPECT, FILE_DRAWS, crop_windows, eval_geometry, eval_requests, uniforms
-from rbnn.world import World
+from rbnn.data.augment import (
+    AREA,
+    ASPECT,
+    FILE_DRAWS,
+    crop_windows,
+    eval_geometry,
+    eval_requests,
+    uniforms,
+)
+from rbnn.distributed import World
 
 NUM = FILE_DRAWS["resized_crop_flip"]
 
@@ -28,7 +38,9 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
     assert abs(following - np.eye(8)).max() < 0.04
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 900), (900, 2), (224, 224), (333, 500), (1200, 1600)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (2, 900), (900, 2), (224, 224), (333, 500), (1200, 1600)]
+)
 def test_windows_lie_inside_the_image(height: int, width: int) -> None:
     sizes = np.tile([height, width], (500, 1))
     top, left, h, w = crop_windows(sizes, uniforms(3, 1, np.arange(500), NUM)).T
@@ -66,5 +78,10 @@ def test_evaluation_geometry_is_torchvisions() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 8])
 def test_each_evaluation_image_is_on_one_rank_once(num: int, size: int, batch: int) -> None:
-    seen = [index for rank in range(size) for r in eval_requests(num, batch, World(rank, size)) for index in r.indices.tolist()]
+    seen = [
+        index
+        for rank in range(size)
+        for r in eval_requests(num, batch, World(rank, size))
+        for index in r.indices.tolist()
+    ]
     assert sorted(seen) == list(range(num))

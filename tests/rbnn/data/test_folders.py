@@ -1,4 +1,6 @@
-"""Layouts of ImageNet and Tiny ImageNet folders, their fingerprint, and what is said of those that are wrong."""
+"""Layouts of ImageNet and Tiny ImageNet folders, their fingerprint, and what is said of those that
+are wrong.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ def copied(source: Path, target: Path) -> Path:
     return Path(shutil.copytree(source, target))
 
 
-def test_labels_are_positions_among_the_sorted_wnids(imagenet: Path, wnids: tuple[str, ...]) -> None:
+def test_labels_are_positions_among_the_sorted_wnids(
+    imagenet: Path, wnids: tuple[str, ...]
+) -> None:
     source = open_source("imagenet", imagenet)
     assert source.classes == wnids
     for split in (source.train, source.val):
@@ -33,7 +37,10 @@ def test_exif_orientation_is_ignored(imagenet: Path) -> None:
 
 def test_tiny_imagenet_is_read_as_downloaded(tiny: Path, wnids: tuple[str, ...]) -> None:
     source = open_source("tinyimagenet", tiny)
-    listed = dict(line.split("\t")[:2] for line in (tiny / "val" / "val_annotations.txt").read_text().splitlines())
+    listed = dict(
+        line.split("\t")[:2]
+        for line in (tiny / "val" / "val_annotations.txt").read_text().splitlines()
+    )
     assert [wnids[label] for label in source.val.labels] == [
         listed[Path(source.val.files.path(index)).name] for index in range(len(source.val))
     ]
@@ -52,7 +59,9 @@ def test_ilsvrc_folder_names_are_the_same_data(own_imagenet: Path) -> None:
     assert open_source("imagenet", own_imagenet).fingerprint == before
 
 
-def test_a_copy_has_the_same_fingerprint_and_a_change_another(imagenet: Path, tmp_path: Path) -> None:
+def test_a_copy_has_the_same_fingerprint_and_a_change_another(
+    imagenet: Path, tmp_path: Path
+) -> None:
     fingerprint = open_source("imagenet", imagenet).fingerprint
     assert fingerprint.startswith("sha256:") and len(fingerprint) == 7 + 64
     assert open_source("imagenet", copied(imagenet, tmp_path / "same")).fingerprint == fingerprint
@@ -85,7 +94,11 @@ def refused(name: str, path: Path) -> str:
 @pytest.mark.parametrize("name", ["tinyimagenet", "imagenet"])
 def test_a_missing_folder_is_named_with_what_to_do(name: str, tmp_path: Path) -> None:
     message = refused(name, tmp_path)
-    assert f"data_path '{tmp_path}'" in message and "train/ and val/" in message and f"rbnn data prepare {name}" in message
+    assert (
+        f"data_path '{tmp_path}'" in message
+        and "train/ and val/" in message
+        and f"rbnn data prepare {name}" in message
+    )
 
 
 def test_an_empty_class_folder_is_named(own_imagenet: Path) -> None:

@@ -1,4 +1,6 @@
-"""Every loader of every data set: the same images, order, labels and counts, whoever reads them and however often."""
+"""Every loader of every data set: the same images, order, labels and counts, whoever reads them and
+however often.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,21 @@ from torch import Tensor
 
 from rbnn.data import LOADERS, loader_kind, open_loaders, open_source
 from rbnn.data.augment import Floats, train_requests
-from rbnn.data.catalog import DATASETS
 from rbnn.data.loading import Batch, Loaders
+from rbnn.datasets import DATASETS
+from rbnn.distributed import World
 from rbnn.errors import DataError
 from rbnn.recipe import Recipe
-from rbnn.world import World
 
 CPU = torch.device("cpu")
-HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+HAS_DALI = (
+    importlib.util.find_spec("nvidia") is not None
+    and importlib.util.find_spec("nvidia.dali") is not None
+)
 needs_dali = pytest.mark.skipif(not HAS_DALI, reason="NVIDIA DALI is not installed")
 KINDS = [pytest.param(kind, marks=needs_dali if kind == "dali" else ()) for kind in LOADERS]
-# Of one image, in units of the normalised input (one grey level is 0.017): mean of absolute differences between loaders.
+# Of one image, in units of the normalised input (one grey level is 0.017): mean of absolute
+# differences between loaders.
 TOLERANCE = 0.006
 
 
@@ -33,7 +39,9 @@ def options(kind: str) -> dict[str, object]:
     return {"use_dali": True} if kind == "dali" else {"loader": kind}
 
 
-def open_kind(kind: str, dataset: str, data_path: Path | str, world: World | None = None, **changes: object) -> Loaders:
+def open_kind(
+    kind: str, dataset: str, data_path: Path | str, world: World | None = None, **changes: object
+) -> Loaders:
     if kind == "resident" and not DATASETS[dataset].in_memory:
         pytest.skip(f"{dataset} is not held in memory")
     wanted = {"batch_size": 8, "batch_size_test": 4, "workers": 0, **options(kind), **changes}
@@ -69,7 +77,9 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(kind: str, dataset: tuple[str,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_workers_change_nothing_and_leave_torchs_random_numbers_alone(kind: str, dataset: tuple[str, Path]) -> None:
+def test_workers_change_nothing_and_leave_torchs_random_numbers_alone(
+    kind: str, dataset: tuple[str, Path]
+) -> None:
     alone = open_kind(kind, *dataset)
     expected, validation = joined(alone.train.epoch(1)), joined(alone.val)
     torch.manual_seed(5)
@@ -82,8 +92,12 @@ def test_workers_change_nothing_and_leave_torchs_random_numbers_alone(kind: str,
     assert torch.equal(torch.rand(1), after)
 
 
-def test_loader_processes_leave_this_ones_garbage_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forked process that destroyed a DALI pipeline it inherited in a cycle would hang for ever."""
+def test_loader_processes_leave_this_ones_garbage_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forked process that destroyed a DALI pipeline it inherited in a cycle would
+    hang for ever.
+    """
     parent, destroyed = os.getpid(), tmp_path / "destroyed"
 
     class Garbage:
@@ -110,7 +124,9 @@ def test_loader_processes_leave_this_ones_garbage_alone(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_epoch_left_early_does_not_disturb_the_next(kind: str, dataset: tuple[str, Path]) -> None:
+def test_an_epoch_left_early_does_not_disturb_the_next(
+    kind: str, dataset: tuple[str, Path]
+) -> None:
     loaders = open_kind(kind, *dataset)
     expected = joined(loaders.train.epoch(1))
     batches = iter(loaders.train.epoch(0))
@@ -121,7 +137,9 @@ def test_an_epoch_left_early_does_not_disturb_the_next(kind: str, dataset: tuple
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [1, 2])
-def test_an_epoch_taken_up_at_a_step_is_its_rest(kind: str, size: int, dataset: tuple[str, Path]) -> None:
+def test_an_epoch_taken_up_at_a_step_is_its_rest(
+    kind: str, size: int, dataset: tuple[str, Path]
+) -> None:
     loaders = open_kind(kind, *dataset, World(0, size), batch_size=4 * size)
     whole = list(loaders.train.epoch(2))[:40]
     for start in {1, len(whole) - 1}:
@@ -143,7 +161,9 @@ def test_skipped_batches_are_not_even_read(kind: str, own_imagenet: Path) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [2, 3])
-def test_ranks_share_batches_evenly_and_validation_exactly(kind: str, size: int, dataset: tuple[str, Path]) -> None:
+def test_ranks_share_batches_evenly_and_validation_exactly(
+    kind: str, size: int, dataset: tuple[str, Path]
+) -> None:
     whole = open_kind(kind, *dataset, workers=0)
     ranks = [open_kind(kind, *dataset, World(rank, size)) for rank in range(size)]
     parts = [list(rank.train.epoch(0)) for rank in ranks]
@@ -152,8 +172,12 @@ def test_ranks_share_batches_evenly_and_validation_exactly(kind: str, size: int,
     for number, (images, labels) in enumerate(whole.train.epoch(0)):
         if number < len(parts[0]):
             share = len(labels) // size
-            assert torch.equal(torch.cat([part[number][1] for part in parts]), labels[: share * size])
-            assert torch.equal(torch.cat([part[number][0] for part in parts]), images[: share * size])
+            assert torch.equal(
+                torch.cat([part[number][1] for part in parts]), labels[: share * size]
+            )
+            assert torch.equal(
+                torch.cat([part[number][0] for part in parts]), images[: share * size]
+            )
     images, labels = joined(whole.val)
     for rank, loaders in enumerate(ranks):
         assert same(joined(loaders.val), (images[rank::size], labels[rank::size]))
@@ -161,7 +185,9 @@ def test_ranks_share_batches_evenly_and_validation_exactly(kind: str, size: int,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_stay_what_they_are_after_the_next_is_read(kind: str, dataset: tuple[str, Path]) -> None:
+def test_batches_stay_what_they_are_after_the_next_is_read(
+    kind: str, dataset: tuple[str, Path]
+) -> None:
     loaders = open_kind(kind, *dataset)
     copied = [images.clone() for images, _ in loaders.train.epoch(0)]
     kept = [images for images, _ in loaders.train.epoch(0)]
@@ -170,7 +196,9 @@ def test_batches_stay_what_they_are_after_the_next_is_read(kind: str, dataset: t
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_held_out_images_leave_training_and_are_not_augmented(kind: str, dataset: tuple[str, Path]) -> None:
+def test_held_out_images_leave_training_and_are_not_augmented(
+    kind: str, dataset: tuple[str, Path]
+) -> None:
     loaders = open_kind(kind, *dataset, val_fraction=0.25)
     full = open_kind(kind, *dataset)
     sizes = loaders.info.sizes
@@ -183,9 +211,14 @@ def test_held_out_images_leave_training_and_are_not_augmented(kind: str, dataset
 
 
 def differences(first: Loaders, second: Loaders) -> tuple[Tensor, Tensor]:
-    """Mean absolute difference per image, of a training epoch and of validation; labels must be equal."""
+    """Mean absolute difference per image, of a training epoch and of validation; labels must be
+    equal.
+    """
     results = []
-    for one, other in ((joined(first.train.epoch(1)), joined(second.train.epoch(1))), (joined(first.val), joined(second.val))):
+    for one, other in (
+        (joined(first.train.epoch(1)), joined(second.train.epoch(1))),
+        (joined(first.val), joined(second.val)),
+    ):
         assert torch.equal(one[1], other[1]) and one[0].shape == other[0].shape
         results.append((one[0] - other[0]).abs().mean((1, 2, 3)))
     return results[0], results[1]
@@ -199,7 +232,9 @@ def test_dali_and_torchvision_see_the_same_images(dataset: tuple[str, Path]) -> 
 
 
 @needs_dali
-def test_what_a_gpu_is_asked_to_do_gives_the_same_images(dataset: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_gpu_is_asked_to_do_gives_the_same_images(
+    dataset: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The whole pipeline, resizing included, run on the CPU, where otherwise DALI only decodes."""
     monkeypatch.setattr("rbnn.data.dali.DECODED_ON_CPU", {})
     train, val = differences(open_kind("torchvision", *dataset), open_kind("dali", *dataset))
@@ -209,7 +244,9 @@ def test_what_a_gpu_is_asked_to_do_gives_the_same_images(dataset: tuple[str, Pat
 
 def test_torchvision_and_memory_give_the_same_bits() -> None:
     for dataset in ("digits",):
-        train, val = differences(open_kind("torchvision", dataset, ""), open_kind("resident", dataset, ""))
+        train, val = differences(
+            open_kind("torchvision", dataset, ""), open_kind("resident", dataset, "")
+        )
         assert not train.any() and not val.any()
 
 
@@ -217,17 +254,29 @@ def test_torchvision_and_memory_give_the_same_bits() -> None:
 @pytest.mark.parametrize("name", ["cifar10", "tinyimagenet", "imagenet"])
 def test_loaders_agree_on_real_images(name: str, shared_dir: Path) -> None:
     path = shared_dir / "data" / ("cifar10" if name == "cifar10" else "")
-    small = {"batch_size": 64, "batch_size_test": 64, "val_fraction": {"cifar10": 0.02, "tinyimagenet": 0.1}.get(name, 0.2)}
-    first, second = (open_kind(kind, name, path, workers=2, **small) for kind in ("torchvision", "dali"))
+    small = {
+        "batch_size": 64,
+        "batch_size_test": 64,
+        "val_fraction": {"cifar10": 0.02, "tinyimagenet": 0.1}.get(name, 0.2),
+    }
+    first, second = (
+        open_kind(kind, name, path, workers=2, **small) for kind in ("torchvision", "dali")
+    )
     assert first.info == second.info
     one, other = joined(first.val), joined(second.val)
     assert torch.equal(one[1], other[1])
     assert (one[0] - other[0]).abs().mean((1, 2, 3)).max() < TOLERANCE
-    mean, std = (torch.stack([f(images, (0, 2, 3)) for images, _ in (one, other)]) for f in (torch.mean, torch.std))
+    mean, std = (
+        torch.stack([f(images, (0, 2, 3)) for images, _ in (one, other)])
+        for f in (torch.mean, torch.std)
+    )
     assert torch.allclose(mean[0], mean[1], atol=2e-3) and torch.allclose(std[0], std[1], atol=2e-3)
     pair = zip(first.train.epoch(3), second.train.epoch(3), strict=False)
     (images, labels), (others, other_labels) = next(pair)
-    assert torch.equal(labels, other_labels) and (images - others).abs().mean((1, 2, 3)).max() < TOLERANCE
+    assert (
+        torch.equal(labels, other_labels)
+        and (images - others).abs().mean((1, 2, 3)).max() < TOLERANCE
+    )
 
 
 @needs_dali
@@ -235,7 +284,9 @@ def test_original_imagenet_files_are_read_alike(shared_dir: Path, tmp_path: Path
     originals = shared_dir / "data" / "imagenet_originals"
     for split in ("train", "val"):
         (tmp_path / split).symlink_to(originals)
-    train, val = differences(*(open_kind(kind, "imagenet", tmp_path) for kind in ("torchvision", "dali")))
+    train, val = differences(
+        *(open_kind(kind, "imagenet", tmp_path) for kind in ("torchvision", "dali"))
+    )
     assert val.max() < TOLERANCE and train.max() < TOLERANCE
 
 

@@ -1,4 +1,6 @@
-"""Downloads go on where they stopped, are verified, and unpack whole or not at all; the server is a local one."""
+"""Downloads go on where they stopped, are verified, and unpack whole or not at all; the server is a
+local one.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
         self.server.asked.append(wanted)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.ranges else 0
+        start = (
+            int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if wanted and self.server.ranges
+            else 0
+        )
         if start and start >= len(self.server.content):
             self.send_error(416)
             return
@@ -82,21 +88,30 @@ def archive(server: Server, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Arch
     return official
 
 
-def test_a_data_set_is_downloaded_unpacked_and_then_used_as_it_is(server: Server, archive: Archive, tmp_path: Path) -> None:
+def test_a_data_set_is_downloaded_unpacked_and_then_used_as_it_is(
+    server: Server, archive: Archive, tmp_path: Path
+) -> None:
     message = prepare("tinyimagenet", tmp_path / "new")
-    assert message == f"tinyimagenet: 12 training and 7 validation images, 3 classes of 200, in '{tmp_path / 'new'}'"
+    assert (
+        message == "tinyimagenet: 12 training and 7 validation images, 3 classes of 200, in "
+        f"'{tmp_path / 'new'}'"
+    )
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["tiny-imagenet-200"]
     assert prepare("tinyimagenet", tmp_path / "new") == message
     assert len(server.asked) == 1
 
 
-def test_a_cut_connection_is_taken_up_again(server: Server, archive: Archive, tmp_path: Path) -> None:
+def test_a_cut_connection_is_taken_up_again(
+    server: Server, archive: Archive, tmp_path: Path
+) -> None:
     server.cuts = [1000, 2000]
     prepare("tinyimagenet", tmp_path)
     assert server.asked == [None, "bytes=1000-", "bytes=3000-"]
 
 
-def test_a_later_run_goes_on_where_an_earlier_one_stopped(server: Server, archive: Archive, tmp_path: Path) -> None:
+def test_a_later_run_goes_on_where_an_earlier_one_stopped(
+    server: Server, archive: Archive, tmp_path: Path
+) -> None:
     server.cuts = [1000, 0, 0]
     with pytest.raises(DataError, match=r"run again to go on from 0\.0 MiB"):
         prepare("tinyimagenet", tmp_path)
@@ -105,49 +120,71 @@ def test_a_later_run_goes_on_where_an_earlier_one_stopped(server: Server, archiv
     assert server.asked[-1] == "bytes=1000-"
 
 
-def test_a_server_without_ranges_is_read_from_the_start(server: Server, archive: Archive, tmp_path: Path) -> None:
+def test_a_server_without_ranges_is_read_from_the_start(
+    server: Server, archive: Archive, tmp_path: Path
+) -> None:
     server.ranges = False
     server.cuts = [1000]
     prepare("tinyimagenet", tmp_path)
     assert (tmp_path / "tiny-imagenet-200").is_dir()
 
 
-def test_a_partial_file_that_is_whole_needs_no_more(server: Server, archive: Archive, tmp_path: Path) -> None:
+def test_a_partial_file_that_is_whole_needs_no_more(
+    server: Server, archive: Archive, tmp_path: Path
+) -> None:
     (tmp_path / "file.zip.partial").write_bytes(server.content)
     prepare("tinyimagenet", tmp_path)
 
 
-def test_another_file_is_refused_and_deleted(server: Server, archive: Archive, tmp_path: Path) -> None:
+def test_another_file_is_refused_and_deleted(
+    server: Server, archive: Archive, tmp_path: Path
+) -> None:
     server.content = b"something else"
-    with pytest.raises(DataError, match=f"md5 {hashlib.md5(server.content).hexdigest()}, not {archive.md5}"):
+    with pytest.raises(
+        DataError, match=f"md5 {hashlib.md5(server.content).hexdigest()}, not {archive.md5}"
+    ):
         prepare("tinyimagenet", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x.zip", "no-such-scheme://x/y.zip", "nonsense"])
-def test_a_server_that_does_not_answer_is_one_line(archive: Archive, tmp_path: Path, url: str) -> None:
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/x.zip", "no-such-scheme://x/y.zip", "nonsense"]
+)
+def test_a_server_that_does_not_answer_is_one_line(
+    archive: Archive, tmp_path: Path, url: str
+) -> None:
     with pytest.raises(DataError) as caught:
         prepare("tinyimagenet", tmp_path, url=url)
-    assert str(caught.value).startswith(f"url '{url}' cannot be downloaded: ") and "--url" in str(caught.value)
+    assert str(caught.value).startswith(f"url '{url}' cannot be downloaded: ") and "--url" in str(
+        caught.value
+    )
     assert "\n" not in str(caught.value)
 
 
-def test_a_refusal_of_the_server_is_not_tried_again(server: Server, archive: Archive, tmp_path: Path) -> None:
+def test_a_refusal_of_the_server_is_not_tried_again(
+    server: Server, archive: Archive, tmp_path: Path
+) -> None:
     (tmp_path / "file.zip.partial").write_bytes(server.content + b"more")
     with pytest.raises(DataError, match="md5"):
         prepare("tinyimagenet", tmp_path)
     assert len(server.asked) == 1
 
 
-def test_a_place_that_cannot_be_written_is_one_line(server: Server, archive: Archive, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_one_line(
+    server: Server, archive: Archive, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         prepare("tinyimagenet", tmp_path / "file")
 
 
-def test_an_incomplete_folder_is_named_not_overwritten(server: Server, archive: Archive, tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_named_not_overwritten(
+    server: Server, archive: Archive, tmp_path: Path
+) -> None:
     (tmp_path / "tiny-imagenet-200" / "train").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"tiny-imagenet-200' is there, but not whole .*delete it and run again"):
+    with pytest.raises(
+        DataError, match=r"tiny-imagenet-200' is there, but not whole .*delete it and run again"
+    ):
         prepare("tinyimagenet", tmp_path)
     assert server.asked == []
 
@@ -195,7 +232,9 @@ def packed_tar(path: Path, member: str) -> None:
 
 @pytest.mark.parametrize("pack", [packed_zip, packed_tar])
 @pytest.mark.parametrize("member", ["../escaped", "folder/../../escaped"])
-def test_an_archive_that_reaches_outside_is_refused(pack: object, member: str, tmp_path: Path) -> None:
+def test_an_archive_that_reaches_outside_is_refused(
+    pack: object, member: str, tmp_path: Path
+) -> None:
     pack(tmp_path / "archive", member)
     inner = tmp_path / "inner"
     inner.mkdir()
@@ -220,22 +259,33 @@ def test_what_cannot_or_need_not_be_downloaded(tmp_path: Path, imagenet: Path) -
     assert "nothing to do" in prepare("digits", tmp_path)
     with pytest.raises(DataError, match=r"by hand: register at https://image-net\.org"):
         prepare("imagenet", tmp_path)
-    assert prepare("imagenet", imagenet).startswith("imagenet: 18 training and 7 validation images, 3 classes of 1000")
+    assert prepare("imagenet", imagenet).startswith(
+        "imagenet: 18 training and 7 validation images, 3 classes of 1000"
+    )
 
 
 def test_cifar_beside_the_project_is_used_as_it_is(shared_dir: Path) -> None:
-    for path in (shared_dir / "data" / "cifar10", shared_dir / "data" / "cifar10" / "cifar-10-batches-py"):
-        assert prepare("cifar10", path).startswith("cifar10: 50000 training and 10000 validation images, 10 classes, in ")
+    for path in (
+        shared_dir / "data" / "cifar10",
+        shared_dir / "data" / "cifar10" / "cifar-10-batches-py",
+    ):
+        assert prepare("cifar10", path).startswith(
+            "cifar10: 50000 training and 10000 validation images, 10 classes, in "
+        )
 
 
-def test_the_files_of_cifar_that_are_damaged_or_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_of_cifar_that_are_damaged_or_missing_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     official = cifar.torchvision_class("cifar10")
     folder = tmp_path / official.base_folder
     folder.mkdir()
     content = b"as published"
     md5 = hashlib.md5(content).hexdigest()
     for listed in ("train_list", "test_list"):
-        monkeypatch.setattr(official, listed, [(file, md5) for file, _ in getattr(official, listed)])
+        monkeypatch.setattr(
+            official, listed, [(file, md5) for file, _ in getattr(official, listed)]
+        )
     monkeypatch.setattr(official, "meta", {**official.meta, "md5": md5})
     for file, _ in (*official.train_list, *official.test_list):
         (folder / file).write_bytes(content)
@@ -243,5 +293,6 @@ def test_the_files_of_cifar_that_are_damaged_or_missing_are_named(tmp_path: Path
     with pytest.raises(DataError) as caught:
         open_source("cifar10", str(tmp_path))
     assert str(caught.value).startswith(
-        f"data_path '{tmp_path}': of cifar-10-batches-py, data_batch_3 is damaged (md5), batches.meta is missing; delete "
+        f"data_path '{tmp_path}': of cifar-10-batches-py, data_batch_3 is damaged (md5), "
+        "batches.meta is missing; delete "
     )

@@ -1,0 +1,153 @@
+"""What this machine offers a run: cores, GPUs, a rank's device; and the process-wide settings that
+make runs repeatable.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+import torch
+
+from rbnn.data import dataset_spec, num_train_images
+from rbnn.errors import RecipeError
+from rbnn.models import check_model
+from rbnn.network import obstacle
+from rbnn.recipe import Recipe
+
+# Images that a process trains on from which compiling pays: resnet20 gains 1 to 3 ms an image on a
+# core, and compiling takes a minute of it.
+COMPILE_FROM = 60_000
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+def num_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu_ids(recipe: Recipe) -> list[int]:
+    """The GPUs that `gpus` names; the first one where it is empty and there is one; none for the
+    CPU.
+
+    Raises RecipeError, one line, for GPUs that are not there.
+    """
+    present = torch.cuda.device_count()
+    if recipe.gpus == "none":
+        return []
+    if not recipe.gpus:
+        return list(range(min(present, recipe.train_workers)))
+    parts = [part.strip() for part in recipe.gpus.split(",")]
+    if not all(part.isdigit() for part in parts) or len(set(parts)) != len(parts):
+        raise RecipeError(
+            f"gpus is '{recipe.gpus}'; it must be GPU numbers such as 0,1, or none for the CPU"
+        )
+    missing = [part for part in parts if int(part) >= present]
+    if missing:
+        has = f"has {present} GPU{'s' * (present != 1)}" if present else "has no GPU"
+        remedy = (
+            f"--gpus {','.join(map(str, range(present)))}"
+            if present
+            else "--gpus none to train on the CPU"
+        )
+        raise RecipeError(f"gpus is '{recipe.gpus}', but this machine {has}; pass {remedy}")
+    return [int(part) for part in parts]
+
+
+def resolve(recipe: Recipe, share: int = 1, in_turn: int = 1) -> Recipe:
+    """The recipe with what depends on the machine made explicit: workers, threads, compile; model,
+    GPUs, workers checked.
+
+    share: how many such runs use the machine at once; in_turn: how many one process runs, which
+    share what it compiles. Several GPUs in `gpus` mean as many workers. Raises RecipeError, and
+    DataError as `compile_choice`.
+    """
+    check_model(recipe.model, recipe.dataset)
+    gpus = gpu_ids(recipe)
+    workers = recipe.train_workers
+    if len(gpus) > 1 and workers == 1:
+        workers = len(gpus)
+    if gpus and workers != len(gpus):
+        raise RecipeError(
+            f"train_workers is {workers} on {len(gpus)} GPU(s); give one worker per GPU, or "
+            "--gpus none"
+        )
+    if not gpus and workers > num_cores():
+        raise RecipeError(
+            f"train_workers is {workers}, but this machine has {num_cores()} cores; use at most "
+            f"{num_cores()}"
+        )
+    threads = recipe.threads or max(1, num_cores() // (workers * share))
+    return recipe.replace(
+        train_workers=workers, threads=threads, compile=compile_choice(recipe, bool(gpus), in_turn)
+    )
+
+
+def compile_choice(recipe: Recipe, on_gpu: bool, in_turn: int) -> str:
+    """`compile` as "on" or "off": auto is on where the process trains on COMPILE_FROM images or
+    more, and code can be compiled.
+
+    Raises RecipeError for "on" where it cannot, DataError for auto where the images to be counted
+    are not there.
+    """
+    if recipe.compile == "auto" and not _trains_long(recipe, in_turn):
+        return "off"
+    why = "" if recipe.compile == "off" else obstacle("cuda" if on_gpu else "cpu")
+    if why and recipe.compile == "on":
+        raise RecipeError(f"compile is 'on', but {why}; install it, or pass --compile off")
+    if why:
+        print(f"compile auto: off, as {why}", file=sys.stderr)
+    return "on" if recipe.compile != "off" and not why else "off"
+
+
+def _trains_long(recipe: Recipe, in_turn: int) -> bool:
+    """The published number is asked first: there may be fewer images, and counting them looks at
+    each file.
+    """
+    passes = in_turn * recipe.epochs
+    return (
+        passes * dataset_spec(recipe.dataset).num_train
+        >= COMPILE_FROM
+        <= passes * num_train_images(recipe)
+    )
+
+
+def device_of(recipe: Recipe, rank: int = 0) -> torch.device:
+    """The device that a rank of a run started in this process uses."""
+    gpus = gpu_ids(recipe)
+    return torch.device("cuda", gpus[rank]) if gpus else torch.device("cpu")
+
+
+def prepare_process(recipe: Recipe, device: torch.device) -> None:
+    """Set threads, deterministic kernels, precision and denormal flushing for this process: the
+    recipe's bits depend on them.
+
+    BN weights of 1e-8 make denormals, which are slow on CPUs.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    keep_freed_memory()
+    torch.set_num_threads(recipe.threads or num_cores())
+    torch.set_flush_denormal(True)
+    torch.use_deterministic_algorithms(True)
+    # Filling every fresh tensor took 9 % of a step; nothing here reads memory that it did not
+    # write.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = recipe.precision != "float32"
+        torch.backends.cuda.matmul.allow_tf32 = recipe.precision != "float32"
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step's tensors free for the next step's; other C libraries stay as they
+    are.
+
+    It gave the memory back to the system, and 4,500 page faults a step took 8 % of it (resnet20,
+    batch 32, one thread).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes

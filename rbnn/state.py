@@ -1,0 +1,243 @@
+"""A run in the making: what it carries, how it starts, what it leaves in its folder, and how it
+goes on from there.
+
+last.ckpt is where a run goes on; best.ckpt is the one of the best epoch. Whatever the moment a run
+is killed at, last.ckpt is whole, and what comes after it in best.ckpt or in the table of
+diagnostics is written again, to the bit, by the continuation.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rbnn import checkpoint as ckpt
+from rbnn.diagnostics import Diagnosis, open_table
+from rbnn.distributed import World
+from rbnn.errors import CheckpointError, RecipeError, RunFailed
+from rbnn.hardware import prepare_process
+from rbnn.metrics import Counts
+from rbnn.models import build
+from rbnn.network import Network
+from rbnn.recipe import FIELDS, Recipe
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+@dataclass
+class Run:
+    """What `fit` carries through a run. network: the model as it is called, compiled or not.
+
+    epoch: completed epochs. step: completed training steps of the epoch in progress; counts,
+    spent_s: what it counted so far on this rank, and the seconds that it took before the last
+    resume. metrics: of the last completed epoch.
+    """
+
+    recipe: Recipe
+    model: nn.Module
+    network: Network
+    optimizer: torch.optim.SGD
+    device: torch.device
+    world: World
+    diagnosis: Diagnosis
+    counts: Counts
+    epoch: int = 0
+    step: int = 0
+    spent_s: float = 0.0
+    best_top1: float = -math.inf
+    best_epoch: int = -1
+    metrics: dict[str, Any] = field(default_factory=dict)
+    parallel: nn.Module | None = None
+
+
+def start(recipe: Recipe, device: torch.device) -> Run:
+    """A run at epoch 0: process settings, network and optimiser, all from the recipe's seed."""
+    prepare_process(recipe, device)
+    torch.manual_seed(recipe.seed)
+    model = build(recipe.model, recipe.dataset, recipe.a32, semantics=recipe.semantics).to(device)
+    optimizer = torch.optim.SGD(
+        model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+    )
+    return Run(
+        recipe,
+        model,
+        Network(model, recipe, device),
+        optimizer,
+        device,
+        World.current(),
+        Diagnosis(model),
+        Counts(device),
+    )
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Writes a run's checkpoints to `directory`; fingerprint: of the run's data. Every rank calls
+    it, rank 0 writes.
+    """
+
+    directory: Path
+    fingerprint: str
+
+    def epoch(self, run: Run) -> Path | None:
+        """After an epoch; the path of last.ckpt on rank 0.
+
+        best.ckpt comes first: a kill between the two repeats the epoch, and writes the same
+        best.ckpt again.
+        """
+        is_best = run.metrics["val/top1"] > run.best_top1
+        if is_best:
+            run.best_top1, run.best_epoch = run.metrics["val/top1"], run.metrics["epoch"]
+        if not run.world.leads:
+            return None
+        with (
+            failure_told(self.directory),
+            ckpt.writing(self.directory / LAST, self.content(run, {})) as partial,
+        ):
+            if is_best:
+                link(partial, self.directory / BEST)
+            keep_periodic(partial, self.directory, run.recipe, run.epoch)
+        return self.directory / LAST
+
+    def step(self, run: Run, spent_s: float) -> None:
+        """In the middle of an epoch.
+
+        Batch statistics are rank 0's: they do nothing in training, and at the epoch's end every
+        rank takes rank 0's.
+        """
+        counts = run.world.gathered(run.counts.sums).cpu()
+        if run.world.leads:
+            partial = {"counts": counts, "spent_s": spent_s, "diagnosis": run.diagnosis.state()}
+            with failure_told(self.directory):
+                ckpt.save(self.directory / LAST, self.content(run, partial))
+
+    def content(self, run: Run, partial: dict[str, Any]) -> ckpt.Checkpoint:
+        """Everything that a continuation needs; `partial`: of the epoch in progress."""
+        return ckpt.Checkpoint(
+            state_dict=run.model.state_dict(),
+            recipe=run.recipe.to_dict(),
+            epoch=run.epoch,
+            step=run.step,
+            partial=partial,
+            optimizer=run.optimizer.state_dict(),
+            rng=ckpt.rng_state(run.device),
+            best={"top1": run.best_top1, "epoch": run.best_epoch},
+            metrics=run.metrics,
+            data=self.fingerprint,
+        )
+
+
+@contextmanager
+def failure_told(directory: Path) -> Iterator[None]:
+    """Within it, a checkpoint that cannot be written, as on a full disk, is RunFailed, one line;
+    the last one stays.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(
+            f"no checkpoint can be written to '{directory}': {error.strerror or error}; make "
+            "room, and go on with "
+            f"--resume '{directory}'"
+        ) from error
+
+
+def make_directory(directory: Path) -> None:
+    """Make a run's folder; RecipeError, one line, where that is not possible."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(
+            f"results_dir '{directory.parent}' cannot be written: {error.strerror}; pass another"
+        ) from None
+
+
+def keep_periodic(file: Path, directory: Path, recipe: Recipe, num_epochs: int) -> None:
+    """Give the checkpoint of every checkpoint_every-th epoch a name of its own; drop those beyond
+    keep_checkpoints.
+    """
+    if not recipe.checkpoint_every or num_epochs % recipe.checkpoint_every:
+        return
+    link(file, directory / f"epoch-{num_epochs:04d}.ckpt")
+    kept = sorted(directory.glob("epoch-*.ckpt"), key=lambda path: (len(path.name), path.name))
+    for old in kept[: -recipe.keep_checkpoints] if recipe.keep_checkpoints else []:
+        old.unlink()
+
+
+def link(source: Path, target: Path) -> None:
+    """Give the content of `source` a second name, replacing what was there; a copy where the file
+    system has no links.
+    """
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        partial.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, partial)
+    partial.replace(target)
+
+
+def open_directory(directory: Path, run: Run, resume: Path | None) -> None:
+    """Make a run's folder ready, on rank 0: what a killed process left half written goes, what the
+    run had comes along.
+    """
+    if not run.world.leads:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    for partial in directory.glob(".*.partial"):
+        partial.unlink()
+    open_table(directory, resume.parent if resume else None, run.epoch)
+    best = resume.parent / BEST if resume else directory / BEST
+    elsewhere = best.parent.resolve() != directory.resolve()
+    if elsewhere and best.is_file() and ckpt.load(best).metrics.get("epoch") == run.best_epoch:
+        link(best, directory / BEST)
+
+
+def check_continues(recipe: Recipe, state: ckpt.Checkpoint, path: Path, fingerprint: str) -> None:
+    """CheckpointError, one line, where a run of that recipe on data of that fingerprint cannot go
+    on from the checkpoint.
+    """
+    if not state.optimizer:
+        raise CheckpointError(
+            f"checkpoint '{path}' holds weights only and cannot be continued; use rbnn evaluate"
+        )
+    own = recipe.to_dict(only_affecting=True)
+    written = {name: state.recipe.get(name, FIELDS[name].default) for name in own}
+    differing = [name for name, value in own.items() if written[name] != value]
+    if differing:
+        name = differing[0]
+        raise CheckpointError(
+            f"checkpoint '{path}' was written with {name} {written[name]!r}, this recipe has "
+            f"{own[name]!r}"
+            f"{f' (and {len(differing) - 1} more differ)' if differing[1:] else ''}; continue "
+            "with the same recipe"
+        )
+    if state.data != fingerprint:
+        raise CheckpointError(
+            f"checkpoint '{path}' was trained on other data ({state.data[:19]}, here "
+            f"{fingerprint[:19]})"
+        )
+
+
+def restore(run: Run, path: Path, fingerprint: str) -> None:
+    """Bring a fresh run to where the checkpoint was written; raises as `check_continues` does."""
+    state = ckpt.load(path)
+    check_continues(run.recipe, state, path, fingerprint)
+    ckpt.load_weights(run.model, state, path)
+    run.optimizer.load_state_dict(state.optimizer)
+    run.epoch, run.step, run.metrics = state.epoch, state.step, state.metrics
+    run.best_top1, run.best_epoch = state.best["top1"], int(state.best["epoch"])
+    if state.step:
+        run.counts.sums.copy_(state.partial["counts"][run.world.rank])
+        run.spent_s = state.partial["spent_s"]
+        run.diagnosis.restore(state.partial["diagnosis"])
+    ckpt.set_rng_state(state.rng, run.device)

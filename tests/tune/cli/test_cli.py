@@ -1,0 +1,333 @@
+"""The command `rbnn`: help without torch, and every mistake a user can make answered in one line
+with exit status 2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from rbnn.checkpoint import Checkpoint, save
+from rbnn.errors import RunFailed
+from rbnn.hardware import num_cores
+from rbnn.models import build
+from rbnn.recipe import Recipe, recipe_files
+from tune.cli.__main__ import INTERRUPTED, main
+
+# Importing MLflow uses what newer versions of its dependencies deprecate.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
+
+COMMON = (
+    "--results_dir ./result --data_path ./data --lr 0.1 -b 256 -bt 128 --Tmin 1e-2 --Tmax 1e1 "
+    "--lr_type cos --warm_up"
+)
+CIFAR_COMMAND = f"train --gpus 0 --model resnet20_1w1a --dataset cifar10 --epochs 1000 {COMMON}"
+IMAGENET_COMMAND = (
+    f"train --gpus 0,1,2,3 --model resnet18_1w1a --dataset imagenet --epochs 120 {COMMON} "
+    "--use_dali"
+)
+TOO_MANY = num_cores() + 1
+MISTAKES = {
+    "replay no_such_recipe": "recipe 'no_such_recipe' does not exist; nearest: ",
+    "replay cifar10_resnet20": "nearest: cifar10_resnet20_1w1a",
+    "replay 0123456789abcdef": "run '0123456789abcdef' in sqlite:",
+    "replay none/recipe.yaml": "recipe 'none/recipe.yaml' does not exist",
+    "train cifar10_resnet20": "recipe 'cifar10_resnet20' does not exist; nearest: "
+    "cifar10_resnet20_1w1a",
+    "train --model resnet20_1w1a --dataset imagenet --data_path none": "model 'resnet20_1w1a' is "
+    "unknown for imagenet; "
+    "choose",
+    "train --model resnet21_1w1a --dataset digits": "model 'resnet21_1w1a' is unknown for digits; "
+    "choose resnet18_1w1a",
+    "train --dataset cifar10 --data_path none --epochs 1": "none",
+    "train --dataset imagenet --data_path none": "none",
+    "train --dataset digits --Tmin 5 --Tmax 1 --epochs 1": "Tmin is 5 and Tmax 1",
+    "train --dataset digits --lr_decay_step 30 60": "lr_decay_step is [30, 60], and lr_type cos "
+    "has no milestones",
+    "train --dataset digits --epochs -3": "epochs is -3; it must be a whole number of at least 1",
+    "train --dataset digits --lr abc": "lr is 'abc'; it must be a number",
+    "train --dataset digits --lr nan": "lr is nan; it must be a finite number above 0",
+    f"train --dataset digits --gpus none --train_workers {TOO_MANY}": "this machine has "
+    f"{num_cores()} cores",
+    "train --dataset digits --gpus zero": "gpus is 'zero'; it must be GPU numbers such as 0,1, or "
+    "none for the CPU",
+    "train --dataset digits --gpus 97,98": "gpus is '97,98', but this machine has",
+    "train --dataset digits --resume none.ckpt": "checkpoint 'none.ckpt' does not exist",
+    "train --dataset digits --resume random.ckpt": "checkpoint 'random.ckpt' cannot be read",
+    "train --dataset digits --gpus none --results_dir random.ckpt": "results_dir 'random.ckpt' "
+    "cannot be written: Not",
+    "train --bogus 3": "unrecognized arguments: --bogus",
+    "trian": "invalid choice: 'trian'",
+    "sweep bad_model.yaml": "model 'resnet21_1w1a' is unknown for digits; choose",
+    "sweep bad_key.yaml": "key 'bogus_key' is unknown; nearest: ",
+    "sweep none.yaml": "sweep file 'none.yaml' does not exist",
+    "sweep not_yaml.yaml": "is not valid YAML",
+    "sweep quickstart --trials 0": "trials is 0; it must be a whole number of at least 1",
+    "sweep quickstart --concurrent 999": "do not fit this machine",
+    "sweep quickstart --time-budget -1": "minutes above 0",
+    "sweep quickstart --results_dir /proc/no": "results_dir '/proc/no' cannot be written: No such "
+    "file",
+    "sweep quickstart --name a/b": "name is 'a/b'; it must be letters",
+    "sweep quickstart --storage "
+    "sqlite:///:memory:?password=geheim": "storage sqlite:///:memory:?password=*** is in memory",
+    "sweep quickstart --storage_path ftq://ann:geheim@host/a": "storage_path "
+    "'ftq://ann:***@host/a' cannot be "
+    "used",
+    "sweep quickstart --storage sqlite://": "is in memory, and ends with its process",
+    "evaluate random.ckpt --dataset digits": "checkpoint 'random.ckpt' cannot be read",
+    "evaluate none.ckpt --dataset digits": "checkpoint 'none.ckpt' does not exist",
+    "evaluate other.ckpt --dataset digits": "checkpoint 'other.ckpt' is of another network",
+    "ui no_such_sweep": "sweep 'no_such_sweep'",
+    "status no_such_sweep": "sweep 'no_such_sweep' is not in ./result (there is none; start one "
+    "with rbnn sweep)",
+    "resume no_such_sweep": "is not in ./result",
+    "extend no_such_sweep --trials 1": "is not in ./result",
+    "stop no_such_sweep": "is not in ./result",
+    "best no_such_sweep": "is not in ./result",
+    "data prepare cifra10": "dataset 'cifra10' is unknown; choose cifar10, cifar100",
+    "data prepare digits --url http://x/y.zip": "digits is not downloaded by this command; leave "
+    "--url out",
+    "data prepare digits --json": "--json goes with rbnn data check",
+    "data check digits --url http://x/y.zip": "--url goes with rbnn data prepare",
+}
+
+
+@pytest.fixture(autouse=True)
+def workplace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An empty working directory with its own store, one for all tests here: creating one takes
+    seconds.
+    """
+    monkeypatch.chdir(tmp_path)
+    store = tmp_path_factory.getbasetemp() / "cli-store"
+    store.mkdir(exist_ok=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
+    return tmp_path
+
+
+def num_runs() -> int:
+    """Runs in the store of these tests, read without MLflow."""
+    path = Path(
+        os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db").removeprefix("sqlite:///")
+    )
+    if not path.is_file():
+        return 0
+    with closing(sqlite3.connect(path)) as database:
+        return int(database.execute("SELECT count(*) FROM runs").fetchone()[0])
+
+
+def status_of(line: str) -> int:
+    """The exit status of a command line, whether it is returned or raised by the parser."""
+    try:
+        return main(shlex.split(line))
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def refusal_of(line: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that refuses a command, which must have written nothing else and nothing to
+    disk.
+    """
+    capsys.readouterr()
+    before = sorted(Path().rglob("*")), num_runs()
+    status = status_of(line)
+    captured = capsys.readouterr()
+    assert (status, captured.out) == (2, "")
+    assert (
+        captured.err.endswith("\n")
+        and captured.err.count("\n") == 1
+        and captured.err.startswith("rbnn")
+    )
+    assert (sorted(Path().rglob("*")), num_runs()) == before
+    return captured.err
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_answered_in_one_line_with_status_2(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bad_key.yaml").write_text("recipe: cifar10_resnet20_1w1a\nbogus_key: 1\n")
+    model = "base: {dataset: digits, model: resnet21_1w1a}"
+    Path("bad_model.yaml").write_text(f"{model}\nspace: {{lr: {{log: [0.01, 1]}}}}\n")
+    Path("not_yaml.yaml").write_text("space: [\n")
+    Path("random.ckpt").write_bytes(bytes(torch.randint(256, (100,), dtype=torch.uint8).tolist()))
+    save("other.ckpt", Checkpoint(build("resnet18_1w1a", "digits").state_dict()))
+    assert MISTAKES[line] in refusal_of(line, capsys)
+
+
+@pytest.mark.skipif(
+    torch.cuda.device_count() > 0,
+    reason="tells what happens on a machine without GPUs, and this one has one",
+)
+@pytest.mark.parametrize(("line", "gpus"), [(CIFAR_COMMAND, "0"), (IMAGENET_COMMAND, "0,1,2,3")])
+def test_the_documented_commands_need_their_gpus(
+    line: str, gpus: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused before a store is made in the working directory."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert refusal_of(line, capsys) == (
+        f"rbnn: gpus is '{gpus}', but this machine has no GPU; pass --gpus none to train on the "
+        "CPU\n"
+    )
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////no/such/folder/mlflow.db"])
+@pytest.mark.parametrize(
+    "line",
+    ["train --dataset digits --epochs 1", "replay cifar10_resnet20_1w1a", "sweep quickstart"],
+)
+def test_a_store_that_does_not_answer_is_told_before_anything_is_written(
+    line: str, uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert refusal_of(line, capsys).startswith(f"rbnn: MLflow store {uri} cannot be used: ")
+
+
+def test_recipes_lists_every_named_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("recipes") == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in recipe_files())
+    assert status_of("recipes --json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list(recipe_files())
+    assert {row["name"]: row.get("top1") for row in rows}[
+        "imagenet_resnet34_1w1a_150ep_b512"
+    ] == 63.141
+
+
+def test_evaluate_reads_our_files_and_the_authors_alike(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = build("resnet20_1w1a", "digits")
+    save(
+        "ours.ckpt",
+        Checkpoint(model.state_dict(), recipe=Recipe(dataset="digits", epochs=3).to_dict()),
+    )
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}},
+        "authors.pt",
+    )
+    answers = []
+    for line in ("evaluate ours.ckpt --json", "evaluate authors.pt --dataset digits --json"):
+        assert status_of(line) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0].pop("file") == "ours.ckpt" and answers[1].pop("file") == "authors.pt"
+    assert answers[0] == answers[1] and answers[0]["data"] == "digits"
+    assert set(answers[0]) == {"data", "val/loss", "val/top1", "val/top5"}
+
+
+def test_data_check_says_what_is_there_to_people_and_programs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert status_of("data check digits") == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == "every image can be decoded" and captured.err == ""
+    assert status_of("data check digits --json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sum(found["counts"]["train"].values()) == 1400 and found["damaged"] == []
+    assert found["fingerprint"] in captured.out
+
+
+def test_data_check_shows_its_progress_and_is_status_1_for_damage(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rbnn.data.check.CHUNK", 2)
+    for split in ("train", "val"):
+        for wnid in ("n01", "n02"):
+            folder = workplace / split / wnid
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (8, 8)).save(folder / f"{number}.JPEG")
+    damaged = workplace / "train" / "n02" / "1.JPEG"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    assert status_of("data check imagenet --data_path .") == 1
+    captured = capsys.readouterr()
+    assert "imagenet train: 4 images in 2 classes, 2 to 2 per class" in captured.out
+    assert captured.out.splitlines()[-2:] == [
+        "1 damaged",
+        f"image '{damaged}' cannot be decoded: it is truncated or damaged",
+    ]
+    assert [line.partition(",")[0] for line in captured.err.splitlines()] == [
+        f"imagenet: decoded: {done} of 8 images" for done in (2, 4, 6, 8)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (RunFailed("worker 1 died"), 1, "rbnn: worker 1 died\n"),
+        (KeyboardInterrupt(), INTERRUPTED, "rbnn: interrupted"),
+    ],
+)
+def test_a_failed_run_is_status_1_and_an_interrupted_one_130(
+    error: BaseException,
+    status: int,
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def raising(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("tune.run.train.train_recorded", raising)
+    assert status_of("train --dataset digits") == status
+    assert capsys.readouterr().err.startswith(text)
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("tune.run.train.train_recorded", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "--dataset", "digits"])
+
+
+@pytest.mark.parametrize("line", ["--help", "train --help", "sweep --help", "recipes"])
+def test_help_and_lists_answer_without_loading_anything_heavy(line: str) -> None:
+    code = (
+        "import atexit, sys; from tune.cli.__main__ import main\n"
+        "atexit.register(lambda: print('LOADED', *{'torch', 'ray', 'mlflow', 'optuna'} & "
+        "set(sys.modules), file=sys.stderr))\n"
+        "main(sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *line.split()], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "LOADED\n")
+    assert done.stdout
+
+
+def test_a_mistake_in_a_real_process_is_status_2_and_one_line(workplace: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tune.cli",
+        "train",
+        "--dataset",
+        "digits",
+        "--Tmin",
+        "5",
+        "--Tmax",
+        "1",
+    ]
+    path = str(Path(__file__).resolve().parents[3])
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr == "rbnn: Tmin is 5 and Tmax 1; Tmin must be below Tmax: swap or change them\n"
+    )

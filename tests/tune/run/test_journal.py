@@ -1,0 +1,53 @@
+"""A trial's epochs on disk: written once, in order, whole lines only, and completed from the
+checkpoint after a kill.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rbnn import checkpoint as ckpt
+from rbnn.engine import LAST
+from tune.run.journal import JOURNAL, Journal, read_rows
+
+
+def epoch(number: int) -> dict[str, float]:
+    return {"epoch": number, "val/top1": 10.0 * number}
+
+
+def test_epochs_are_appended_once_and_read_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "trial")
+    assert journal.last_epoch == -1
+    for number in (0, 1, 1, 0, 2):
+        journal.append(epoch(number))
+    again = Journal(tmp_path / "trial")
+    assert again.rows == journal.rows == [epoch(0), epoch(1), epoch(2)]
+    again.append(epoch(2))
+    assert len((tmp_path / "trial" / JOURNAL).read_text().splitlines()) == 3
+
+
+def test_a_torn_line_is_passed_over_and_written_anew(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(epoch(0))
+    with journal.file.open("a") as file:
+        file.write('{"epoch": 1, "val/to')
+    again = Journal(tmp_path)
+    assert again.last_epoch == 0
+    again.append(epoch(1))
+    again.append(epoch(2))
+    assert read_rows(tmp_path / JOURNAL) == [epoch(0), epoch(1), epoch(2)]
+
+
+def test_the_epoch_of_the_checkpoint_is_taken_over(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert not journal.complete()
+    journal.append(epoch(0))
+    for number, taken in ((0, False), (1, True), (1, False)):
+        ckpt.save(tmp_path / LAST, ckpt.Checkpoint({}, epoch=number + 1, metrics=epoch(number)))
+        assert Journal(tmp_path).complete() is taken
+    assert read_rows(tmp_path / JOURNAL) == [epoch(0), epoch(1)]
+
+
+def test_a_checkpoint_that_is_further_on_than_one_epoch_is_not_believed(tmp_path: Path) -> None:
+    ckpt.save(tmp_path / LAST, ckpt.Checkpoint({}, epoch=3, metrics=epoch(2)))
+    assert not Journal(tmp_path).complete() and read_rows(tmp_path / JOURNAL) == []

@@ -1,0 +1,122 @@
+"""Checkpoints on their way through an object store: what one node sends is what another fetches,
+and nothing older.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rbnn.errors import RecipeError
+from tune.run.remote import (
+    CheckpointStore,
+    check_storage,
+    fetch,
+    filesystem,
+    folder_of,
+    sending,
+    store_of,
+)
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.fixture(params=["file://{}", "local://{}"], ids=["pyarrow", "fsspec"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An address that pyarrow knows, and one that only fsspec knows."""
+    return str(request.param).format(tmp_path / "store") + "/sweep/trials/0000"
+
+
+def test_another_node_finds_what_was_sent(address: str, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    for name, text in {
+        "last.ckpt": "2",
+        "best.ckpt": "1",
+        "metrics.jsonl": "{}",
+        "notes.txt": "stays",
+    }.items():
+        (here / name).write_text(text)
+    CheckpointStore(address).push(here)
+    fetch(address, there)
+    assert files(there) == {"last.ckpt": "2", "best.ckpt": "1", "metrics.jsonl": "{}"}
+
+
+def test_what_an_earlier_attempt_left_on_a_node_gives_way_to_the_store(
+    address: str, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    (there / "last.ckpt").write_text("old")
+    (there / "epoch-1.ckpt").write_text("old")
+    (here / "last.ckpt").write_text("new")
+    CheckpointStore(address).push(here)
+    fetch(address, there)
+    assert files(there) == {"last.ckpt": "new"}
+
+
+def test_epochs_are_sent_before_they_are_reported_and_only_what_changed(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    sent: list[str] = []
+    send = CheckpointStore._send
+    monkeypatch.setattr(
+        CheckpointStore, "_send", lambda self, file: (sent.append(file.name), send(self, file))[1]
+    )
+    seen: list[dict[str, str]] = []
+
+    def report(metrics: dict[str, int], checkpoint: None) -> None:
+        fetch(address, there)
+        seen.append(files(there))
+
+    report_after_sending = sending(address, here, report)
+    (here / "best.ckpt").write_text("first")
+    for epoch in range(2):
+        (here / "last.ckpt").write_text(f"epoch {epoch}")
+        report_after_sending({"epoch": epoch}, None)
+    assert [found["last.ckpt"] for found in seen] == ["epoch 0", "epoch 1"]
+    assert sent == ["best.ckpt", "last.ckpt", "last.ckpt"]
+    (here / "best.ckpt").unlink()
+    report_after_sending({"epoch": 2}, None)
+    assert files(there) == {"last.ckpt": "epoch 1"}, (
+        "what is dropped is dropped from the store as well"
+    )
+
+
+def test_a_store_without_checkpoints_leaves_an_empty_folder(address: str, tmp_path: Path) -> None:
+    fetch(address, tmp_path / "there")
+    assert files(tmp_path / "there") == {}
+
+
+def test_a_shared_folder_is_the_sweeps_own_and_an_address_is_not() -> None:
+    assert folder_of("/nfs/sweeps", "", "./result") == Path("/nfs/sweeps")
+    assert folder_of("s3://bucket/sweeps", "", "./result") == Path("./result")
+    assert (
+        store_of("s3://bucket/sweeps/", "one", "trials", "0003")
+        == "s3://bucket/sweeps/one/trials/0003"
+    )
+    assert store_of("/nfs/sweeps", "one") == ""
+    with pytest.raises(RecipeError, match="give storage_path alone"):
+        folder_of("/nfs/sweeps", "elsewhere", "./result")
+
+
+def test_places_that_cannot_keep_checkpoints_are_refused(tmp_path: Path) -> None:
+    check_storage("", 1)
+    check_storage(str(tmp_path / "shared"), 3)
+    check_storage(f"file://{tmp_path}/store", 3)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "the probe is removed"
+    with pytest.raises(RecipeError, match="storage_path is missing, and trials run on 3 nodes"):
+        check_storage("", 3)
+    with pytest.raises(
+        RecipeError, match=r"storage_path 's4://bucket/x' cannot be used: .*give a folder"
+    ):
+        filesystem("s4://bucket/x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match="cannot be written"):
+        check_storage(str(tmp_path / "file" / "below"), 1)

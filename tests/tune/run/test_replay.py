@@ -1,0 +1,74 @@
+"""Which recipe a replay runs: a named one, a file's, or a recorded run's, which nothing
+may change.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rbnn.errors import RecipeError, RequestError
+from rbnn.recipe import Recipe, load_recipe
+from tune.run.replay import find_recipe
+
+RUN_ID = "0123456789abcdef" * 2
+RECORDED = Recipe(dataset="digits", lr=0.3, save="there", resume="old.ckpt", threads=2)
+
+
+class FakeTracker:
+    """A store that holds one run."""
+
+    def find_run(self, wanted: str) -> Any:
+        if not RUN_ID.startswith(wanted):
+            raise RequestError(f"run '{wanted}' in fake is unknown")
+        return SimpleNamespace(
+            info=SimpleNamespace(run_id=RUN_ID), data=SimpleNamespace(tags={"rbnn.recipe": "look"})
+        )
+
+    def recipe_of(self, run_id: str) -> Recipe:
+        assert run_id == RUN_ID
+        return RECORDED
+
+
+def found(target: str, **given: Any) -> tuple[Recipe, str, str]:
+    return find_recipe(target, given, FakeTracker())  # type: ignore[arg-type]
+
+
+def test_a_named_recipe_takes_options_on_top() -> None:
+    expected = load_recipe("cifar10_resnet20_1w1a", epochs=400)
+    assert found("cifar10_resnet20_1w1a", epochs="400") == (expected, "cifar10_resnet20_1w1a", "")
+
+
+def test_a_file_takes_options_on_top(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("lr: 0.3\nmomentum: 0.5\n")
+    recipe, _, source = found(str(tmp_path / "mine.yaml"), lr="0.2")
+    assert (recipe.lr, recipe.momentum, source) == (0.2, 0.5, "")
+
+
+@pytest.mark.parametrize("target", [RUN_ID, RUN_ID[:8]])
+def test_a_recorded_run_gives_its_own_recipe_in_a_new_folder(target: str) -> None:
+    recipe, name, source = found(target, print_freq="7")
+    assert recipe == RECORDED.replace(save="", resume="", print_freq=7)
+    assert (name, source) == ("look", RUN_ID)
+
+
+@pytest.mark.parametrize("option", ["lr", "seed", "threads", "gpus", "train_workers"])
+def test_a_recorded_run_takes_nothing_that_could_change_it(option: str) -> None:
+    with pytest.raises(
+        RecipeError,
+        match=f"^{option} would change run {RUN_ID[:8]}; to vary it, export its recipe and edit",
+    ):
+        found(RUN_ID[:8], **{option: "1"})
+
+
+def test_an_unknown_target_is_refused_as_what_it_looks_like() -> None:
+    with pytest.raises(RequestError, match=r"^run 'fedcba98' in fake is unknown$"):
+        found("fedcba98")
+    with pytest.raises(
+        RecipeError,
+        match="recipe 'cifar10_resnet20' does not exist; nearest: cifar10_resnet20_1w1a",
+    ):
+        found("cifar10_resnet20")

@@ -1,0 +1,226 @@
+"""tune.sweep.config: strict keys, the baseline, the checks made before anything starts, and every
+sweep file of the project.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rbnn.errors import RecipeError
+from tune.sweep.config import load_sweep, parse_sweep, sweep_files
+from tune.sweep.keys import KEYS, SAMPLERS, SCHEDULER_KEYS, SCHEDULERS
+
+DIGITS: dict[str, Any] = {
+    "name": "s",
+    "base": {"dataset": "digits", "epochs": 10},
+    "space": {"lr": {"log": [0.01, 1]}},
+}
+CIFAR: dict[str, Any] = {
+    "name": "s",
+    "base": {"warm_up": True},
+    "space": {"lr": {"log": [0.01, 1]}},
+}
+HERE = Path()
+README = Path(__file__).resolve().parents[3] / "README.md"
+
+
+@pytest.mark.parametrize("name", sweep_files())
+def test_every_sweep_file_loads_and_survives_its_own_dict(name: str) -> None:
+    sweep = load_sweep(name)
+    assert sweep.name == name and sweep.description
+    assert (
+        parse_sweep(yaml.safe_load(yaml.safe_dump(sweep.to_dict())), HERE).to_dict()
+        == sweep.to_dict()
+    )
+
+
+def test_defaults() -> None:
+    sweep = parse_sweep(CIFAR, HERE)
+    assert (sweep.trials, sweep.time_budget_min, sweep.concurrent, sweep.seed, sweep.sampler) == (
+        20,
+        None,
+        0,
+        1234,
+        "tpe",
+    )
+    assert (
+        sweep.workers_per_trial,
+        sweep.gpus_per_trial,
+        sweep.max_failures,
+        sweep.val_fraction,
+    ) == (1, 0, 1, 0.1)
+    assert (sweep.confirm_top, sweep.confirm_seeds, sweep.storage) == (3, 3, "")
+    assert vars(sweep.scheduler) == {
+        "name": "asha",
+        "grace_period": 250,
+        "reduction_factor": 3,
+        "brackets": 1,
+    }
+
+
+@pytest.mark.parametrize(("epochs", "grace"), [(10, 6), (4, 4), (400, 100)])
+def test_the_default_grace_period_lies_past_the_warm_up(epochs: int, grace: int) -> None:
+    sweep = parse_sweep({**CIFAR, "base": {"warm_up": True, "epochs": epochs}}, HERE)
+    assert sweep.scheduler.grace_period == grace
+
+
+def test_trials_are_judged_on_held_out_training_images() -> None:
+    assert parse_sweep({**CIFAR, "val_fraction": 0.2}, HERE).baseline.val_fraction == 0.2
+    assert parse_sweep(DIGITS, HERE).baseline.val_fraction == 0.0
+
+
+def test_the_name_is_the_file_stem_and_recipes_are_found_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("momentum: 0.8\nlr: 0.2\n")
+    (tmp_path / "look.yaml").write_text(
+        "recipe: mine.yaml\nbase: {lr: 0.3}\nspace: {lr: {log: [0.01, 1]}, seed: {fixed: 3}}\n"
+    )
+    sweep = load_sweep(tmp_path / "look.yaml")
+    assert (sweep.name, sweep.recipe) == ("look", str(tmp_path / "mine.yaml"))
+    assert (sweep.baseline.momentum, sweep.baseline.lr, sweep.baseline.seed) == (0.8, 0.3, 3)
+
+
+def test_settings_to_try_first_lie_in_the_space() -> None:
+    space = {"lr": {"log": [0.01, 1]}, "warm_up": "boolean"}
+    sweep = parse_sweep({**DIGITS, "space": space, "first": [{"lr": 0.5}, {"warm_up": True}]}, HERE)
+    assert sweep.first == ({"lr": 0.5}, {"warm_up": True})
+    with pytest.raises(
+        RecipeError, match=r"first: lr is 2.0, outside its search space \(0.01 to 1\)"
+    ):
+        parse_sweep({**DIGITS, "space": space, "first": [{"lr": 2}]}, HERE)
+    assert parse_sweep({**DIGITS, "space": space, "first": [{"lr": "1e-1"}]}, HERE).first == (
+        {"lr": 0.1},
+    )
+    with pytest.raises(RecipeError, match="momentum"):
+        parse_sweep({**DIGITS, "space": space, "first": [{"momentum": 0.8}]}, HERE)
+
+
+def test_workers_per_trial_reach_the_recipe() -> None:
+    assert parse_sweep({**DIGITS, "workers_per_trial": 2}, HERE).baseline.train_workers == 2
+
+
+def test_milestones_may_be_given_where_lr_type_is_searched() -> None:
+    space = {"lr_type": {"choice": ["cos", "step"]}}
+    sweep = parse_sweep(
+        {**DIGITS, "base": {"dataset": "digits", "lr_decay_step": [5]}, "space": space}, HERE
+    )
+    assert sweep.baseline.lr_decay_step == (5,)
+    assert parse_sweep(sweep.to_dict(), HERE).to_dict() == sweep.to_dict()
+
+
+def test_a_grid_tries_every_point_by_default() -> None:
+    space = {"lr": {"choice": [0.1, 0.2]}, "rotation_update": {"integer": [1, 3]}}
+    assert parse_sweep({**DIGITS, "sampler": "grid", "space": space}, HERE).trials == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trails": 3}, "key 'trails' is unknown; nearest: trials"),
+        ({"trials": 0}, "trials is 0; it must be a whole number of at least 1"),
+        ({"trials": True}, "trials is True"),
+        ({"name": "a b"}, "letters, digits"),
+        ({"space": {}}, "at least one range"),
+        ({"space": {"lrr": {"log": [0.01, 1]}}}, "'lrr' is unknown; nearest: lr"),
+        ({"base": {"modle": "x"}}, "recipe option in base 'modle' is unknown; nearest: model"),
+        ({"base": {"val_fraction": 0.2}}, "at the top of the sweep file"),
+        (
+            {"base": {"lr": 2, "dataset": "digits"}},
+            "baseline: lr is 2.0, outside its search space (0.01 to 1)",
+        ),
+        ({"recipe": "cifar11"}, "recipe 'cifar11' does not exist"),
+        (
+            {"base": {"lr_decay_step": [5]}},
+            "lr_decay_step is [5], and lr_type cos has no milestones; give lr_type step",
+        ),
+        (
+            {"space": {"lr_decay_step": {"choice": ["", "5"]}}},
+            "lr_type cos has no milestones; give lr_type step",
+        ),
+        ({"sampler": "bayes"}, "one of tpe, gp, random, grid"),
+        ({"sampler": "grid"}, "needs finite options"),
+        ({"val_fraction": 0.1}, "has its own validation split"),
+        ({"gpus_per_trial": 1.5}, "a fraction up to 1"),
+        ({"gpus_per_trial": float("inf")}, "a fraction up to 1"),
+        ({"first": [{"lr": "high"}]}, "first: lr is 'high'; it must be a number"),
+        ({"first": [{"lr": True}]}, "first: lr is True; it must be a number"),
+        ({"first": [{"lr": None}]}, "first: lr is None; it must be a number"),
+        (
+            {"workers_per_trial": 2, "gpus_per_trial": 0.5},
+            "gpus_per_trial is 0.5 for 2 workers, and each takes one GPU; make it 2",
+        ),
+        ({"time_budget_min": 0}, "minutes above 0"),
+        ({"scheduler": "ahsa"}, "a mapping such as"),
+        (
+            {"scheduler": {"grace_periods": 6}},
+            "key in scheduler 'grace_periods' is unknown; nearest: grace_period",
+        ),
+        ({"scheduler": {"reduction_factor": 1.5}}, "at least 2"),
+        (
+            {"scheduler": {"name": "none", "grace_period": 3}},
+            "grace_period is 3, and scheduler none stops no trial; remove it, or choose asha",
+        ),
+        ({"scheduler": {"grace_period": 11}}, "the trials have 10 epochs"),
+        (
+            {"scheduler": {"grace_period": 5}, "base": {"warm_up": True}},
+            "within the warm-up of 5 epochs; give at least 6",
+        ),
+        ({"scheduler": {"grace_period": 5}, "space": {"warm_up": "boolean"}}, "within the warm-up"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_sweep({**DIGITS, **changes}, HERE)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["base", "space"])
+def test_a_missing_key_is_named(key: str) -> None:
+    missing = "recipe" if key == "base" else key
+    with pytest.raises(RecipeError, match=f"^{missing} is missing"):
+        parse_sweep({other: value for other, value in DIGITS.items() if other != key}, HERE)
+
+
+def test_an_error_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("base: {}\nspace: {lr: {log: [2, 3]}}\n")
+    with pytest.raises(RecipeError, match=r"sweep file '.*x\.yaml': baseline: lr is"):
+        load_sweep(tmp_path / "x.yaml")
+    with pytest.raises(RecipeError, match="does not exist"):
+        load_sweep(tmp_path / "y.yaml")
+
+
+def test_a_short_grace_period_is_fine_without_warm_up_or_early_stopping() -> None:
+    assert (
+        parse_sweep({**DIGITS, "scheduler": {"grace_period": 1}}, HERE).scheduler.grace_period == 1
+    )
+    warm = {"dataset": "digits", "epochs": 10, "warm_up": True}
+    assert parse_sweep({**DIGITS, "base": warm, "scheduler": "none"}, HERE).scheduler.name == "none"
+
+
+def test_scheduler_none_is_recorded_by_its_name_and_taken_back_from_older_records() -> None:
+    sweep = parse_sweep({**DIGITS, "scheduler": "none"}, HERE)
+    assert sweep.to_dict()["scheduler"] == {"name": "none"}
+    older = {**sweep.to_dict(), "scheduler": dict(vars(sweep.scheduler))}
+    assert parse_sweep(older, HERE).to_dict() == sweep.to_dict()
+
+
+def test_loading_a_sweep_file_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from tune.sweep.config import load_sweep; load_sweep('quickstart');"
+        "print([name for name in ('torch', 'ray', 'optuna', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_readme_explains_every_key_of_a_sweep_file() -> None:
+    text = README.read_text()
+    table = text[text.index("| key | meaning | default |") :].partition("\n\n")[0]
+    words = set(re.findall(r"\w+", table))
+    assert {*KEYS, *SCHEDULER_KEYS, *SAMPLERS, *SCHEDULERS} <= words

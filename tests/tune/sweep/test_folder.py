@@ -1,0 +1,150 @@
+"""A sweep's folder: found by name or path, conducted by one process at a time, dead when its
+process is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rbnn.errors import RequestError
+from tune.sweep.folder import (
+    SILENT_S,
+    Process,
+    Record,
+    SweepFolder,
+    find_sweep,
+    start_time,
+    sweep_folders,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    made = SweepFolder(tmp_path / "mine")
+    made.directory.mkdir()
+    made.write(Record("mine", began=5.0))
+    return made
+
+
+def test_a_sweep_is_found_by_name_and_by_folder(folder: SweepFolder, tmp_path: Path) -> None:
+    assert find_sweep("mine", str(tmp_path)).directory == folder.directory
+    assert find_sweep(str(folder.directory)).directory == folder.directory
+    assert (
+        folder.handle == str(folder.directory) and SweepFolder(Path("result/mine")).handle == "mine"
+    )
+    assert [one.record.name for one in sweep_folders(str(tmp_path))] == ["mine"]
+    with pytest.raises(
+        RequestError, match=r"sweep 'other' is not in .* \(known: mine\); give its name"
+    ):
+        find_sweep("other", str(tmp_path))
+
+
+def test_a_record_survives_its_file_and_keys_of_a_later_version(folder: SweepFolder) -> None:
+    folder.update(trials=7, budget_s=2.5)
+    assert (folder.record.trials, folder.record.budget_s, folder.record.began) == (7, 2.5, 5.0)
+    text = (
+        (folder.directory / "sweep.json")
+        .read_text()
+        .replace('"name"', '"added_later": 1,\n "name"', 1)
+    )
+    (folder.directory / "sweep.json").write_text(text)
+    assert folder.record.name == "mine"
+
+
+def test_a_record_is_on_the_disk_before_it_takes_the_place_of_the_old_one(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[int, int | None]] = []
+
+    def noted(descriptor: int) -> None:
+        written.append((os.fstat(descriptor).st_size, folder.record.trials))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    folder.update(trials=7)
+    assert (
+        written == [((folder.directory / "sweep.json").stat().st_size, None)]
+        and folder.record.trials == 7
+    )
+
+
+@pytest.mark.parametrize("given", ["store", "storage"])
+def test_a_record_with_a_password_is_its_owners_alone(given: str, folder: SweepFolder) -> None:
+    file = folder.directory / "sweep.json"
+    mode = file.stat().st_mode & 0o777
+    folder.update(**{given: "postgresql://ann@db/rbnn"})
+    assert file.stat().st_mode & 0o777 == mode != 0o600
+    folder.update(**{given: "postgresql://ann:geheim@db/rbnn"})
+    assert file.stat().st_mode & 0o777 == 0o600 and getattr(folder.record, given).endswith(
+        "geheim@db/rbnn"
+    )
+
+
+def test_another_users_sweep_hides_no_other_and_is_refused_in_one_line(
+    folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = SweepFolder(tmp_path / "theirs")
+    theirs.directory.mkdir()
+    theirs.write(Record("theirs"))
+    monkeypatch.setattr(os, "access", lambda path, mode: "theirs" not in str(path))
+    assert [one.record.name for one in sweep_folders(str(tmp_path))] == ["mine"]
+    with pytest.raises(
+        RequestError, match=r"^sweep 'theirs' is another user's alone, as .* holds a password$"
+    ):
+        find_sweep("theirs", str(tmp_path))
+
+
+def test_one_process_conducts_a_sweep_and_its_end_is_noted(folder: SweepFolder) -> None:
+    folder.stop_file.touch()
+    with folder.conducting():
+        assert not folder.stop_file.exists()
+        assert folder.conducted() and folder.state == "running"
+        with pytest.raises(
+            RequestError,
+            match=rf"sweep 'mine' is running \(process {os.getpid()} on .*"
+            rf"rbnn stop {folder.directory}$",
+        ):
+            SweepFolder(folder.directory).conducting().__enter__()
+        folder.end_session("finished")
+    assert (folder.state, folder.record.sessions) == ("finished", 1)
+    assert 0 < folder.record.used_s < 10
+
+
+def test_a_sweep_whose_process_is_gone_has_died_and_may_be_taken_up(folder: SweepFolder) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        gone = Process(Process.current().host, process.pid, start_time(process.pid))
+        folder.update(
+            state="running",
+            process=dataclasses.asdict(gone),
+            sessions=1,
+            session_began=time.time() - 5,
+        )
+        assert folder.state == "running"
+        process.communicate(b"\n")
+    assert folder.state == "died"
+    assert folder.used_s == pytest.approx(5, abs=2)
+    with folder.conducting():
+        assert folder.record.used_s == pytest.approx(5, abs=2)
+
+
+def test_a_process_number_used_again_is_another_process(folder: SweepFolder) -> None:
+    folder.update(
+        state="running", process={**dataclasses.asdict(Process.current()), "started": "1"}
+    )
+    assert folder.state == "died"
+
+
+def test_a_process_elsewhere_lives_while_it_is_heard_of(folder: SweepFolder) -> None:
+    folder.update(state="running", process={"host": "elsewhere", "pid": 1, "started": "1"})
+    assert folder.state == "running"
+    silent = time.time() - SILENT_S - 1
+    os.utime(folder.directory / "sweep.json", (silent, silent))
+    assert folder.state == "died"
+    folder.beat()
+    assert folder.state == "running"

@@ -1,0 +1,124 @@
+"""The forecast of a sweep: epochs by the rungs, recorded epoch times before measured ones, disk,
+and the first trials.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rbnn import checkpoint as ckpt
+from rbnn.models import build
+from rbnn.recipe import Recipe
+from tune.report.dry_run import dry_run
+from tune.sweep.config import parse_sweep
+from tune.sweep.forecast import (
+    checkpoint_bytes,
+    expected_epochs,
+    first_points,
+    forecast,
+    recorded_epoch_s,
+)
+from tune.sweep.plan import Plan, plan
+from tune.tracking.mirror import Tracker
+
+# MLflow's own code uses what newer versions of its dependencies deprecate.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+KEYS = {
+    "name": "look",
+    "base": {
+        "dataset": "digits",
+        "epochs": 12,
+        "batch_size": 64,
+        "warm_up": True,
+        "gpus": "none",
+        "threads": 1,
+    },
+    "space": {"lr": {"log": [0.05, 0.2]}, "weight_decay": {"fixed": 0.0}},
+    "trials": 8,
+    "concurrent": 2,
+    "scheduler": {"name": "asha", "grace_period": 6, "reduction_factor": 2},
+    "confirm_top": 1,
+    "confirm_seeds": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    folder = tmp_path_factory.mktemp("forecast")
+    return plan(parse_sweep(KEYS, folder), name="look", results_dir=str(folder))
+
+
+@pytest.fixture(scope="module")
+def recorded(planned: Plan, tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    """A store that holds a run of the same kind, and a later one of another network."""
+    tracker = Tracker.open(uri=f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
+    for recipe, seconds in ((planned.recipe, 2.0), (planned.recipe.replace(batch_size=32), 7.0)):
+        run = tracker.start_run("train", "r", recipe=recipe)
+        for epoch in range(3):
+            tracker.log_epoch(run, {"time/epoch_s": seconds + epoch}, epoch)
+    return tracker
+
+
+def test_expected_epochs_follow_the_rungs() -> None:
+    assert expected_epochs([60, 180], 3, 400) == pytest.approx(60 + 120 / 3 + 220 / 9)
+    assert expected_epochs([], 3, 12) == 12
+
+
+def test_the_epoch_time_is_that_of_the_latest_run_of_the_same_kind(
+    planned: Plan, recorded: Tracker
+) -> None:
+    found = recorded_epoch_s(planned.recipe, recorded)
+    assert found is not None and found[0] == 3.0 and "3 epochs recorded" in found[1]
+    assert recorded_epoch_s(planned.recipe.replace(batch_size=16), recorded) is None
+
+
+def test_the_forecast_counts_epochs_and_disk(planned: Plan, recorded: Tracker) -> None:
+    found = forecast(planned, recorded)
+    assert (found.most, found.expected, found.confirming, found.epoch_s) == (
+        96,
+        8 * (6 + 6 / 2),
+        48,
+        3.0,
+    )
+    assert found.disk == 2 * 2 * found.checkpoint * (8 + 4)
+
+
+def test_without_a_recorded_run_a_few_steps_are_measured(planned: Plan) -> None:
+    found = forecast(planned, None)
+    assert found.epoch_s > 0 and found.source.startswith("measured now")
+
+
+def test_a_checkpoint_is_as_large_as_said(tmp_path: Path) -> None:
+    recipe = Recipe(dataset="digits")
+    model = build(recipe.model, recipe.dataset)
+    momentum = {
+        "state": {
+            i: {"momentum_buffer": p.detach().clone()} for i, p in enumerate(model.parameters())
+        }
+    }
+    ckpt.save(tmp_path / "x.ckpt", ckpt.Checkpoint(model.state_dict(), optimizer=momentum))
+    assert checkpoint_bytes(recipe) == pytest.approx((tmp_path / "x.ckpt").stat().st_size, rel=0.1)
+
+
+def test_the_first_trials_are_those_that_the_sweep_will_run(planned: Plan) -> None:
+    points = first_points(planned)
+    assert points[0] == {"lr": 0.1, "weight_decay": 0.0}
+    assert len(points) == 4 and points == first_points(planned)
+
+
+def test_a_dry_run_says_it_all_and_writes_nothing(planned: Plan, recorded: Tracker) -> None:
+    text = "\n".join(dry_run(planned, recorded))
+    for part in (
+        "lr: log, 0.05 to 0.2",
+        "weight_decay: fixed, 0.0",
+        "0: lr 0.1  weight_decay 0",
+        "at once: 2 trials of 1 core(s), 0 GPU(s)",
+        "rungs: epoch 6; one in 2 goes on",
+        "epochs: 144 at most, about 120 expected (72 to search, 48 to confirm)",
+        "time: about 3 minutes, at most 4 minutes",
+    ):
+        assert part in text
+    assert not planned.directory.exists()

@@ -1,0 +1,182 @@
+"""What a sweep file becomes on a machine: trials at once, threads, GPUs, and what is refused before
+anything starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from rbnn import hardware
+from rbnn.errors import RecipeError
+from tune.sweep import placement
+from tune.sweep.config import parse_sweep
+from tune.sweep.plan import Plan, make_scheduler, plan, plan_again, ray_directory, search_phase
+from tune.sweep.session import create_folder
+from tune.sweep.study import History
+
+KEYS: dict[str, Any] = {
+    "name": "look",
+    "base": {"dataset": "digits", "epochs": 10},
+    "space": {"lr": {"log": [0.01, 1]}, "seed": {"fixed": 7}},
+    "trials": 20,
+}
+PlanOf = Callable[..., Plan]
+
+
+@pytest.fixture
+def plan_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlanOf:
+    """The plan of a sweep file's keys on a pretended machine of so many cores and GPUs."""
+    monkeypatch.chdir(tmp_path)
+
+    def planned(
+        cores: int, gpus: int, *, name: str = "", results_dir: str = "", **keys: Any
+    ) -> Plan:
+        for module in (hardware, placement):
+            monkeypatch.setattr(module, "num_cores", lambda: cores)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        return plan(parse_sweep({**KEYS, **keys}, tmp_path), name=name, results_dir=results_dir)
+
+    return planned
+
+
+@pytest.mark.parametrize(
+    ("machine_of", "keys", "concurrent", "threads", "cpus", "gpus"),
+    [
+        ((8, 0), {}, 5, 1, 1.0, 0.0),
+        ((8, 0), {"trials": 8}, 2, 4, 4.0, 0.0),
+        ((2, 0), {"trials": 3}, 1, 2, 2.0, 0.0),
+        ((8, 0), {"concurrent": 8}, 8, 1, 1.0, 0.0),
+        ((8, 0), {"workers_per_trial": 2, "trials": 8}, 2, 2, 0.01, 0.0),
+        ((16, 4), {}, 4, 4, 4.0, 1.0),
+        ((16, 4), {"gpus_per_trial": 0.5}, 5, 3, 3.0, 0.5),
+        ((16, 4), {"gpus_per_trial": 0.5, "concurrent": 8}, 8, 2, 2.0, 0.5),
+        ((16, 4), {"gpus_per_trial": 0.6}, 4, 4, 4.0, 0.6),
+        ((2, 1), {"gpus_per_trial": 0.1}, 2, 1, 1.0, 0.1),
+        ((16, 4), {"workers_per_trial": 2}, 2, 4, 0.01, 0.0),
+    ],
+)
+def test_a_plan_fits_its_machine(
+    machine_of: tuple[int, int],
+    keys: dict[str, Any],
+    concurrent: int,
+    threads: int,
+    cpus: float,
+    gpus: float,
+    plan_of: PlanOf,
+) -> None:
+    made = plan_of(*machine_of, **keys)
+    assert (made.concurrent, made.recipe.threads, made.cpus, made.gpus) == (
+        concurrent,
+        threads,
+        cpus,
+        gpus,
+    )
+    assert made.concurrent * made.recipe.train_workers * made.recipe.threads <= machine_of[0]
+
+
+@pytest.mark.parametrize(
+    ("machine_of", "keys", "message"),
+    [
+        (
+            (2, 0),
+            {"concurrent": 3},
+            "3 trial(s) at once with 1 worker(s) each do not fit this machine (2 cores, 0 GPUs)",
+        ),
+        ((2, 0), {"workers_per_trial": 4}, "do not fit this machine"),
+        (
+            (2, 0),
+            {"base": {**KEYS["base"], "threads": 4}},
+            "with 1 worker(s) of 4 threads each do not fit this machine",
+        ),
+        ((8, 0), {"name": "a/b"}, "name is 'a/b'; it must be letters"),
+        ((8, 0), {"name": ".."}, "name is '..'; it must be letters"),
+        ((8, 0), {"gpus_per_trial": 1}, "gpus_per_trial is 1, but this machine has 0 GPUs"),
+        ((8, 2), {"gpus_per_trial": 4}, "gpus_per_trial is 4, but this machine has 2 GPUs"),
+        ((8, 2), {"concurrent": 3}, "3 trial(s) at once"),
+        (
+            (8, 2),
+            {"base": {**KEYS["base"], "gpus": "0,1"}},
+            "gpus is '0,1', and Ray hands out the GPUs of a sweep; set gpus_per",
+        ),
+    ],
+)
+def test_a_sweep_that_can_never_be_placed_is_refused(
+    machine_of: tuple[int, int], keys: dict[str, Any], message: str, plan_of: PlanOf, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError) as refusal:
+        plan_of(*machine_of, **keys)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_writes_nothing_and_never_takes_a_folder_that_is_there(
+    plan_of: PlanOf, tmp_path: Path
+) -> None:
+    made = plan_of(2, 0, name="mine", results_dir="out")
+    assert made.directory == Path("out/mine") and list(tmp_path.iterdir()) == []
+    made.directory.mkdir(parents=True)
+    with pytest.raises(
+        RecipeError, match=r"folder 'mine' exists in out/mine; choose another --name$"
+    ):
+        plan_of(2, 0, name="mine", results_dir="out")
+    (made.directory / "sweep.json").touch()
+    go_on = (
+        "sweep 'mine' exists in out/mine; choose another --name, or go on with it: rbnn resume "
+        "out/mine"
+    )
+    with pytest.raises(RecipeError, match=go_on):
+        plan_of(2, 0, name="mine", results_dir="out")
+    assert plan_of(2, 0).name.startswith("look-")
+
+
+def test_the_baseline_is_the_first_proposal_and_fixed_values_hold(plan_of: PlanOf) -> None:
+    made = plan_of(2, 0)
+    made.directory.mkdir(parents=True)
+    assert made.recipe.seed == 7
+    phase = search_phase(made, f"sqlite:///{made.directory.resolve()}/optuna.db", 20)
+    assert phase.num_trials == 20
+    assert phase.searcher.suggest("a") == {
+        "overrides": {"lr": made.recipe.lr, "seed": 7},
+        "number": 0,
+        "epochs": 0,
+    }
+    assert phase.searcher.suggest("b")["overrides"]["lr"] != made.recipe.lr
+    assert (made.directory / "optuna.db").is_file()
+
+
+def test_a_sweep_goes_on_with_its_own_threads_and_as_many_at_once_as_fit(plan_of: PlanOf) -> None:
+    made = plan_of(8, 0, concurrent=8)
+    again = plan_again(made.file, made.recipe, made.name, made.directory, made.concurrent, None)
+    assert (again.recipe, again.concurrent, again.cpus) == (made.recipe, 8, 1.0)
+    plan_of(2, 0)  # from here on the machine has two cores
+    again = plan_again(made.file, made.recipe, made.name, made.directory, made.concurrent, None)
+    assert (again.recipe, again.concurrent) == (made.recipe, 2)
+
+
+def test_the_last_epoch_is_no_rung_and_scheduler_none_has_none(plan_of: PlanOf) -> None:
+    history = History(None, "s")
+    assert make_scheduler(plan_of(2, 0, scheduler={"grace_period": 2}), history).rungs == [[2, 6]]
+    assert make_scheduler(plan_of(2, 0, scheduler={"grace_period": 10}), history).rungs == [[]]
+    assert make_scheduler(plan_of(2, 0, scheduler="none"), history).rungs == [[]]
+
+
+@pytest.mark.parametrize(("login", "hidden"), [("ann", False), ("ann:geheim", True)])
+def test_what_holds_the_storages_password_is_its_owners_alone(
+    login: str, hidden: bool, plan_of: PlanOf
+) -> None:
+    planned = plan_of(2, 0, name="look", storage=f"postgresql://{login}@db/rbnn")
+    folder = create_folder(planned, SimpleNamespace(uri="sqlite:////runs/mlflow.db"))  # type: ignore[arg-type]
+    phase = SimpleNamespace(history=SimpleNamespace(name="look"))
+    found = [
+        folder.directory / "sweep.json",
+        folder.directory / "sweep.yaml",
+        ray_directory(planned, phase),
+    ]  # type: ignore[arg-type]
+    assert [path.stat().st_mode & 0o077 == 0 for path in found] == [hidden] * 3
+    assert folder.record.storage == folder.file.storage == planned.file.storage

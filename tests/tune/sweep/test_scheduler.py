@@ -1,0 +1,180 @@
+"""ASHA from the study: equal to Ray's on the same reports, without memory, and never in a trial's
+last epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+
+from tune.sweep.scheduler import SuccessiveHalving, bracket_of, goes_on, rungs
+from tune.sweep.study import VALUES, History
+
+METRIC = "val/top1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What schedulers read of a trial of Ray's."""
+
+    number: int
+
+    @property
+    def trial_id(self) -> str:
+        return str(self.number)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"number": self.number}
+
+
+def history_of(num_trials: int, storage: str | None = None) -> History:
+    history = History(storage, "s")
+    for _ in range(num_trials):
+        history.study.ask().set_user_attr(VALUES, {})
+    return history
+
+
+def halving(
+    history: History, num_epochs: int = 9, grace_period: int = 1, factor: float = 3, **given: Any
+) -> SuccessiveHalving:
+    return SuccessiveHalving(
+        history,
+        metric=METRIC,
+        num_epochs=num_epochs,
+        grace_period=grace_period,
+        reduction_factor=factor,
+        **given,
+    )
+
+
+def decide(scheduler: Any, number: int, epoch: int, score: float) -> str:
+    answer: str = scheduler.on_trial_result(None, Trial(number), {"epoch": epoch, METRIC: score})
+    return answer
+
+
+def test_rungs() -> None:
+    assert rungs(60, 3, 400) == [60, 180]
+    assert rungs(60, 3, 400, bracket=1) == [180]
+    assert rungs(9, 3, 12) == [9]
+    assert rungs(4, 3, 4) == []
+    assert rungs(1, 2.5, 10) == [1, 3, 7]
+
+
+def test_the_best_share_goes_on() -> None:
+    assert goes_on(1.0, [], 3)
+    assert [goes_on(score, [10.0, 20.0, 30.0], 3) for score in (9.0, 20.0, 23.4, 30.0)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_it_decides_as_rays_does_on_the_same_reports(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = random.Random(seed)
+    num_epochs, grace, factor = (
+        draw.choice([9, 12, 27, 30]),
+        draw.choice([1, 2, 4]),
+        draw.choice([2, 3, 4, 2.5]),
+    )
+    brackets = draw.choice([1, 1, 2])
+    history = history_of(9)
+    ours = halving(history, num_epochs, grace, factor, brackets=brackets, seed=seed)
+    settings = {
+        "max_t": num_epochs,
+        "grace_period": grace,
+        "reduction_factor": factor,
+        "brackets": brackets,
+    }
+    theirs = AsyncHyperBandScheduler(time_attr="epoch", metric=METRIC, mode="max", **settings)
+    sizes = [len(bracket) for bracket in ours.rungs]
+    for number in range(1, 9):
+        monkeypatch.setattr(
+            np.random,
+            "choice",
+            lambda *given, number=number, **more: bracket_of(number, seed, sizes),
+        )
+        theirs.on_trial_add(None, Trial(number))
+    epochs = dict.fromkeys(range(1, 9), 0)
+    while epochs:
+        number = draw.choice(sorted(epochs))
+        epochs[number] += 1
+        score = round(draw.uniform(0, 100), 1)
+        answer = decide(ours, number, epochs[number], score)
+        expected = decide(theirs, number, epochs[number], score)
+        history.note(number, epochs[number], score)
+        if epochs[number] == num_epochs:  # Ray calls the end a stop
+            assert answer == TrialScheduler.CONTINUE
+        else:
+            assert answer == expected
+        if expected == TrialScheduler.STOP:
+            del epochs[number]
+
+
+def test_a_new_process_decides_as_the_old_one_would_have(tmp_path: Path) -> None:
+    history = history_of(4, f"sqlite:///{tmp_path}/optuna.db")
+    for number, score in ((0, 10.0), (1, 20.0), (2, 30.0)):
+        history.note(number, 1, score)
+    for scheduler in (halving(history), pickle.loads(pickle.dumps(halving(history)))):
+        assert decide(scheduler, 3, 1, 15.0) == TrialScheduler.STOP
+        assert decide(scheduler, 3, 1, 25.0) == TrialScheduler.CONTINUE
+
+
+def test_the_baseline_is_never_stopped() -> None:
+    history = history_of(4)
+    for number, score in ((1, 50.0), (2, 60.0)):
+        history.note(number, 1, score)
+    scheduler = halving(history)
+    assert [decide(scheduler, number, 1, 10.0) for number in (0, 3)] == [
+        TrialScheduler.CONTINUE,
+        TrialScheduler.STOP,
+    ]
+
+
+def test_an_epoch_reported_again_is_judged_again_only_while_it_is_the_last() -> None:
+    history = history_of(3)
+    for number, score in ((0, 50.0), (1, 60.0), (2, 10.0)):
+        history.note(number, 1, score)
+    scheduler = halving(history)
+    assert decide(scheduler, 2, 1, 10.0) == TrialScheduler.STOP
+    history.note(2, 2, 11.0)
+    assert decide(scheduler, 2, 1, 10.0) == TrialScheduler.CONTINUE
+
+
+def test_without_a_grace_period_nobody_is_stopped() -> None:
+    history = history_of(2)
+    history.note(0, 1, 90.0)
+    assert decide(halving(history, grace_period=None), 1, 1, 0.0) == TrialScheduler.CONTINUE  # type: ignore[arg-type]
+
+
+def test_brackets_are_drawn_from_seed_and_number_alone() -> None:
+    drawn = [bracket_of(number, 5, [3, 2]) for number in range(400)]
+    assert drawn == [bracket_of(number, 5, [3, 2]) for number in range(400)]
+    assert 0.65 < drawn.count(0) / 400 < 0.81  # e / (e + 1) = 0.73
+
+
+def test_a_failure_leaves_its_cause_in_the_study(
+    tmp_path: Path, error_file: Callable[[BaseException], Path]
+) -> None:
+    history = history_of(1)
+
+    @dataclasses.dataclass(frozen=True)
+    class Failed(Trial):
+        pickled_error_file: str = ""
+
+    halving(history).on_trial_error(
+        None, Failed(0, str(error_file(MemoryError("cannot allocate"))))
+    )
+    assert history.trials()[0].user_attrs["cause"].startswith("out of memory: ")

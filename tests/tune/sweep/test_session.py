@@ -1,0 +1,314 @@
+"""A sweep over its life: stopped, looked at, gone on with, extended, confirmed, its winner
+exported, an accident mended.
+
+One Ray for all; trials compute nothing (tiny_sweep.py), so that what is tested is what is around
+them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from mlflow.entities import Run
+
+from rbnn.errors import RequestError
+from rbnn.recipe import load_recipe
+from tests.tune import tiny_sweep
+from tune.cli import __main__ as cli
+from tune.cli import sweep as sweeping
+from tune.cluster.ray import connected
+from tune.sweep.config import load_sweep
+from tune.sweep.folder import SweepFolder, find_sweep
+from tune.sweep.session import conduct, resume
+from tune.tracking.mirror import Tracker
+from tune.tracking.registry import Registration
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+FILE = {
+    "base": {"dataset": "digits", "epochs": 3, "lr": 0.02, "Tmin": 0.3, "Tmax": 3, "gpus": "none"},
+    "space": {"lr": {"log": [0.001, 1]}},
+    "trials": 4,
+    "concurrent": 1,
+    "seed": 3,
+    "scheduler": "none",
+    "confirm_seeds": 0,
+    "confirm_top": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working directory with its own store, and a Ray."""
+    folder = tmp_path_factory.mktemp("life")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        (folder / "sweep.yaml").write_text(yaml.safe_dump(FILE))
+        accidents = [[1, 0, "report", "look"], [2, 1, "journal", "stop"]]
+        (folder / "tiny-accidents.json").write_text(json.dumps(accidents))
+        with connected():
+            yield folder
+
+
+@pytest.fixture(scope="module")
+def stopped(place: Path) -> SweepFolder:
+    """The sweep `tiny`, stopped from elsewhere in its third trial."""
+    assert conduct(load_sweep("sweep.yaml"), name="tiny", trainable=tiny_sweep.trial) == 130
+    return find_sweep("tiny")
+
+
+@pytest.fixture(scope="module")
+def finished(stopped: SweepFolder) -> SweepFolder:
+    """The same, gone on with to its end."""
+    assert resume(stopped, trainable=tiny_sweep.trial) == 0
+    return stopped
+
+
+def states(study: str = "tiny") -> list[str]:
+    return [
+        trial.state.name
+        for trial in optuna.load_study(
+            study_name=study, storage="sqlite:///result/tiny/optuna.db"
+        ).trials
+    ]
+
+
+def runs(kind: str = "trial") -> list[Run]:
+    tracker = Tracker.open()
+    return tracker.children(tracker.sweep_run("tiny").info.run_id, kind)
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
+    """What a command prints; it must end with `status`."""
+    capsys.readouterr()
+    assert cli.main(list(arguments)) == status
+    return capsys.readouterr().out
+
+
+def test_a_running_sweep_is_seen_from_another_process(stopped: SweepFolder, place: Path) -> None:
+    seen = json.loads((place / "look.json").read_text())
+    assert (seen["state"], seen["trials"]["complete"], seen["trials"]["running"]) == (
+        "running",
+        1,
+        1,
+    )
+    assert seen["best"]["trial"] == 0 and seen["finish"] and seen["cpu_hours"] > 0
+
+
+def test_a_stop_from_elsewhere_ends_it_cleanly(
+    stopped: SweepFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stopped.state == "stopped"
+    assert states() == ["COMPLETE", "COMPLETE", "WAITING"]
+    assert [run.info.status for run in runs()] == ["FINISHED", "FINISHED", "KILLED"]
+    assert Tracker.open().sweep_run("tiny").info.status == "KILLED"
+    text = said(capsys, "status", "tiny")
+    assert (
+        "sweep tiny: stopped (stopped by rbnn stop); 2 of 4 trials done (2 complete, 1 interrupted)"
+        in text
+    )
+    assert "rbnn resume tiny" in text
+    assert said(capsys, "stop", "tiny") == "sweep tiny has ended already: stopped\n"
+
+
+def test_it_goes_on_where_it_was(finished: SweepFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert states() == ["COMPLETE"] * 4
+    assert [run.info.status for run in runs()] == ["FINISHED"] * 4
+    client = Tracker.open().client
+    for run in runs():
+        assert [point.step for point in client.get_metric_history(run.info.run_id, "val/top1")] == [
+            0,
+            1,
+            2,
+        ]
+    assert Tracker.open().sweep_run("tiny").info.status == "FINISHED"
+    assert "tiny" in said(capsys, "status") and '"state": "finished"' in said(
+        capsys, "status", "--json"
+    )
+
+
+def test_its_winner_is_a_recipe_for_replay(
+    finished: SweepFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = said(capsys, "best", "tiny", "--export", "winner.yaml")
+    assert (
+        "unconfirmed: one run with one seed" in text and "run it: rbnn replay winner.yaml" in text
+    )
+    best = max(runs(), key=lambda run: run.data.metrics["val/top1"])
+    assert load_recipe("winner.yaml") == Tracker.open().recipe_of(best.info.run_id)
+    assert json.loads(said(capsys, "best", "tiny", "--json"))["run"] == best.info.run_id
+
+
+def test_nothing_is_wrong_with_it(
+    finished: SweepFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(capsys, "doctor").startswith("nothing is wrong")
+
+
+def test_an_accident_is_found_and_mended(
+    finished: SweepFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker, victim = Tracker.open(), runs()[1].info.run_id
+    before = tracker.client.get_metric_history(victim, "val/top1")
+    tracker.client.update_run(victim, status="RUNNING")
+    finished.update(
+        state="running", process={**finished.record.process, "pid": 2**22 + 1, "started": "1"}
+    )
+    (finished.directory / "trials" / "0001" / ".last.ckpt.1.partial").touch()
+    assert finished.state == "died"
+    text = said(capsys, "doctor", status=1)
+    assert f"trial 1 is complete, and its MLflow run {victim[:8]} is RUNNING, not FINISHED" in text
+    assert (
+        "died without noting an end" in text and "was never finished" in text and "3 found" in text
+    )
+    assert "3 found, all put right" in said(capsys, "doctor", "--fix")
+    assert said(capsys, "doctor").startswith("nothing is wrong")
+    assert tracker.client.get_run(victim).info.status == "FINISHED"
+    after = tracker.client.get_metric_history(victim, "val/top1")
+    assert [(p.step, p.value) for p in after] == [(p.step, p.value) for p in before]
+
+
+def test_a_store_that_was_lost_is_filled_again(
+    finished: SweepFolder, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, record = f"sqlite:///{place}/second.db", finished.record
+    finished.update(store=store)
+    assert (
+        f"its MLflow run {record.parent[:8]}, with those of its trials, is not in the store"
+        in said(capsys, "doctor", status=1)
+    )
+    said(capsys, "doctor", "--fix")
+    second = Tracker.open(uri=store)
+    parent = second.sweep_run("tiny").info
+    assert finished.record.parent == parent.run_id != record.parent and parent.status != "RUNNING"
+    children = second.children(parent.run_id)
+    assert {run.info.status for run in children} == {"FINISHED"}
+    for run in children:
+        assert [
+            point.step for point in second.client.get_metric_history(run.info.run_id, "val/top1")
+        ] == [0, 1, 2]
+    second.client.delete_run(parent.run_id)
+    assert "was deleted; it is restored" in said_by_resume(finished, capsys)
+    second.client.delete_run(parent.run_id)
+    finished.update(store=record.store, parent="f" * 32)
+    assert "it is recorded anew" in said_by_resume(finished, capsys)
+    tracker = Tracker.open()
+    tracker.client.delete_run(finished.record.parent)
+    finished.update(parent=record.parent)
+
+
+def said_by_resume(folder: SweepFolder, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert resume(folder, trainable=tiny_sweep.trial) == 0
+    return capsys.readouterr().out
+
+
+def test_a_run_whose_process_is_gone_is_found_and_ended(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker = Tracker.open()
+    alive, dead = (tracker.start_run("train", name, recipe=None) for name in ("alive", "dead"))
+    host = tracker.client.get_run(dead).data.tags["rbnn.process"].split()[0]
+    tracker.set_tags(dead, {"rbnn.process": f"{host} {2**22 + 1} 1"})
+    assert f"run {dead[:8]} (train dead) is RUNNING, and its process {2**22 + 1} is gone" in said(
+        capsys, "doctor", status=1
+    )
+    assert "1 found, all put right" in said(capsys, "doctor", "--fix")
+    assert tracker.client.get_run(dead).info.status == "KILLED"
+    assert tracker.client.get_run(alive).info.status == "RUNNING"
+    tracker.finish(alive, "FINISHED")
+
+
+def test_trials_at_once_wait_for_a_place_and_none_starves(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many at once as there are cores, more trials than that, and a storage of one's own."""
+    values = {
+        "space": {"lr": {"choice": [0.01, 0.02, 0.03, 0.04, 0.05]}},
+        "sampler": "grid",
+        "trials": 5,
+    }
+    file = {**FILE, **values, "concurrent": 2, "storage": f"sqlite:///{place}/elsewhere.db"}
+    (place / "crowd.yaml").write_text(yaml.safe_dump(file))
+    assert conduct(load_sweep("crowd.yaml"), name="crowd", trainable=tiny_sweep.trial) == 0
+    trials = optuna.load_study(study_name="crowd", storage=f"sqlite:///{place}/elsewhere.db").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5
+    assert not (place / "result" / "crowd" / "optuna.db").exists()
+
+
+def test_a_storage_that_cannot_be_opened_is_refused_in_one_line(place: Path) -> None:
+    with pytest.raises(
+        RequestError, match=r"storage nosuch://x cannot be used: .*leave it out for a file$"
+    ) as refusal:
+        conduct(load_sweep("sweep.yaml", storage="nosuch://x"), name="never")
+    assert "\n" not in str(refusal.value) and not (place / "result" / "never").exists()
+
+
+def test_it_is_extended_on_the_same_history(
+    finished: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [run.info.run_id for run in runs()]
+    monkeypatch.setattr(
+        "tune.sweep.session.resume",
+        lambda folder, address: resume(folder, trainable=tiny_sweep.trial),
+    )
+    assert cli.main(["extend", "tiny", "--trials", "2"]) == 0
+    assert [run.info.run_id for run in runs()][:4] == before and len(runs()) == 6
+    assert len({run.data.params["lr"] for run in runs()}) == 6
+    assert (
+        cli.main(["extend", "tiny", "--hours", "0.0008"]) == 0
+    )  # trials without end, for three seconds
+    assert len(runs()) >= 6 and (finished.state, finished.record.cause) == (
+        "finished",
+        "time budget used up",
+    )
+    with pytest.raises(ValueError, match="it must be at least 1"):
+        sweeping.extend(cli.parser().parse_args(["extend", "tiny", "--trials", "0"]))
+
+
+def test_the_best_settings_are_confirmed_with_fresh_seeds(
+    finished: SweepFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "tune.sweep.session.resume",
+        lambda folder, address: resume(folder, trainable=tiny_sweep.trial),
+    )
+    text = said(capsys, "resume", "tiny", "--confirm-seeds", "2")
+    assert (
+        "against the documented default" in text
+        and "exceeds the noise" in text
+        and "unconfirmed" not in text
+    )
+    confirmed = runs("confirm")
+    assert sorted(int(run.data.params["seed"]) for run in confirmed) == [1235, 1235, 1236, 1236]
+    assert {run.data.tags["rbnn.confirms"] for run in confirmed} >= {"0"}
+    assert {run.info.status for run in confirmed} == {"FINISHED"} and len(
+        states("tiny.confirm")
+    ) == 4
+    winner: dict[str, Any] = json.loads(said(capsys, "best", "tiny", "--json"))
+    assert len(winner["confirmed"]["val/top1"]) == 2
+    assert f"rbnn replay {winner['run'][:8]}" in text
+    monkeypatch.setattr(
+        "tune.tracking.registry.register_champion",
+        lambda tracker, candidate: Registration(False, "", "stays"),
+    )
+    registered = json.loads(said(capsys, "best", "tiny", "--register", "--json", status=1))[
+        "registered"
+    ]
+    assert registered == {"champion": False, "version": "", "text": "stays"}
+    assert "unconfirmed" not in said(
+        capsys, "resume", "tiny"
+    )  # nothing is left to do, and nothing is done twice
+    assert len(runs("confirm")) == 4

@@ -1,0 +1,143 @@
+"""When a sweep will have ended, as `rbnn status` says while it runs elsewhere; and sweeps that
+cannot be looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from rbnn.errors import RequestError
+from tune.cli import __main__ as cli
+from tune.cli.doctor import ailments
+from tune.sweep.config import parse_sweep
+from tune.sweep.folder import SWEEP_FILE, Record, SweepFolder
+from tune.sweep.session import Conductor
+from tune.sweep.study import History
+from tune.sweep.summary import Standing
+from tune.sweep.table import Board, Row
+
+FILE = parse_sweep(
+    {
+        "name": "look",
+        "base": {"dataset": "digits", "epochs": 10},
+        "space": {"lr": {"log": [0.01, 1]}},
+    },
+    Path(),
+)
+
+
+@pytest.mark.parametrize(
+    ("done", "confirmed", "to_confirm", "budget_s", "seconds"),
+    [
+        (
+            2,
+            0,
+            0,
+            None,
+            2 * 10 + 8 * 10,
+        ),  # the search, then 2 seeds of the best three settings and of the documented one
+        (4, 0, 8, None, 8 * 10),
+        (4, 20, 8, None, 60),
+        (2, 0, 0, 25.0, 5 + 8 * 10),
+    ],
+)
+def test_the_finish_time_counts_the_confirmation(
+    done: int,
+    confirmed: int,
+    to_confirm: int,
+    budget_s: float | None,
+    seconds: float,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / SWEEP_FILE).write_text(yaml.safe_dump(FILE.to_dict()))
+    rows = {
+        number: Row(number, {"lr": 0.1}, state="complete", epochs=10, top1=50.0)
+        for number in range(done)
+    }
+    record = Record("look", trials=4, confirm_seeds=2, budget_s=budget_s)
+    standing = Standing(
+        SweepFolder(tmp_path),
+        record,
+        "running",
+        Board("look", 4, 10, rows),
+        used_s=10.0 * done + confirmed,
+    )
+    standing.num_to_confirm, standing.epochs_confirmed = to_confirm, confirmed
+    assert standing.finish is not None and standing.finish - time.time() == pytest.approx(
+        seconds, abs=1
+    )
+    standing.state = "stopped"
+    assert standing.finish is None
+
+
+@pytest.mark.parametrize(
+    ("trials", "num_seeds", "num_runs"), [(4, 2, 8), (4, 0, 0), (2, 2, 4), (None, 2, 8)]
+)
+def test_the_terminals_finish_time_counts_it_too(
+    trials: int | None,
+    num_seeds: int,
+    num_runs: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    boards: list[Board] = []
+    monkeypatch.setattr(Conductor, "_align", lambda *given: {})
+    monkeypatch.setattr(Conductor, "_run", lambda self, phase, board, *given: boards.append(board))
+    record = Record("look", trials=trials, confirm_seeds=num_seeds, budget_s=60.0)
+    plan, folder = (
+        SimpleNamespace(file=FILE, recipe=FILE.baseline),
+        SimpleNamespace(record=record, stop_file=tmp_path / "stop"),
+    )
+    conductor: Any = Conductor(plan, folder, None, "", None)  # type: ignore[arg-type]
+    conductor._search(SimpleNamespace(history=History(None, "look")))
+    assert [(board.epochs_after, board.budget_s) for board in boards] == [(10 * num_runs, 60.0)]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with two sweeps: the storage of `away` does not answer."""
+    monkeypatch.chdir(tmp_path)
+    for name, storage in {"away": "postgresql://ann@127.0.0.1:9/rbnn", "here": ""}.items():
+        folder = SweepFolder(tmp_path / "result" / name)
+        folder.directory.mkdir(parents=True)
+        (folder.directory / SWEEP_FILE).write_text(yaml.safe_dump(FILE.to_dict()))
+        folder.write(
+            Record(
+                name,
+                storage=storage,
+                store=name,
+                recipe=FILE.baseline.to_dict(),
+                state="finished",
+                began=float(name == "here"),
+            )
+        )
+    return tmp_path
+
+
+def test_a_sweep_whose_storage_is_away_hides_no_other(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["away", "finished"], ["here", "finished"]]
+    assert len(lines) == 4 and lines[3].startswith(
+        "sweep away: storage postgresql://ann@127.0.0.1:9/rbnn cannot be used: "
+    )
+    assert cli.main(["status", "--json"]) == 0
+    away, here = json.loads(capsys.readouterr().out)
+    assert "cannot be used" in away["error"] and here["trials"]["complete"] == 0
+
+
+def test_a_sweep_whose_store_is_away_is_told_and_the_others_are_examined(place: Path) -> None:
+    def open_tracker(uri: str) -> Any:
+        if uri == "away":
+            raise RequestError("it does not answer")
+
+    assert ailments("", open_tracker) == ({"here": []}, {"away": "it does not answer"})

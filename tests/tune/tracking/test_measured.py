@@ -1,0 +1,89 @@
+"""Which recorded runs count as a measurement of a documented recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbnn.recipe import load_recipe
+from tune.cli.__main__ import main
+from tune.tracking import mirror as tracking
+from tune.tracking.measured import measured_accuracies
+from tune.tracking.mirror import Tracker
+
+# Importing MLflow uses what newer versions of its dependencies deprecate.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
+
+NAME = "cifar10_resnet20_1w1a"
+OTHER = "cifar10_vgg_small_1w1a"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory without a store."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def record(tracker: Tracker, top1: list[float], status: Any = "FINISHED", **changes: Any) -> str:
+    run = tracker.start_run(
+        "train", "run", recipe=load_recipe(NAME, **changes), tags={"rbnn.recipe": NAME}
+    )
+    for epoch, value in enumerate(top1):
+        tracker.log_epoch(run, {"val/top1": value, "val/top5": value + 10}, epoch)
+    tracker.finish(run, status)
+    return run
+
+
+def test_the_best_epoch_of_the_best_unchanged_finished_run_counts(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker = Tracker.open()
+    best = record(tracker, [50.0, 86.25, 86.0], seed=7, threads=2, data_path="/elsewhere")
+    record(tracker, [86.1])
+    record(tracker, [99.0], epochs=400)
+    record(tracker, [99.0], val_fraction=0.1)
+    record(tracker, [99.0], a32=True)
+    record(tracker, [99.0], status="KILLED")
+    assert measured_accuracies([NAME, OTHER]) == {
+        NAME: {"top1": 86.25, "top5": 96.25, "run_id": best, "num_runs": 2}
+    }
+    assert main(["recipes", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (rows[NAME]["top1"], rows[NAME]["measured"]["top1"], rows[OTHER]["measured"]) == (
+        86.5,
+        86.25,
+        None,
+    )
+    assert main(["recipes"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines[NAME].endswith(f"86.25 / 96.25 (run {best[:8]}, best of 2)") and lines[
+        OTHER
+    ].endswith("91.3                      -")
+
+
+def test_without_a_run_of_a_recipe_mlflow_is_not_asked(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert measured_accuracies([NAME]) == {} and not (place / "mlflow.db").exists()
+    tracker = Tracker.open()
+    record(tracker, [86.0])
+    monkeypatch.setattr(tracking.Tracker, "open", lambda: pytest.fail("the store was opened"))
+    assert measured_accuracies([OTHER]) == {}
+
+
+def test_a_store_that_does_not_answer_leaves_the_documented_figures(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert main(["recipes"]) == 0
+    said = capsys.readouterr()
+    assert (
+        said.err.startswith("rbnn: no figures measured here: MLflow store http://127.0.0.1:9")
+        and said.err.count("\n") == 1
+    )
+    assert "86.5" in said.out

@@ -1,0 +1,141 @@
+"""Checkpoints in the store: one file under several names, each loadable as a model in one line, and
+gone when dropped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from rbnn.engine import BEST, LAST
+from rbnn.errors import CheckpointError
+from rbnn.recipe import Recipe
+from rbnn.state import Keeper, Run, start
+from tune.tracking.mirror import Tracker
+from tune.tracking.models import local_folder, models_of
+from tune.tracking.network_file import network_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
+
+RECIPE = Recipe(dataset="digits", epochs=4, checkpoint_every=1, keep_checkpoints=2, threads=1)
+
+
+class Recorded:
+    """A run whose epochs are written as `fit` writes them, without training."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "run"
+        self.folder.mkdir()
+        self.tracker = Tracker.open(uri=f"sqlite:///{folder}/mlflow.db")
+        self.run_id = self.tracker.start_run(
+            "train", "run", recipe=RECIPE, tags={"rbnn.sweep": "look"}
+        )
+        self.run: Run = start(RECIPE, torch.device("cpu"))
+        self.keeper = Keeper(self.folder, "sha256:ab")
+
+    def epoch(self, epoch: int, top1: float) -> None:
+        with torch.no_grad():
+            next(self.run.model.parameters()).add_(0.01)
+        self.run.epoch, self.run.metrics = (
+            epoch + 1,
+            {"epoch": epoch, "val/top1": top1, "lr": 0.1, "time/epoch_s": 1.0},
+        )
+        self.keeper.epoch(self.run)
+        self.tracker.log_epoch(self.run_id, {"val/top1": top1, "lr": 0.1}, epoch)
+        self.tracker.log_checkpoints(self.run_id, [self.folder / LAST, self.folder / BEST])
+
+    def models(self) -> dict[str, Any]:
+        return models_of(self.tracker.client, self.tracker.client.get_run(self.run_id))
+
+    def artifacts(self) -> set[str]:
+        return {
+            entry.path for entry in self.tracker.client.list_artifacts(self.run_id, "checkpoints")
+        }
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    run = Recorded(tmp_path_factory.mktemp("place"))
+    for epoch, top1 in enumerate((10.0, 30.0, 20.0)):
+        run.epoch(epoch, top1)
+    return run
+
+
+def test_what_is_kept_is_in_the_store_and_what_is_dropped_is_not(recorded: Recorded) -> None:
+    names = {"last", "best", "epoch-0002", "epoch-0003"}
+    assert {file.stem for file in recorded.folder.glob("*.ckpt")} == names
+    assert recorded.artifacts() == {f"checkpoints/{name}.ckpt" for name in names}
+    assert recorded.models().keys() == names
+    uri = next(iter(recorded.models().values())).artifact_location
+    folders = [
+        path
+        for path in Path(uri.removeprefix("file://")).parents[1].iterdir()
+        if path.name.startswith("m-")
+    ]
+    assert len(folders) == len(names), "a dropped model left its folder"
+
+
+def test_models_carry_their_epoch_and_its_metrics_which_the_run_holds_once(
+    recorded: Recorded,
+) -> None:
+    found = {
+        name: [(metric.key, metric.value, metric.step) for metric in model.metrics or []]
+        for name, model in recorded.models().items()
+    }
+    assert found["best"] == found["epoch-0002"] == [("val/top1", 30.0, 1)]
+    assert found["last"] == [("val/top1", 20.0, 2)]
+    points = recorded.tracker.client.get_metric_history(recorded.run_id, "val/top1")
+    assert [(point.step, point.value) for point in points] == [(0, 10.0), (1, 30.0), (2, 20.0)]
+    assert (
+        recorded.models()["best"].tags.items() >= {"rbnn.sweep": "look", "rbnn.epoch": "1"}.items()
+    )
+
+
+def test_a_checkpoint_is_on_disk_once(recorded: Recorded) -> None:
+    folder = local_folder(recorded.models()["last"].artifact_location)
+    assert folder is not None
+    assert (folder / "data" / "model.pth").samefile(recorded.folder / LAST)
+    run = recorded.tracker.client.get_run(recorded.run_id)
+    assert Path(run.info.artifact_uri.removeprefix("file://"), "checkpoints", LAST).samefile(
+        recorded.folder / LAST
+    )
+
+
+def test_a_checkpoint_that_the_store_has_is_not_logged_again(recorded: Recorded) -> None:
+    before = {name: model.model_id for name, model in recorded.models().items()}
+    recorded.tracker.log_checkpoints(
+        recorded.run_id, [recorded.folder / LAST, recorded.folder / BEST]
+    )
+    assert {name: model.model_id for name, model in recorded.models().items()} == before
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow's and its dependencies' loading
+def test_each_loads_in_one_line_as_a_network_and_as_a_classifier(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", recorded.tracker.uri)
+    mlflow.set_tracking_uri(recorded.tracker.uri)
+    uri = f"models:/{recorded.models()['last'].model_id}"
+    network = mlflow.pytorch.load_model(uri)
+    classifier = mlflow.pyfunc.load_model(uri)
+    state = recorded.run.model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    example = classifier.input_example
+    assert example.shape == (1, 3, 32, 32) and classifier.metadata.signature.outputs.inputs[
+        0
+    ].shape == (-1, 10)
+    images = np.repeat(np.asarray(example, dtype=np.float32), 3, axis=0)
+    scores = classifier.predict(images)
+    with torch.no_grad():
+        assert np.array_equal(scores, network(torch.from_numpy(images)).numpy())
+    assert scores.shape == (3, 10)
+
+
+def test_a_file_without_its_recipe_is_not_opened_as_a_network() -> None:
+    with pytest.raises(CheckpointError, match="holds no checkpoint with its recipe"):
+        network_of({"state_dict": {}})

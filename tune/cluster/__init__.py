@@ -1,0 +1,1 @@
+"""Starts or joins Ray, and says what fits where."""

@@ -1,0 +1,1 @@
+"""One training in one folder. The only room that imports ray.train."""

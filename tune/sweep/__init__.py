@@ -1,0 +1,3 @@
+"""One search: what it tries, runs, stops and remembers. The only room that imports optuna and
+ray.tune.
+"""

@@ -1,0 +1,189 @@
+"""What fits where: a sweep's trials on this machine or on the nodes at hand, decided before
+anything starts, without Ray.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from rbnn.errors import RecipeError
+from rbnn.hardware import gpu_ids, num_cores, resolve
+from rbnn.models import check_model
+from rbnn.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine of a cluster: its CPU cores and GPUs as Ray counts them."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The nodes that trials may use. `where`: how to name them in a message, e.g. `the cluster at
+    10.0.0.1:6379`.
+    """
+
+    nodes: tuple[Node, ...]
+    where: str
+
+    @property
+    def cpus(self) -> float:
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        return sum(node.gpus for node in self.nodes)
+
+    @property
+    def most_gpus(self) -> float:
+        """GPUs of the node that has most."""
+        return max((node.gpus for node in self.nodes), default=0.0)
+
+    def fitting(self, cpus: float, gpus: float) -> int:
+        """How many processes of so many CPUs and GPUs run at once; each needs a node that has all
+        it takes.
+        """
+        return sum(_fitting(node, cpus, gpus) for node in self.nodes)
+
+
+def _fitting(node: Node, cpus: float, gpus: float) -> int:
+    limits = ([int(node.cpus / cpus + 1e-9)] if cpus else []) + (
+        [gpu_slots(node.gpus, gpus)] if gpus else []
+    )
+    return min(limits) if limits else 0
+
+
+def gpu_slots(num_gpus: float, gpus: float) -> int:
+    """How many processes of `gpus` GPUs each fit on so many; a fraction lies on one GPU, so that
+    two of 0.6 need two.
+    """
+    return int(num_gpus) * int(1 / gpus + 1e-9) if gpus < 1 else int(num_gpus / gpus + 1e-9)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A sweep's trials. `recipe`: threads resolved; `gpus`: what one trial takes; `concurrent`:
+    trials at once.
+    """
+
+    recipe: Recipe
+    gpus: float
+    concurrent: int
+
+
+def place_here(
+    baseline: Recipe,
+    *,
+    num_trials: int,
+    gpus_per_trial: float,
+    most_at_once: int,
+    concurrent: int = 0,
+) -> Placement:
+    """The placement of trials of `baseline` on this machine, in a Ray of their own; arguments as
+    `place_on_cluster`'s.
+
+    num_trials: of the whole sweep, as what a process compiles serves all that it runs in turn.
+    Raises RecipeError, one line, for a sweep that could never be placed.
+    """
+    if baseline.gpus not in ("", "none"):
+        raise RecipeError(
+            f"gpus is '{baseline.gpus}', and Ray hands out the GPUs of a sweep; set "
+            "gpus_per_trial, and "
+            "CUDA_VISIBLE_DEVICES to use some of this machine's only"
+        )
+    workers = baseline.train_workers
+    num_gpus = len(
+        gpu_ids(
+            baseline.replace(
+                train_workers=min(max(torch.cuda.device_count(), 1), baseline.batch_size // 2)
+            )
+        )
+    )
+    gpus = gpus_per_trial or (float(workers) if num_gpus else 0.0)
+    if gpus > num_gpus:
+        raise RecipeError(
+            f"gpus_per_trial is {gpus:g}, but this machine has {num_gpus} GPUs; lower it or run "
+            "where there are more"
+        )
+    slots = num_cores() // (workers * max(baseline.threads, 1))
+    slots = min(slots, gpu_slots(num_gpus, gpus)) if gpus else slots
+    chosen = concurrent or max(1, min(slots, most_at_once))
+    if chosen > slots:
+        of = f" of {baseline.threads} threads" if baseline.threads else ""
+        raise RecipeError(
+            f"{chosen} trial(s) at once with {workers} worker(s){of} each do not fit this machine "
+            f"({num_cores()} cores, "
+            f"{num_gpus} GPUs); at most {slots} do: lower --concurrent, workers_per_trial or "
+            "threads"
+        )
+    in_turn = (
+        math.ceil(num_trials / chosen) if workers == 1 else 1
+    )  # several workers are new processes
+    return Placement(resolve(baseline, share=chosen, in_turn=in_turn), gpus, chosen)
+
+
+def place_on_cluster(
+    baseline: Recipe,
+    capacity: Capacity,
+    *,
+    gpus_per_trial: float,
+    most_at_once: int,
+    concurrent: int = 0,
+) -> Placement:
+    """The placement of trials of `baseline` on the nodes of a cluster; the driver's own machine
+    does not matter.
+
+    compile auto becomes off: whether every node has a compiler is not known here; `compile: on`
+    compiles on each. A trial of one worker lives on one node; several workers may lie on several, a
+    core and, with GPUs, a GPU each at least. gpus_per_trial: 0 as the cluster allows. concurrent: 0
+    as many as fit, at most `most_at_once`. Raises RecipeError, one line, for a sweep that could
+    never be placed.
+    """
+    check_model(baseline.model, baseline.dataset)
+    workers = baseline.train_workers
+    if baseline.gpus not in ("", "none"):
+        raise RecipeError(
+            f"gpus is '{baseline.gpus}', GPUs of one machine, and trials run on {capacity.where}; "
+            "set gpus_per_trial instead"
+        )
+    num_gpus = 0.0 if baseline.gpus == "none" else capacity.gpus
+    gpus = gpus_per_trial or (float(workers) if num_gpus else 0.0)
+    per_worker = gpus if workers == 1 else (1.0 if gpus else 0.0)
+    if gpus and (not num_gpus or per_worker > capacity.most_gpus or gpus > num_gpus):
+        raise RecipeError(
+            f"gpus_per_trial is {gpus:g}, and no node of {capacity.where} has more than "
+            f"{_most(baseline, capacity):g} GPU(s), "
+            f"all nodes together {num_gpus:g}; lower it, or add such a node"
+        )
+    cpus = float(baseline.threads or 1)
+    slots = capacity.fitting(cpus, per_worker) // workers
+    chosen = concurrent or min(slots, most_at_once)
+    if slots == 0 or chosen > slots:
+        raise RecipeError(
+            f"{max(chosen, 1)} trial(s) at once with {workers} worker(s) of {cpus:g} thread(s) "
+            f"and {gpus:g} GPU(s) each do not "
+            f"fit {capacity.where} ({len(capacity.nodes)} node(s), {capacity.cpus:g} cores, "
+            f"{num_gpus:g} GPUs); at most "
+            f"{slots} do: lower --concurrent, threads or workers_per_trial"
+        )
+    threads = baseline.threads or _most_threads(capacity, per_worker, chosen * workers)
+    compiles = "on" if baseline.compile == "on" else "off"
+    return Placement(baseline.replace(threads=threads, compile=compiles), gpus, chosen)
+
+
+def _most(baseline: Recipe, capacity: Capacity) -> float:
+    return 0.0 if baseline.gpus == "none" else capacity.most_gpus
+
+
+def _most_threads(capacity: Capacity, gpus: float, processes: int) -> int:
+    """The largest number of threads that so many processes can each have at once."""
+    threads = max(1, int(max(node.cpus for node in capacity.nodes)))
+    while threads > 1 and capacity.fitting(threads, gpus) < processes:
+        threads -= 1
+    return threads

@@ -1,0 +1,174 @@
+"""A sweep's trials as its Optuna study holds them: the one place that reads and changes them.
+
+An interrupted trial WAITS in the study: samplers pass it over, and it is taken up again with its
+number, values and scores. Steps of intermediate values are epochs completed, from 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from rbnn.errors import RequestError
+from tune.tracking.address import shown, sqlite_path
+
+VALUES = "values"  # the recipe values of a trial, by option name
+BUSY_S = "busy_s"  # seconds that a trial has held its place
+CAUSE = "cause"
+RUN = "run"  # its MLflow run
+STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
+
+
+class History:
+    """The study of that name in an Optuna storage (URL, or None for memory), created
+    where missing.
+    """
+
+    def __init__(self, storage: str | None, name: str, *, mode: str = "max") -> None:
+        self._url, self.name, self.mode = storage, name, mode
+        self._open(optuna.storages.InMemoryStorage() if storage is None else open_storage(storage))
+
+    @classmethod
+    def existing(cls, storage: str, name: str) -> History | None:
+        """The study of that name where the storage holds it; a missing database is not created.
+        Raises as `open_storage`.
+        """
+        file = sqlite_path(storage)
+        if file and not file.is_file():
+            return None
+        return (
+            cls(storage, name)
+            if name in optuna.get_all_study_names(open_storage(storage))
+            else None
+        )
+
+    def _open(self, storage: Any) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        direction = StudyDirection.MAXIMIZE if self.mode == "max" else StudyDirection.MINIMIZE
+        self._storage = storage
+        self.study = optuna.create_study(
+            storage=storage, study_name=self.name, direction=direction, load_if_exists=True
+        )
+        self._ids: dict[int, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles what holds it; a study on disk is reopened rather than copied."""
+        kept = self._storage if self._url is None else None
+        return {"_url": self._url, "name": self.name, "mode": self.mode, "_storage": kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open(self._storage if self._url is None else open_storage(self._url))
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """All trials by number, or those in the given states."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    @property
+    def finished(self) -> list[FrozenTrial]:
+        """Trials that ended: complete, pruned or failed."""
+        return [trial for trial in self.trials() if trial.state.is_finished()]
+
+    def take_interrupted(self) -> FrozenTrial | None:
+        """The first waiting trial that has its values, now running; None where there is none."""
+        for trial in self.trials(TrialState.WAITING):
+            if VALUES in trial.user_attrs and self._storage.set_trial_state_values(
+                trial._trial_id, TrialState.RUNNING
+            ):
+                return trial
+        return None
+
+    def note(self, number: int, epoch: int, score: float) -> None:
+        """The score of an epoch of a running trial; a repeated epoch replaces the earlier score."""
+        self._storage.set_trial_intermediate_value(self._id(number), epoch, score)
+
+    def tag(self, number: int, key: str, value: Any) -> None:
+        """Set a user attribute of a trial that has not ended."""
+        self._storage.set_trial_user_attr(self._id(number), key, value)
+
+    def end(self, number: int, state: TrialState, score: float | None = None) -> None:
+        """End a running trial; a pruned one keeps its last score as its value. One that has ended
+        stays as it is.
+        """
+        if not self.trials()[number].state.is_finished():
+            self.study.tell(number, score, state=None if score is not None else state)
+
+    def interrupt(self, number: int) -> None:
+        """Let a running trial wait until it is taken up again."""
+        if self.trials()[number].state == TrialState.RUNNING:
+            self._storage.set_trial_state_values(self._id(number), TrialState.WAITING)
+
+    def interrupt_running(self) -> list[int]:
+        """Let every running trial wait, as no process runs it any more; returns their numbers."""
+        running = [trial.number for trial in self.trials(TrialState.RUNNING)]
+        for number in running:
+            self.interrupt(number)
+        return running
+
+    def add_waiting(self, attributes: dict[str, Any]) -> None:
+        """A trial that waits for its turn, with its values known."""
+        self.study.add_trial(
+            optuna.trial.create_trial(state=TrialState.WAITING, user_attrs=attributes)
+        )
+
+    def _id(self, number: int) -> int:
+        if number not in self._ids:
+            self._ids.update((trial.number, trial._trial_id) for trial in self.trials())
+        return self._ids[number]
+
+
+def open_storage(url: str, remedy: str = "see that it is there and answers, then try again") -> Any:
+    """The Optuna storage at `url`; RequestError, one line, where none can be opened there."""
+    try:
+        return optuna.storages.get_storage(url)
+    except (*STORAGE_ERRORS, ImportError, ValueError, OSError, RuntimeError) as error:
+        raise RequestError(
+            f"storage {shown(url)} cannot be used: {reason_of(error)}; {remedy}"
+        ) from None
+
+
+def reason_of(error: BaseException) -> str:
+    """What a database says, in one line, without SQLAlchemy's and Optuna's wrapping."""
+    while not getattr(error, "orig", None) and isinstance(error.__cause__, STORAGE_ERRORS):
+        error = error.__cause__
+    return " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+
+
+def check_new_study(url: str, name: str) -> None:
+    """RequestError, one line, where no Optuna storage can be opened at `url`, or it holds a study
+    of that name or forgets it.
+
+    "" is the sweep's own file, which cannot be wrong.
+    """
+    if not url:
+        return
+    if url.startswith("sqlite:") and (sqlite_path(url) is None or ":memory:" in url):
+        raise RequestError(
+            f"storage {shown(url)} is in memory, and ends with its process; name a file, e.g. "
+            "sqlite:////folder/optuna.db"
+        )
+    storage = open_storage(url, "give e.g. postgresql://USER@HOST/NAME, or leave it out for a file")
+    if name in optuna.get_all_study_names(storage):
+        raise RequestError(
+            f"storage {shown(url)} holds a sweep '{name}' already; choose another --name"
+        )
+
+
+def last_epoch(trial: FrozenTrial) -> int:
+    """Epochs that a trial has scores of, 0 for none."""
+    return max(trial.intermediate_values, default=0)
+
+
+def scores_at(trials: Sequence[FrozenTrial], epoch: int, *, but: int) -> list[float]:
+    """The scores at an epoch of all trials that reached it, without the trial numbered `but`."""
+    return [
+        t.intermediate_values[epoch]
+        for t in trials
+        if t.number != but and epoch in t.intermediate_values
+    ]

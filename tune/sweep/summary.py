@@ -1,0 +1,250 @@
+"""How a sweep stands, for people and as JSON: read from its folder and its study alone, while it
+runs elsewhere or after.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from rbnn.errors import RequestError
+from tune.report.console import print_table
+from tune.sweep.confirm import SUFFIX, confirmation_table, num_confirming, settings_of
+from tune.sweep.folder import Record, SweepFolder, sweep_folders
+from tune.sweep.standing import rows_of
+from tune.sweep.study import BUSY_S, History, last_epoch
+from tune.sweep.table import Board, percent
+from tune.tracking.address import shown
+
+NUM_ROWS = 10
+
+
+@dataclass
+class Standing:
+    """A sweep as it is now. busy_s: seconds that its trials, of the search and of the confirmation,
+    have held their places.
+
+    num_to_confirm: confirmation runs begun or lined up, 0 before the search has ended;
+    epochs_confirmed: theirs so far.
+    """
+
+    folder: SweepFolder
+    record: Record
+    state: str
+    board: Board
+    busy_s: float = 0.0
+    used_s: float = 0.0
+    num_confirmed: int = 0
+    num_to_confirm: int = 0
+    epochs_confirmed: int = 0
+    confirmation: list[str] = field(default_factory=list)
+
+    @property
+    def finish(self) -> float | None:
+        """When it will have ended, its confirmation included, as seconds since 1970; None where
+        that cannot be said.
+        """
+        record, board = self.record, self.board
+        if self.state != "running":
+            return None
+        planned = num_confirming(self.folder.file.confirm_top, record.confirm_seeds, record.trials)
+        confirming = max(
+            (self.num_to_confirm or planned) * board.num_epochs - self.epochs_confirmed, 0
+        )
+        done = sum(row.epochs for row in board.rows.values()) + self.epochs_confirmed
+        left = None if record.budget_s is None else record.budget_s - self.used_s
+        seconds = board.seconds_to_come(done, self.used_s, left, confirming)
+        return None if seconds is None else time.time() + seconds
+
+    def counts(self) -> dict[str, int]:
+        """Trials by state; `interrupted` ones wait to be taken up again."""
+        names = {"killed": "interrupted"}
+        counts = dict.fromkeys(("complete", "pruned", "failed", "running", "interrupted"), 0)
+        for row in self.board.rows.values():
+            counts[names.get(row.state, row.state)] += 1
+        return counts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for --json."""
+        best, record = self.board.best, self.record
+        rows = [
+            {**vars(row), "state": "interrupted" if row.state == "killed" else row.state}
+            for row in self.board.ranked
+        ]
+        return {
+            "sweep": record.name,
+            "state": self.state,
+            "cause": record.cause,
+            "folder": str(self.folder.directory.resolve()),
+            "store": shown(record.store),
+            "parent_run": record.parent,
+            "process": record.process,
+            "trials": {"budget": record.trials, **self.counts()},
+            "epochs_done": sum(row.epochs for row in self.board.rows.values()),
+            "best": {
+                "trial": best.number,
+                "val/top1": best.top1,
+                "run": best.run_id,
+                "values": best.values,
+            }
+            if best
+            else None,
+            "cpu_hours": self.busy_s * record.cpus / 3600,
+            "gpu_hours": self.busy_s * record.gpus / 3600,
+            "hours": self.used_s / 3600,
+            "began": _iso(record.began),
+            "ended": _iso(record.ended),
+            "finish": _iso(self.finish),
+            "confirmation_runs": {"done": self.num_confirmed, "of": self.num_to_confirm},
+            "rows": rows,
+        }
+
+
+def look_at(folder: SweepFolder, history: History | None = None) -> Standing:
+    """How the sweep in a folder stands; changes nothing. history: its study, where it was read
+    already.
+    """
+    record, state, used_s = folder.record, folder.state, folder.used_s
+    storage = folder.storage_url(record)
+    history = history or History.existing(storage, record.name)
+    board = Board(
+        record.name,
+        record.trials,
+        int(record.recipe["epochs"]),
+        rows_of(history) if history else {},
+    )
+    standing = Standing(folder, record, state, board, used_s=used_s)
+    standing.busy_s = busy_s(history.trials(), state == "running") if history else 0.0
+    if confirmation := History.existing(storage, record.name + SUFFIX):
+        trials = confirmation.trials()
+        standing.busy_s += busy_s(trials, state == "running")
+        standing.num_to_confirm = len(trials)
+        standing.epochs_confirmed = sum(map(last_epoch, trials))
+        standing.num_confirmed = sum(trial.state.is_finished() for trial in trials)
+        if settings := settings_of(confirmation):
+            standing.confirmation, board.confirmed = (
+                confirmation_table(settings),
+                settings[0].number,
+            )
+    return standing
+
+
+def busy_s(trials: list[FrozenTrial], running: bool) -> float:
+    """Seconds that trials have held their places, those that run now among them where a process
+    runs them.
+    """
+    total = 0.0
+    for trial in trials:
+        total += trial.user_attrs.get(BUSY_S, 0.0)
+        if running and trial.state == TrialState.RUNNING and trial.datetime_start:
+            total += (datetime.now() - trial.datetime_start).total_seconds()
+    return total
+
+
+def print_standing(standing: Standing) -> None:
+    """One sweep, for people."""
+    record, counts = standing.record, standing.counts()
+    done = counts["complete"] + counts["pruned"] + counts["failed"]
+    of = f" of {record.trials}" if record.trials is not None else ""
+    others = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    print(
+        f"sweep {record.name}: {_state(standing)}; {done}{of} trials done "
+        f"({others or 'none begun'})"
+    )
+    hours = (
+        f"{standing.used_s / 3600:.2f} hours, {standing.busy_s * record.cpus / 3600:.2f} CPU hours"
+    )
+    print(
+        f"used {hours}, {standing.busy_s * record.gpus / 3600:.2f} GPU hours; {_finish(standing)}"
+    )
+    if standing.board.rows:
+        print_table(standing.board, NUM_ROWS)
+    if standing.num_to_confirm:
+        print(
+            f"\n{standing.num_confirmed} of {standing.num_to_confirm} confirmation runs done",
+            *standing.confirmation,
+            sep="\n",
+        )
+    if standing.state in ("died", "stopped", "failed"):
+        print(f"go on with it: rbnn resume {standing.folder.handle}")
+
+
+def look_at_all(results_dir: str) -> list[dict[str, Any]]:
+    """All sweeps under a results folder as plain values, without their trials; `error` where a
+    storage does not answer.
+    """
+    found = []
+    for folder in sweep_folders(results_dir):
+        try:
+            found.append(
+                {name: value for name, value in look_at(folder).to_dict().items() if name != "rows"}
+            )
+        except RequestError as error:
+            found.append({"sweep": folder.record.name, "state": folder.state, "error": str(error)})
+    return found
+
+
+def print_list(results_dir: str) -> bool:
+    """All sweeps under a results folder, one line each; whether there is any."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("sweep", "state", "trials", "best val/top1", "hours", "finish"):
+        table.add_column(
+            column, justify="left" if column in ("sweep", "state", "finish") else "right"
+        )
+    folders, problems = sweep_folders(results_dir), []
+    for folder in folders:
+        try:
+            one = look_at(folder)
+        except RequestError as error:
+            table.add_row(folder.record.name, folder.state)
+            problems.append(f"sweep {folder.record.name}: {error}")
+            continue
+        counts, best = one.counts(), one.board.best
+        done = counts["complete"] + counts["pruned"] + counts["failed"]
+        of = f"{done}/{one.record.trials}" if one.record.trials is not None else str(done)
+        hours = f"{one.used_s / 3600:.2f}"
+        table.add_row(
+            one.record.name,
+            one.state,
+            of,
+            percent(best.top1 if best else None),
+            hours,
+            _finish(one),
+        )
+    if folders:
+        Console(width=160).print(table)
+    print(*problems, sep="\n", end="\n" * bool(problems))
+    return bool(folders)
+
+
+def _state(standing: Standing) -> str:
+    process = standing.record.process
+    if standing.state == "running":
+        return f"running (process {process['pid']} on {process['host']})"
+    if standing.state == "died":
+        return "its process died before the end"
+    return standing.state + (f" ({standing.record.cause})" if standing.record.cause else "")
+
+
+def _finish(standing: Standing) -> str:
+    if standing.finish:
+        return f"finish about {datetime.fromtimestamp(standing.finish):%Y-%m-%d %H:%M:%S}"
+    if standing.state == "running":
+        return "finish not known yet"
+    ended = standing.record.ended
+    return f"ended {datetime.fromtimestamp(ended):%Y-%m-%d %H:%M:%S}" if ended else "end not noted"
+
+
+def _iso(seconds: float | None) -> str | None:
+    return (
+        None
+        if seconds is None
+        else datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+    )

@@ -1,0 +1,141 @@
+"""What is known of a sweep's trials while it runs and when it ends: one row a trial, the order of
+merit, the finish time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+METRIC = "val/top1"
+BASELINE = 0  # the trial that runs the recipe's own setting
+State = Literal["running", "complete", "pruned", "failed", "killed"]
+
+
+@dataclass
+class Row:
+    """A trial: its values by option name, epochs completed, val/top1 (percent) of the last and the
+    best epoch.
+    """
+
+    number: int
+    values: dict[str, Any]
+    run_id: str = ""
+    state: State = "running"
+    epochs: int = 0
+    top1: float | None = None
+    best_top1: float | None = None
+    cause: str = ""
+
+
+@dataclass
+class Board:
+    """All trials of a sweep so far. num_trials: how many there will be, None without end;
+    num_epochs: of a full trial.
+
+    epochs_before: those done before `began`, by an earlier process. epochs_after: of the
+    confirmation that follows, about. budget_s: time from `began` after which no trial goes on, None
+    without one. noun: what a row is called. confirmed: the trial that fresh seeds hold for the
+    best, None as long as nothing is confirmed.
+    """
+
+    name: str
+    num_trials: int | None
+    num_epochs: int
+    rows: dict[int, Row] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+    epochs_before: int = 0
+    epochs_after: int = 0
+    budget_s: float | None = None
+    noun: str = "trial"
+    confirmed: int | None = None
+
+    @property
+    def running(self) -> list[Row]:
+        return [row for row in self.rows.values() if row.state == "running"]
+
+    @property
+    def ended(self) -> list[Row]:
+        return [row for row in self.rows.values() if row.state != "running"]
+
+    @property
+    def ranked(self) -> list[Row]:
+        """The best first: complete trials by their last epoch's val/top1, then the others by
+        theirs, failed ones last.
+        """
+        return sorted(
+            self.rows.values(),
+            key=lambda row: (row.state != "complete", -(row.top1 or -1.0), row.number),
+        )
+
+    @property
+    def best(self) -> Row | None:
+        """The winner: the trial that fresh seeds hold for the best; where nothing is confirmed, the
+        best complete one.
+        """
+        if self.confirmed is not None and self.confirmed in self.rows:
+            return self.rows[self.confirmed]
+        return next((row for row in self.ranked if row.state == "complete"), None)
+
+    @property
+    def best_note(self) -> str:
+        """What the winner is called in a table."""
+        return "best" if self.confirmed is None else "best by fresh seeds"
+
+    @property
+    def baseline(self) -> Row | None:
+        """Trial 0, the recipe's own values."""
+        return self.rows.get(BASELINE)
+
+    def seconds_left(self) -> float | None:
+        """Expected time to the end of the sweep at the pace of this process; None before its first
+        epoch.
+        """
+        spent_s = time.monotonic() - self.began
+        left = None if self.budget_s is None else self.budget_s - spent_s
+        done = sum(row.epochs for row in self.rows.values()) - self.epochs_before
+        return self.seconds_to_come(done, spent_s, left, self.epochs_after)
+
+    def seconds_to_come(
+        self, done: int, spent_s: float, budget_s: float | None, epochs_after: int
+    ) -> float | None:
+        """Expected time to the end where `done` epochs took `spent_s`: these trials, within
+        `budget_s`, then `epochs_after`.
+
+        None before the first epoch, and where the trials have no end.
+        """
+        if done <= 0:
+            return None
+        epoch_s = spent_s / done
+        ends = [] if budget_s is None else [max(budget_s, 0.0)]
+        if self.num_trials is not None:
+            ends.append(self.epochs_to_come(self.num_trials) * epoch_s)
+        return min(ends) + epochs_after * epoch_s if ends else None
+
+    def epochs_to_come(self, num_trials: int) -> float:
+        """The epochs that `num_trials` trials in all still need, if those to come are as long as
+        those that ended.
+        """
+        ended = self.ended
+        usual = sum(row.epochs for row in ended) / len(ended) if ended else self.num_epochs
+        unfinished = sum(max(usual - row.epochs, 0) for row in self.running)
+        return usual * max(num_trials - len(self.rows), 0) + unfinished
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The searched options, in the order of the sweep file."""
+    return list(rows[0].values) if rows else []
+
+
+def shown(value: Any) -> str:
+    """A recipe value for people: three significant digits, yes or no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def percent(value: float | None) -> str:
+    """A percentage with two decimals, "-" for none."""
+    return "-" if value is None else f"{value:.2f}"

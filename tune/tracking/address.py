@@ -1,0 +1,191 @@
+"""Where the MLflow store is, and whether it answers: found out within seconds, before any work
+starts.
+
+MLflow itself retries an unreachable store for minutes; the checks here come first and try once.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import socket
+import sqlite3
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from rbnn.errors import RequestError
+from tune.run.environment import without_secrets
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHECK_TIMEOUT_S = 3.0
+DEFAULT_URI = "sqlite:///mlflow.db"
+SQLITE = "sqlite:///"
+# of a request to a server, over seconds; with MLflow's own 7 a run would end minutes after its
+# server did
+NUM_RETRIES = "2"
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+REMEDY = (
+    "start it, or set MLFLOW_TRACKING_URI to a server (http://...) or a database file "
+    f"({SQLITE}/folder/mlflow.db)"
+)
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or mlflow.db in the working directory; a database file is named by its
+    absolute path.
+    """
+    return with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", "").strip() or DEFAULT_URI)
+
+
+def with_absolute_path(uri: str) -> str:
+    """`uri`, a database file being named by its absolute path."""
+    path = sqlite_path(uri)
+    return uri if path is None else SQLITE + str(path) + uri[len(uri.partition("?")[0]) :]
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The absolute path of the database file behind a sqlite URI; None for every other store."""
+    named = uri.partition("?")[0].removeprefix(SQLITE)
+    return Path(named).absolute() if uri.startswith(SQLITE) and named else None
+
+
+def artifact_folder(uri: str) -> Path | None:
+    """Where artifacts go: beside a database file, in the working directory for another database;
+    None: a server decides.
+    """
+    path = sqlite_path(uri)
+    return None if is_server(uri) else (path.parent if path else Path.cwd()) / "mlartifacts"
+
+
+def is_server(uri: str) -> bool:
+    """Whether the store is an MLflow server rather than a database that this process
+    opens itself.
+    """
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def shown(uri: str) -> str:
+    """The URI as it may be printed or logged: without a password."""
+    parts = urlsplit(uri)
+    if parts.password:
+        uri = urlunsplit(
+            parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}")
+        )
+    return without_secrets(uri)
+
+
+def holds_password(*uris: str) -> bool:
+    """Whether any of them may only be shown in part."""
+    return any(shown(uri) != uri for uri in uris)
+
+
+def without_login(uri: str) -> str:
+    """A server's address as a browser is to open it, and as it may be printed: without a user's
+    name and password.
+    """
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def unreachable(uri: str, reason: object, remedy: str = REMEDY) -> RequestError:
+    """The one line that says which store cannot be used, why, and what to do."""
+    text = " ".join(str(reason).split())
+    return RequestError(f"MLflow store {shown(uri)} cannot be used: {text[:300]}; {remedy}")
+
+
+def check_reachable(uri: str) -> None:
+    """RequestError, within about CHECK_TIMEOUT_S and without a retry, where the store at `uri` does
+    not answer.
+    """
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    path = sqlite_path(uri)
+    if path is not None:
+        _check_file(uri, path)
+    elif is_server(uri):
+        _check_server(uri)
+    elif scheme in DATABASE_PORTS:
+        _check_port(uri, DATABASE_PORTS[scheme])
+    elif scheme in ("", "file"):
+        raise unreachable(
+            uri, "it is a folder, and MLflow 3 keeps runs in a database", f"set e.g. {DEFAULT_URI}"
+        )
+    elif scheme == "sqlite":
+        raise unreachable(uri, "it names no file", f"set e.g. {DEFAULT_URI}")
+
+
+def _check_server(uri: str) -> None:
+    try:
+        address = f"{without_login(uri).rstrip('/')}/health"
+        with urllib.request.urlopen(address, timeout=CHECK_TIMEOUT_S) as answer:
+            healthy = answer.read(64).strip() == b"OK"
+    except urllib.error.HTTPError as error:
+        raise unreachable(uri, f"/health answers HTTP {error.code}") from None
+    except urllib.error.URLError as error:
+        raise unreachable(uri, getattr(error.reason, "strerror", None) or error.reason) from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise unreachable(uri, error) from None
+    if not healthy:
+        raise unreachable(uri, "what answers there is not an MLflow server")
+
+
+def _check_port(uri: str, default_port: int) -> None:
+    parts = urlsplit(uri)
+    try:
+        socket.create_connection(
+            (parts.hostname or "localhost", parts.port or default_port), CHECK_TIMEOUT_S
+        ).close()
+    except (OSError, ValueError) as error:
+        raise unreachable(uri, getattr(error, "strerror", None) or error) from None
+
+
+def _check_file(uri: str, path: Path) -> None:
+    """Open the database file, creating it, and take its write lock once."""
+    remedy = f"choose a writable place, MLFLOW_TRACKING_URI={SQLITE}/folder/mlflow.db"
+    if not path.parent.is_dir():
+        raise unreachable(
+            uri,
+            f"the folder {path.parent} does not exist",
+            "create it, or set another MLFLOW_TRACKING_URI",
+        )
+    try:
+        connection = sqlite3.connect(path, timeout=CHECK_TIMEOUT_S, isolation_level=None)
+        try:
+            connection.execute("PRAGMA schema_version")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        finally:
+            connection.close()
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise unreachable(
+                uri,
+                error,
+                "another process writes to it; end that one first, or use an MLflow server",
+            ) from None
+        raise unreachable(uri, error, remedy) from None
+    except sqlite3.DatabaseError as error:
+        raise unreachable(uri, error, remedy) from None
+
+
+def quiet_client(uri: str) -> MlflowClient:
+    """An MLflow client that logs warnings only, draws no bars and reports nothing home; a process's
+    first takes seconds.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", NUM_RETRIES)
+    os.environ.setdefault(
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+    )  # two lines for every run that ends
+    from mlflow import MlflowClient
+
+    if not os.environ.get("MLFLOW_LOGGING_LEVEL"):
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)

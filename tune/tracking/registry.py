@@ -1,0 +1,185 @@
+"""The model registry: a sweep's confirmed winner as a version of rbnn-<dataset>-<model>; the best
+of them is its `champion`.
+
+mlflow.pytorch.load_model("models:/rbnn-cifar10-resnet20_1w1a@champion") then is the best network
+that is known.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rbnn.documented import documented_accuracies
+from rbnn.errors import RequestError
+from rbnn.recipe import Recipe
+from tune.tracking.mirror import Tracker
+from tune.tracking.models import models_of
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+    from tune.sweep.winner import Winner
+
+ALIAS = "champion"
+SCORE_TAG, MEASURE_TAG = "rbnn.confirmed_top1", "rbnn.confirmed_on"
+CHECKPOINT = "last"  # what a trial is judged by is its last epoch
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A confirmed network. scores: top-1 (percent) by fresh seed, on `measure`: test/top1, or
+    val/top1 without a test set.
+    """
+
+    run_id: str
+    recipe: Recipe
+    sweep: str
+    measure: str
+    scores: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.scores)
+
+    @property
+    def model_name(self) -> str:
+        return f"rbnn-{self.recipe.dataset}-{self.recipe.model}"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What came of it. version: the registered one, "" for none; text: why, in one line."""
+
+    champion: bool
+    version: str
+    text: str
+
+
+def candidate_of(winner: Winner, sweep: str, tracker: Tracker) -> Candidate:
+    """The confirmed winner of a sweep; RequestError where it is not confirmed, or its run is not in
+    the store.
+    """
+    setting = winner.setting
+    if setting is None or not setting.scores:
+        raise RequestError(
+            f"the winner of sweep '{sweep}' is not confirmed, and only a confirmed one is "
+            "registered; "
+            f"confirm it: rbnn resume {sweep} --confirm-seeds 3"
+        )
+    measure = "test/top1" if setting.test else "val/top1"
+    named = winner.row.run_id
+    run_id = (
+        tracker.find_run(named).info.run_id
+        if named
+        else tracker.trial_run(sweep, winner.row.number)
+    )
+    return Candidate(run_id, winner.recipe, sweep, measure, tuple(setting.scores))
+
+
+def register_champion(tracker: Tracker, candidate: Candidate) -> Registration:
+    """Register a confirmed network and make it the champion, unless the present one is as good or
+    cannot be compared.
+    """
+    client, name = tracker.client, candidate.model_name
+    present = champion_of(tracker, name)
+    held = f"{name} version {present.version}" if present else ""
+    if present is not None:
+        if present.run_id == candidate.run_id:
+            return Registration(True, "", f"{held} is this network already, and {ALIAS}")
+        score, measure = (
+            float(present.tags.get(SCORE_TAG, "nan")),
+            present.tags.get(MEASURE_TAG, ""),
+        )
+        if measure != candidate.measure:
+            return Registration(
+                False,
+                "",
+                f"{held} stays {ALIAS}: it is known by {measure}, this one by {candidate.measure}",
+            )
+        if not candidate.mean > score:
+            figures = f"{score:.2f} % against {candidate.mean:.2f} %"
+            return Registration(
+                False, "", f"{held} stays {ALIAS}: {measure} {figures} over fresh seeds"
+            )
+    version = _register(tracker, candidate)
+    client.set_registered_model_alias(name, ALIAS, version)
+    over = f", in place of version {present.version}" if present else ""
+    return Registration(
+        True,
+        version,
+        f"{name} version {version} is {ALIAS}{over}: {candidate.measure} {candidate.mean:.2f} % "
+        "over fresh seeds",
+    )
+
+
+def champion_of(tracker: Tracker, name: str) -> ModelVersion | None:
+    """The version that is champion, None where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return tracker.client.get_model_version_by_alias(name, ALIAS)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _register(tracker: Tracker, candidate: Candidate) -> str:
+    """A new version with its scores, its recipe and the documented figure; its number."""
+    from mlflow.exceptions import MlflowException
+
+    client, name = tracker.client, candidate.model_name
+    run = client.get_run(candidate.run_id)
+    model = models_of(client, run).get(CHECKPOINT)
+    if model is None:
+        raise RequestError(
+            f"run '{candidate.run_id}' holds no logged model '{CHECKPOINT}'; see rbnn doctor"
+        )
+    try:
+        client.create_registered_model(
+            name,
+            description=f"{candidate.recipe.model} on {candidate.recipe.dataset}, of rbnn-tune.",
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    figure = documented_figure(candidate.recipe)
+    tags = {
+        SCORE_TAG: repr(candidate.mean),
+        MEASURE_TAG: candidate.measure,
+        "rbnn.seeds": str(len(candidate.scores)),
+        "rbnn.sweep": candidate.sweep,
+        "val/top1": repr(run.data.metrics.get("val/top1", float("nan"))),
+        **({"rbnn.documented_top1": f"{figure:g}"} if figure is not None else {}),
+    }
+    version = client.create_model_version(
+        name,
+        model.artifact_location,
+        candidate.run_id,
+        tags=tags,
+        description=_description(candidate, figure),
+        model_id=model.model_id,
+    )
+    return str(version.version)
+
+
+def documented_figure(recipe: Recipe) -> float | None:
+    """The documented top-1 of the recipe's model on its data set, where exactly one recipe states
+    it.
+    """
+    figures: dict[str, Any] = documented_accuracies().get(f"{recipe.dataset}_{recipe.model}", {})
+    return figures.get("top1")
+
+
+def _description(candidate: Candidate, figure: float | None) -> str:
+    scores = ", ".join(f"{score:.2f}" for score in candidate.scores)
+    known = (
+        f"The documented figure of this network is {figure:g} %.\n\n" if figure is not None else ""
+    )
+    return (
+        f"Winner of sweep `{candidate.sweep}`: {candidate.measure} **{candidate.mean:.2f} %** "
+        f"over {len(candidate.scores)} "
+        f"fresh seeds ({scores}).\n\n{known}```yaml\n{candidate.recipe.to_yaml()}```"
+    )
