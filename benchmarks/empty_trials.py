@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +35,10 @@ CONTENT = {
 }
 
 
-def train_nothing(self: Any, journal: Any, tell: Any) -> None:
+def train_nothing(trial: Any, journal: Any, tell: Any) -> None:
     """What stands for the training of a trial: one epoch's report, no network and no checkpoint."""
-    journal.append({"epoch": 0, "val/top1": 50 + self.recipe.lr})
+    journal.append({"epoch": 0, "val/top1": 50 + trial.recipe.lr})
     tell(journal.rows[-1])
-
-
-def empty_trial(config: dict[str, Any], **given: Any) -> None:
-    """Ray Tune's trainable: a trial with `train_nothing` for its training."""
-    from tune.sweep import trial
-
-    trial.TrialRun.train = train_nothing  # type: ignore[method-assign]
-    trial.run_trial(config, **given)
 
 
 def memory_mb() -> float:
@@ -56,30 +49,37 @@ def memory_mb() -> float:
 
 def main(folder: Path, num_trials: int) -> None:
     """Run the sweep and print the figures."""
-    from tune.sweep import callback as recording
-    from tune.sweep import session as conduct
+    from tune.cli.listeners import watched
+    from tune.run.listener import Listener, Listeners
     from tune.sweep.config import load_sweep
+    from tune.sweep.session import run_sweep
+    from tune.sweep.trial import run_trial
 
     ends: list[tuple[float, float]] = []
     starts: list[float] = []
 
-    class Measured(recording.RecordTrials):
-        def on_trial_start(self, *given: Any, **info: Any) -> None:
-            starts.append(time.monotonic())
-            super().on_trial_start(*given, **info)
+    class Clock(Listener):
+        def run_began(self, run: Any) -> None:
+            if run.info.kind == "trial":
+                starts.append(time.monotonic())
 
-        def on_trial_complete(self, *given: Any, **info: Any) -> None:
-            super().on_trial_complete(*given, **info)
-            ends.append((time.monotonic(), memory_mb()))
+        def run_ended(self, run: Any) -> None:
+            if run.info.kind == "trial":
+                ends.append((time.monotonic(), memory_mb()))
 
-    conduct.RecordTrials = Measured  # type: ignore[misc]
     file = folder / "empty.yaml"
     file.write_text(yaml.safe_dump({**CONTENT, "trials": num_trials}))
-    status = conduct.conduct(
-        load_sweep(file), name="empty", results_dir=str(folder), trainable=empty_trial
-    )
-    if status != 0 or len(ends) != num_trials:
-        raise SystemExit(f"{len(ends)} of {num_trials} trials ended, exit status {status}")
+    with watched("") as (listener, mirror):
+        run_sweep(
+            load_sweep(file),
+            store=mirror.reader.uri,
+            name="empty",
+            results_dir=str(folder),
+            listener=Listeners(listener, Clock()),
+            trainable=partial(run_trial, train=train_nothing),
+        )
+    if len(ends) != num_trials:
+        raise SystemExit(f"{len(ends)} of {num_trials} trials ended")
     seconds = (ends[-1][0] - starts[0]) / num_trials
     print(
         json.dumps(

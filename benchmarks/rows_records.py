@@ -51,27 +51,33 @@ def checkpoint_rows(setting: Setting, network: str) -> list[Row]:
 
 
 def mlflow_rows(setting: Setting) -> list[Row]:
-    """`Tracker.log_epoch` of 12 metrics and a digest for 100 epochs, in SQLite, a share of them per
-    round.
+    """A run's folder, synced after each of 100 epochs of 12 metrics and a digest, in SQLite; a
+    share of them per round.
     """
-    from tune.tracking.mirror import Tracker
+    from tune.run.folder import RunFolder, RunInfo
+    from tune.run.journal import Journal
+    from tune.tracking.mirror import Mirror
 
-    tracker = Tracker.open("bench", uri=f"sqlite:///{setting.folder}/mlflow.db")
+    mirror = Mirror.open(f"sqlite:///{setting.folder}/mlflow.db")
     metrics = {f"group/metric_{index}": index / 7 for index in range(NUM_METRICS)}
-    runs = [tracker.start_run("train", name, recipe=None) for name in ("ours", "theirs")]
+    run = RunFolder.begin(setting.folder / "run", RunInfo(name="ours"), Recipe())
+    journal = Journal(run.directory)
+    mirror.sync(run.directory)
+    theirs_id = mirror.client.create_run(mirror.reader.experiment_ids[0]).info.run_id
     our_epochs, their_epochs = count(), count()
     epochs_per_round = NUM_EPOCHS // setting.rounds
 
     def log_epochs() -> None:
         for _ in range(epochs_per_round):
             epoch = next(our_epochs)
-            tracker.log_epoch(runs[0], metrics | {"digest": f"{epoch:016x}"}, epoch)
+            journal.append(metrics | {"digest": f"{epoch:016x}", "epoch": epoch})
+            mirror.sync(run.directory)
 
     def log_metrics() -> None:
         for _ in range(THEIR_EPOCHS):
             epoch = next(their_epochs)
             for name, value in metrics.items():
-                tracker.client.log_metric(runs[1], name, value, step=epoch)
+                mirror.client.log_metric(theirs_id, name, value, step=epoch)
 
     seconds = alternate({"ours": log_epochs, "theirs": log_metrics}, setting.rounds)
     ours = [value * NUM_EPOCHS / epochs_per_round for value in seconds["ours"]]

@@ -125,12 +125,12 @@ def sweep(folder: Path, num_trials: int, num_epochs: int) -> tuple[float, float,
 
 def trials(folder: Path) -> Iterator[Timeline]:
     """The trials as MLflow recorded them."""
-    from tune.tracking.mirror import Tracker
+    from tune.tracking.reader import RunReader
 
-    tracker = Tracker.open(uri=store(folder))
-    for run in tracker.client.search_runs([tracker.experiment_id], "tags.`rbnn.kind` = 'trial'"):
+    reader = RunReader.open(store(folder))
+    for run in reader.search("tags.`rbnn.kind` = 'trial'"):
         points = sorted(
-            tracker.client.get_metric_history(run.info.run_id, "time/epoch_s"),
+            reader.client.get_metric_history(run.info.run_id, "time/epoch_s"),
             key=lambda point: point.step,
         )
         yield Timeline(

@@ -1,3 +1,39 @@
-"""The commands of `rbnn`, a module for each thing people come for. Each command imports what is
-heavy by itself.
-"""
+"""The command `rbnn`, a module for each thing people come for. Each imports what is heavy late."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+Run = Callable[[argparse.Namespace], int]
+Argument = tuple[tuple[str, ...], dict[str, Any]]
+Add = Callable[..., argparse.ArgumentParser]  # (name, what runs it, help, arguments) -> parser
+
+
+def arg(*names: str, show: str = "", **given: Any) -> Argument:
+    """An argument of a command: its names, then what argparse's `add_argument` takes; show: what
+    stands for its value in the help.
+    """
+    return names, given | ({"metavar": show} if show else {})
+
+
+def flag(name: str, help: str) -> Argument:
+    """An option without a value."""
+    return arg(name, action="store_true", help=help)
+
+
+RESULTS = arg(
+    "--results_dir", show="DIR", default="", help="folder that holds the sweeps (default ./result)"
+)
+JSON = flag("--json", "print it as JSON")
+SWEEP = arg("sweep", show="SWEEP", help="name of the sweep, or its folder")
+ANY_SWEEP = arg(
+    "sweep", show="SWEEP", nargs="?", default="", help="name or folder (default: the latest)"
+)
+RAY = arg(
+    "--address",
+    show="ADDRESS",
+    default="",
+    help="Ray cluster to run on (default: RAY_ADDRESS, or here)",
+)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from rbnn.errors import RequestError, RunFailed
 from rbnn.options import OneLineParser, exit_status
 from rbnn.threading_env import set_threading
-from tune.cli import browse, cluster, data, runs, sweep, sweeps
-from tune.cli.adding import Run
+from tune.cli import Argument, Run, browse, cluster, data, doctor, runs, sweeps
 
 INTERRUPTED = 130
 
@@ -27,12 +27,16 @@ def parser() -> OneLineParser:
         dest="command", required=True, metavar="COMMAND", parser_class=OneLineParser
     )
 
-    def command(name: str, run: Run, text: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Run, text: str, arguments: Sequence[Argument] = ()
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
+        for names, given in arguments:
+            added.add_argument(*names, **given)
         return added
 
-    for group in (runs, sweeps, sweep, browse, cluster, data):
+    for group in (runs, sweeps, browse, doctor, cluster, data):
         group.add(command)
     return top
 

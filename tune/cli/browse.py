@@ -1,55 +1,29 @@
-"""`rbnn ui` and `rbnn report`: what was recorded, in MLflow's pages and as a report."""
+"""`rbnn ui`, `report`, `best`: what was recorded, in MLflow's pages, as a report, as a winner."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import gc
-from collections.abc import Iterator
+import json
+import sys
+from pathlib import Path
 
-from tune.cli.adding import Add
+from rbnn.errors import RequestError
+from tune.cli import ANY_SWEEP, JSON, RESULTS, SWEEP, Add, arg, flag
 
 
 def add(command: Add) -> None:
     """The parsers of these commands."""
-    page = command(
-        "ui",
-        ui,
-        "open MLflow's pages on the recorded runs, with a link straight to a sweep's trials",
-    )
-    page.add_argument(
-        "sweep",
-        nargs="?",
-        default="",
-        metavar="SWEEP",
-        help="sweep to link to (default: the latest)",
-    )
-    page.add_argument(
-        "--port",
-        type=int,
-        default=5000,
-        help="port (default 5000; the next free one if it is taken)",
-    )
-    page.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
-    )
-
-    paper = command(
-        "report", report, "write what a sweep found: an interactive page, a picture and a table"
-    )
-    paper.add_argument(
-        "sweep", nargs="?", default="", metavar="SWEEP", help="name or folder (default: the latest)"
-    )
-    paper.add_argument(
-        "--out", default="", metavar="DIR", help="folder to write into (default: the sweep's own)"
-    )
-    paper.add_argument(
-        "--results_dir",
-        default="",
-        metavar="DIR",
-        help="folder that holds the sweeps (default ./result)",
-    )
-    paper.add_argument("--json", action="store_true", help="print what the report shows as JSON")
+    port = arg("--port", type=int, default=5000, help="port (default 5000, or the next free one)")
+    host = arg("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    text = "open MLflow's pages on the recorded runs, with a link straight to a sweep's trials"
+    command("ui", ui, text, [ANY_SWEEP, port, host])
+    out = arg("--out", show="DIR", default="", help="folder to write into (default: the sweep's)")
+    text = "write what a sweep found: an interactive page, a picture and a table"
+    command("report", report, text, [ANY_SWEEP, out, RESULTS, JSON])
+    file = arg("--export", show="FILE", help="write it as a recipe file, for rbnn replay")
+    champion = flag("--register", "register the confirmed winner in MLflow, champion if it is best")
+    text = "the best setting of a sweep, and as a recipe file"
+    command("best", best, text, [SWEEP, file, JSON, champion, RESULTS])
 
 
 def ui(args: argparse.Namespace) -> int:
@@ -65,35 +39,12 @@ def report(args: argparse.Namespace) -> int:
     """Write a sweep's report, log it to the sweep's run where the store answers, and print the
     table.
     """
-    with uncollected():
-        return _report(args)
+    from mlflow.exceptions import MlflowException
 
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Within it, nothing looks for garbage, and at the process's end nothing does among what it
-    made.
-
-    A report of a thousand trials makes a few hundred thousand objects and no garbage to speak of;
-    looking through them took a third of its time.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-def _report(args: argparse.Namespace) -> int:
-    import json
-    import sys
-    from pathlib import Path
-
-    from rbnn.errors import RequestError
-    from tune.report.write import log_report, write_report
+    from tune.report.write import write_report
     from tune.sweep.folder import find_sweep, sweep_folders
     from tune.sweep.summary import print_standing
+    from tune.tracking.mirror import Mirror
 
     known = sweep_folders(args.results_dir)
     if not args.sweep and not known:
@@ -105,14 +56,44 @@ def _report(args: argparse.Namespace) -> int:
     else:
         print_standing(written.data.standing)
         print(f"report: {written.files[0]}  {written.files[1]}")
-    if not folder.record.parent:
-        return 0
-    from mlflow.exceptions import MlflowException
-
-    from tune.tracking.mirror import Tracker
-
     try:
-        log_report(written, folder, Tracker.open(uri=folder.record.store))
-    except (RequestError, MlflowException) as error:  # a store that is away, a run deleted there
+        Mirror.open(folder.store_uri()).sync(folder.directory)
+    except (RequestError, MlflowException) as error:  # a store that is away
         print(f"rbnn: the report is written, and not logged: {error}", file=sys.stderr)
     return 0
+
+
+def best(args: argparse.Namespace) -> int:
+    """Print, export or register the winner."""
+    from tune.sweep.folder import find_sweep
+    from tune.sweep.winner import export, lines_of, winner_of
+
+    folder = find_sweep(args.sweep, args.results_dir)
+    winner, name = winner_of(folder), folder.record.name
+    if args.export:
+        file = Path(args.export)
+        if not file.parent.is_dir():
+            raise RequestError(
+                f"--export {file}: the folder {file.parent} does not exist; create it, or name "
+                "another file"
+            )
+        export(winner, name, file)
+    registered = None
+    if args.register:
+        from tune.tracking.reader import RunReader
+        from tune.tracking.registry import candidate_of, register_champion
+
+        reader = RunReader.open(folder.store_uri())
+        registered = register_champion(reader, candidate_of(winner, name, reader))
+    if args.json:
+        more = {"registered": vars(registered)} if registered else {}
+        print(json.dumps(winner.to_dict() | more, indent=1))
+    else:
+        print(*lines_of(winner, name), sep="\n")
+        if args.export:
+            print(f"recipe written to {file}; run it: rbnn replay {file}")
+        elif not registered:
+            print(f"as a recipe file: rbnn best {folder.handle} --export FILE")
+        if registered:
+            print(registered.text)
+    return 0 if registered is None or registered.champion else 1

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune.cli.adding import Add
+from tune.cli import Add
 
 if TYPE_CHECKING:
     from tune.serve.head import Served

@@ -7,27 +7,26 @@ import dataclasses
 import json
 
 from rbnn.errors import RequestError
-from tune.cli.adding import Add
+from tune.cli import Add, arg, flag
 
 
 def add(command: Add) -> None:
     """The parser of this command."""
-    data = command("data", data_set, "prepare a data set, or check the one that is there")
-    data.add_argument(
-        "action",
-        choices=["prepare", "check"],
-        help="prepare: download, verify, unpack; check: count and decode",
+    actions = ["prepare", "check"]
+    text = "prepare: download, verify, unpack; check: count and decode"
+    where = arg("--url", show="URL", help="prepare: download from there, not the official address")
+    command(
+        "data",
+        data_set,
+        "prepare a data set, or check the one that is there",
+        [
+            arg("action", choices=actions, help=text),
+            arg("name", show="NAME", help="data set"),
+            arg("--data_path", show="DIR", default="./data", help="its folder (default ./data)"),
+            where,
+            flag("--json", "check: print what was found as JSON"),
+        ],
     )
-    data.add_argument("name", metavar="NAME", help="data set")
-    data.add_argument(
-        "--data_path", default="./data", metavar="DIR", help="folder that holds it (default ./data)"
-    )
-    data.add_argument(
-        "--url",
-        metavar="URL",
-        help="prepare: where to download from (default: the official address)",
-    )
-    data.add_argument("--json", action="store_true", help="check: print what was found as JSON")
 
 
 def data_set(args: argparse.Namespace) -> int:

@@ -1,143 +1,206 @@
-"""Finds and mends what an accident left: sweeps whose process died, trials and runs that contradict
-each other, leftovers.
-"""
+"""`rbnn doctor` and `rbnn sync`: what an accident left, and MLflow brought up to date."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
+import sys
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rbnn.data.loading import DataInfo
 from rbnn.errors import RequestError
-from rbnn.recipe import Recipe
-from tune.report.outcome import STATUS, start_parent
-from tune.sweep.callback import RecordConfirmation, RecordTrials
-from tune.sweep.confirm import SUFFIX
-from tune.sweep.folder import Process, SweepFolder, sweep_folders
-from tune.sweep.plan import Plan
-from tune.sweep.repair import Finding, examine, runs_by_number
-from tune.sweep.stop import Stop
-from tune.sweep.study import History
-from tune.sweep.table import Board
-from tune.tracking.mirror import Tracker
+from tune.cli import RESULTS, Add, arg, flag
+from tune.process import Process
+
+if TYPE_CHECKING:
+    from tune.run.folder import RunFolder
+    from tune.sweep.folder import SweepFolder
+    from tune.sweep.plan import Plan
+    from tune.sweep.repair import Finding
+    from tune.tracking.mirror import Mirror
+    from tune.tracking.reader import RunReader
 
 
-def ailments(
-    results_dir: str, open_tracker: Callable[[str], Tracker]
-) -> tuple[dict[str, list[Finding]], dict[str, str]]:
-    """By name, for each sweep under a results folder that no process conducts: what is wrong, or
-    why that cannot be said.
+def add(command: Add) -> None:
+    """The parsers of these commands."""
+    text = "find what an accident left in Ray, Optuna and MLflow; exit status 1 where anything is"
+    command("doctor", doctor, f"{text} wrong", [flag("--fix", "put it right"), RESULTS])
+    folder = arg("folder", show="FOLDER", nargs="?", default="./result", help="default: ./result")
+    uri = arg("--to", show="URI", default="", help="another MLflow store, which may be empty")
+    text = "bring MLflow up to date with the runs in a folder and below it"
+    command("sync", sync, text, [folder, uri])
+
+
+def sync(args: argparse.Namespace) -> int:
+    """Record every run of a folder in MLflow, as far as it is not recorded there yet."""
+    from rbnn.data.progress import printer
+    from tune.tracking.sync import sync_all
+
+    folder = Path(args.folder)
+    if not folder.is_dir():
+        raise RequestError(f"folder '{folder}' does not exist; give one that holds runs")
+    done, refused = sync_all(folder, args.to, printer(f"{folder}: in MLflow", "runs"))
+    for line in refused:
+        print(f"rbnn: {line}", file=sys.stderr)
+    print(f"{done} run{'s' * (done != 1)} of {folder} are in MLflow as they are in their folders")
+    return 1 if refused else 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Say what is wrong, and put it right on request."""
+    from tune.run.folder import run_folders
+    from tune.sweep.folder import DEFAULT_RESULTS, sweep_folders
+    from tune.tracking.reader import existing_reader
+
+    where = args.results_dir or DEFAULT_RESULTS
+    found: list[tuple[str, Finding]] = []
+    unread = 0
+    sweeps = [folder for folder in sweep_folders(args.results_dir) if not folder.conducted()]
+    for folder in sweeps:
+        try:
+            name = folder.record.name
+            found += [(f"sweep {name}: ", each) for each in ailments(folder)]
+        except RequestError as error:
+            unread += 1
+            print(f"sweep {folder.directory.name} cannot be examined: {error}")
+    runs = run_folders(Path(where))
+    inside = [folder.directory.resolve() for folder in sweep_folders(args.results_dir)]
+    alone = [run for run in runs if not _within(run.directory, inside)]
+    found += [("", finding) for run in alone for finding in _dead_run(run)]
+    if reader := existing_reader():
+        found += [("", finding) for finding in dead_runs(reader, {run.info.id for run in runs})]
+    for subject, finding in found:
+        print(subject + finding.text)
+        if args.fix:
+            finding.fix()
+    for folder in sweeps if args.fix else []:
+        mirror_all(folder)
+    looked = f"{len(sweeps)} sweep{'s' * (len(sweeps) != 1)} in {where} looked at"
+    if not found and not unread:
+        print(f"nothing is wrong; {looked}")
+        return 0
+    if found:
+        done = ", all put right" if args.fix else "; rbnn doctor --fix puts them right"
+        print(f"{len(found)} found{done}; {looked}")
+    return 0 if args.fix and not unread else 1
+
+
+def _within(directory: Path, folders: Collection[Path]) -> bool:
+    path = directory.resolve()
+    return any(folder == path or folder in path.parents for folder in folders)
+
+
+def mend_sweep(folder: SweepFolder) -> int:
+    """Put right whatever is wrong with a sweep that no process conducts; returns how much it
+    was.
     """
-    found: dict[str, list[Finding]] = {}
-    unread: dict[str, str] = {}
-    for folder in sweep_folders(results_dir):
-        if not folder.conducted():
-            try:
-                found[folder.record.name] = examine_sweep(folder, open_tracker(folder.record.store))
-            except RequestError as error:
-                unread[folder.record.name] = str(error)
-    return found, unread
+    findings = ailments(folder)
+    for finding in findings:
+        finding.fix()
+    mirror_all(folder)
+    return len(findings)
 
 
-def dead_runs(tracker: Tracker, known_sweeps: Collection[str]) -> list[Finding]:
-    """Runs that the store holds as running though their process, of this machine, is gone; those of
-    known sweeps left out.
+def ailments(folder: SweepFolder) -> list[Finding]:
+    """What is wrong with one sweep that no process conducts: first its study and its folders, then
+    what MLflow makes of them.
     """
-    running = tracker.client.search_runs(
-        [tracker.experiment_id], "attributes.status = 'RUNNING'", max_results=1000
-    )
+    from tune.sweep.confirm import SUFFIX
+    from tune.sweep.repair import Finding, examine, missing_study
+    from tune.sweep.study import History
+    from tune.tracking.mirror import Mirror
+
+    record, findings = folder.record, leftovers(folder)
+    if missing := missing_study(folder):
+        raise RequestError(missing)
+    for name in (record.name, record.name + SUFFIX):
+        if study := History.existing(folder.storage_url(record), name):
+            findings += examine(study, plan_of(folder))
+    if record.state == "running":
+        text = f"its process {record.process.get('pid', '')} died without noting an end"
+        findings.append(Finding(text, lambda: folder.end("stopped", "its process died")))
+    if behind := not_mirrored(folder, Mirror.open(folder.store_uri())):
+        some = ", ".join(str(each.relative_to(folder.directory)) for each in behind[:3])
+        more = f" and {len(behind) - 3} more" if len(behind) > 3 else ""
+        text = f"its MLflow runs do not say what their folders say: {some}{more}"
+        findings.append(Finding(text, lambda: None))  # `mirror_all` mends it, after all others
+    return findings
+
+
+def not_mirrored(folder: SweepFolder, mirror: Mirror) -> list[Path]:
+    """The folders of a sweep's runs that MLflow lacks or is behind with."""
+    from tune.run.folder import run_folders
+
+    mirror.prefetch()
+    return [run.directory for run in run_folders(folder.directory) if mirror.lacks(run.directory)]
+
+
+def mirror_all(folder: SweepFolder) -> None:
+    """Bring MLflow up to date with a sweep."""
+    from tune.tracking.mirror import Mirror
+
+    mirror = Mirror.open(folder.store_uri())
+    for directory in not_mirrored(folder, mirror):
+        mirror.sync(directory)
+
+
+def _dead_run(run: RunFolder) -> list[Finding]:
+    """A training whose process died without noting its end."""
+    from tune.sweep.repair import Finding
+
+    if not run.is_dead:
+        return []
+
+    def fix() -> None:
+        from tune.tracking.mirror import Mirror
+
+        run.end("killed", "its process died")
+        Mirror.open().sync(run.directory)
+
+    text = f"run {run.run_id[:8]} in {run.directory} is running, and its process is gone"
+    return [Finding(text, fix)]
+
+
+def dead_runs(reader: RunReader, known: Collection[str]) -> list[Finding]:
+    """Runs that the store holds as running though their process, of this machine, is gone; those
+    whose folders are known left out.
+    """
+    from tune.sweep.repair import Finding
+    from tune.tracking.mirror import end_dead
+    from tune.tracking.reader import ID_TAG
+
     found = []
-    for run in running:
+    for run in reader.search("attributes.status = 'RUNNING'"):
         tags, run_id = run.data.tags, run.info.run_id
         process = Process.of(tags.get("rbnn.process", ""))
-        if (
-            tags.get("rbnn.sweep") in known_sweeps
-            or process is None
-            or not process.here
-            or process.alive
-        ):
+        if tags.get(ID_TAG) in known or process is None or not process.here or process.alive:
             continue
         text = (
             f"run {run_id[:8]} ({tags.get('rbnn.kind')} {run.info.run_name}) is RUNNING, and its "
             f"process {process.pid} is gone"
         )
-        found.append(
-            Finding(text, partial(tracker.finish, run_id, "KILLED", cause="its process died"))
-        )
+        found.append(Finding(text, partial(end_dead, reader.client, run_id)))
     return found
-
-
-def examine_sweep(folder: SweepFolder, tracker: Tracker) -> list[Finding]:
-    """What is wrong with one sweep that no process conducts."""
-    record = folder.record
-    findings = leftovers(folder)
-    if record.parent and not tracker.lifecycle(record.parent):
-        text = (
-            f"its MLflow run {record.parent[:8]}, with those of its trials, is not in the store "
-            "any more"
-        )
-        findings.append(Finding(text, partial(_record_anew, folder, tracker)))
-    elif record.parent:
-        for kind, recorder_type in (("trial", RecordTrials), ("confirm", RecordConfirmation)):
-            history = History.existing(
-                folder.storage_url(record), record.name + (SUFFIX if kind == "confirm" else "")
-            )
-            if history is None:
-                continue
-            runs = runs_by_number(tracker, record.name, record.parent, kind)
-            ids = {number: run.info.run_id for number, run in runs.items()}
-            board = Board(record.name, None, int(record.recipe["epochs"]), noun=recorder_type.noun)
-            recorder = recorder_type(
-                plan_of(folder), board, tracker, record.parent, Stop(), lambda row: None, ids
-            )
-            findings += examine(history, runs, recorder)
-        findings += _parent(folder, tracker)
-    if record.state == "running":
-        text = f"its process {record.process.get('pid', '')} died without noting an end"
-        findings.append(Finding(text, lambda: folder.end_session("stopped", "its process died")))
-    return findings
-
-
-def _record_anew(folder: SweepFolder, tracker: Tracker) -> None:
-    """Give a sweep whose store was lost a run again, and its trials theirs, from its study and
-    their journals.
-    """
-    folder.update(parent=start_parent(tracker, plan_of(folder)))
-    for finding in examine_sweep(folder, tracker):
-        finding.fix()
-
-
-def _parent(folder: SweepFolder, tracker: Tracker) -> list[Finding]:
-    record = folder.record
-    status = tracker.client.get_run(record.parent).info.status
-    state = "stopped" if record.state == "running" else record.state
-    wanted = STATUS.get(state, "FAILED")
-    if status != "RUNNING":
-        return []
-    return [
-        Finding(
-            f"its MLflow run {record.parent[:8]} is RUNNING",
-            lambda: tracker.finish(record.parent, wanted),
-        )
-    ]
 
 
 def leftovers(folder: SweepFolder) -> list[Finding]:
     """Half-written files, a request to stop that nobody waits for, and a Ray that outlived its
     sweep.
     """
+    from tune.sweep.repair import Finding
+
     found = []
     for file in sorted(folder.directory.rglob("*.partial")):
-        found.append(
-            Finding(f"{file.relative_to(folder.directory)} was never finished", _remover(file))
-        )
+        text = f"{file.relative_to(folder.directory)} was never finished"
+        found.append(Finding(text, _remover(file)))
     if folder.stop_file.exists():
         found.append(Finding("a request to stop is left", _remover(folder.stop_file)))
     for pid, name in ray_processes(folder.record.ray):
-        found.append(Finding(f"{name} (process {pid}) of its Ray still runs", _ender(pid)))
+        text = f"{name} (process {pid}) of its Ray still runs"
+        found.append(Finding(text, partial(os.kill, pid, signal.SIGKILL)))
     return found
 
 
@@ -145,13 +208,9 @@ def _remover(file: Path) -> Callable[[], object]:
     return lambda: file.unlink(missing_ok=True)
 
 
-def _ender(pid: int) -> Callable[[], object]:
-    return lambda: os.kill(pid, signal.SIGKILL)
-
-
 def ray_processes(session: str) -> list[tuple[int, str]]:
-    """(process id, program) of this machine's Ray daemons that belong to a session
-    folder of Ray's.
+    """(process id, program) of this machine's Ray daemons that belong to a session folder of
+    Ray's.
     """
     if not session:
         return []
@@ -168,16 +227,17 @@ def ray_processes(session: str) -> list[tuple[int, str]]:
 
 
 def plan_of(folder: SweepFolder) -> Plan:
-    """The plan of a recorded sweep as it was, for looking after its records; nothing is checked or
-    opened.
-    """
+    """The plan of a recorded sweep as it was; nothing is checked or opened."""
+    from rbnn.data.loading import DataInfo
+    from rbnn.recipe import Recipe
+    from tune.sweep.plan import Plan
+
     record = folder.record
-    recipe = Recipe(**record.recipe)
     return Plan(
         folder.file,
         record.name,
         folder.directory,
-        recipe,
+        Recipe(**record.recipe),
         DataInfo(**record.data),
         record.concurrent,
         record.cpus,

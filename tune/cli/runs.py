@@ -9,74 +9,43 @@ from typing import TYPE_CHECKING, Any
 
 from rbnn.errors import RequestError
 from rbnn.options import add_recipe_options, given_options, recipe_from
-from tune.cli.adding import Add
+from tune.cli import JSON, Add, arg, flag
 
 if TYPE_CHECKING:
     from tune.run.record import RunRecord
-    from tune.tracking.mirror import Tracker
+    from tune.run.train import TrainResult
 
 
 def add(command: Add) -> None:
     """The parsers of these commands."""
-    recipes = command(
-        "recipes", list_recipes, "list the named recipes with their documented accuracies"
-    )
-    recipes.add_argument("--json", action="store_true", help="print them as JSON")
-
+    text = "list the named recipes with their documented accuracies"
+    command("recipes", list_recipes, text, [JSON])
     add_recipe_options(command("train", train, "train a recipe and record it in MLflow"))
-
+    text = "run a named recipe, a recipe file or a recorded run again, and give a verdict"
+    target = "recipe name or file, id of a recorded run, or file of rbnn export"
     again = command(
         "replay",
         replay,
-        "run a named recipe, a recipe file or a recorded run again, and give a verdict",
-    )
-    again.add_argument(
-        "target",
-        metavar="RECIPE|RUN_ID|FILE",
-        help="recipe name or file, id of a recorded run, or file of rbnn export",
-    )
-    again.add_argument(
-        "--verify",
-        action="store_true",
-        help="a run or exported file: compare every epoch with the recorded one",
-    )
-    again.add_argument(
-        "--tolerance",
-        type=float,
-        metavar="POINTS",
-        help="--verify: of the final val/top1 (default 0.5)",
-    )
-    again.add_argument(
-        "--seeds",
-        type=int,
-        metavar="N",
-        help="a recipe: N seeds, their mean against the documented figure",
+        text,
+        [
+            arg("target", show="RECIPE|RUN_ID|FILE", help=target),
+            flag("--verify", "a run or exported file: compare every epoch with the recorded one"),
+            arg(
+                "--tolerance", type=float, show="POINTS", help="of --verify's final val/top1 (0.5)"
+            ),
+            arg("--seeds", type=int, show="N", help="a recipe: the mean of N seeds is judged"),
+        ],
     )
     add_recipe_options(again, positional=False)
-
-    export = command(
-        "export",
-        export_run,
-        "write a recorded run into one file, to be replayed and verified anywhere",
-    )
-    export.add_argument("run_id", metavar="RUN_ID", help="id of a recorded run, or its beginning")
-    export.add_argument("file", metavar="FILE", help="file to write (JSON)")
-
-    compare = command(
-        "diff",
-        diff_runs,
-        "say how two recorded runs differ: params, environment, data, first differing epoch",
-    )
-    compare.add_argument(
-        "runs", nargs=2, metavar="RUN", help="run id, its beginning, or file of rbnn export"
-    )
-    compare.add_argument("--json", action="store_true", help="print it as JSON")
-
-    evaluation = command(
-        "evaluate", evaluate, "evaluate a checkpoint: one of ours, or one of the RBNN authors'"
-    )
-    evaluation.add_argument("file", metavar="FILE", help="checkpoint file, or folder of a run")
-    evaluation.add_argument("--json", action="store_true", help="print the metrics as JSON")
+    run_id = arg("run_id", show="RUN_ID", help="id of a recorded run, or its beginning")
+    text = "write a recorded run into one file, to be replayed and verified anywhere"
+    command("export", export_run, text, [run_id, arg("file", show="FILE", help="to write (JSON)")])
+    text = "say how two recorded runs differ: params, environment, data, first differing epoch"
+    pair = arg("runs", nargs=2, show="RUN", help="run id, its beginning, or file of rbnn export")
+    command("diff", diff_runs, text, [pair, JSON])
+    text = "evaluate a checkpoint: one of ours, or one of the RBNN authors'"
+    file = arg("file", show="FILE", help="checkpoint file, or folder of a run")
+    evaluation = command("evaluate", evaluate, text, [file, JSON])
     add_recipe_options(evaluation, positional=False)
     evaluation.set_defaults(start_from=None)
 
@@ -134,50 +103,54 @@ def train(args: argparse.Namespace) -> int:
     """Train and record."""
     recipe = recipe_from(args)
     if recipe.evaluate:
-        args.file, args.json = recipe.evaluate, False
-        return evaluate(args)
-    from rbnn.hardware import resolve
+        return print_evaluation(recipe.evaluate, args, as_json=False)
+    from tune.cli.listeners import watched
     from tune.run.train import train_recorded
-    from tune.tracking.mirror import Tracker
 
-    recipe = resolve(recipe)
     name = args.start_from_option or args.start_from or f"{recipe.dataset}_{recipe.model}"
-    done = train_recorded(recipe, Tracker.open(), name=name)
-    print(
-        f"best val/top1 {done.best_top1:.2f} %; checkpoints in {done.directory}; run {done.run_id}"
-    )
+    with watched("") as (listener, _):
+        done = train_recorded(recipe, listener, name=name)
+    print_result(done)
     print(f"again, to the bit: rbnn replay {done.run_id[:8]}      see it: rbnn ui")
     return 0
+
+
+def print_result(done: TrainResult) -> None:
+    """Where a finished run is, and how good."""
+    where = f"checkpoints in {done.directory}; run {done.run_id}"
+    print(f"best val/top1 {done.best_top1:.2f} %; {where}")
 
 
 def replay(args: argparse.Namespace) -> int:
     """Replay a recipe or a run; exit status 1 where a verdict is negative."""
     _check_replay_options(args)
     from tune.run import replay as again
-    from tune.run.verdict import TOLERANCE
-    from tune.tracking.mirror import Tracker
 
-    tracker, given = Tracker.open(), given_options(args)
+    given = given_options(args)
     if args.verify:
-        tolerance = TOLERANCE if args.tolerance is None else args.tolerance
-        done, verdict = again.replay_and_verify(args.target, given, tracker, tolerance=tolerance)
-        print(
-            f"best val/top1 {done.best_top1:.2f} %; checkpoints in {done.directory}; run "
-            f"{done.run_id}"
-        )
-        print(f"verdict: {verdict.text}")
-        return 0 if verdict.positive else 1
+        again.find_record(args.target, find)
+    else:
+        again.find_recipe(args.target, given, find)
+    from tune.cli.listeners import watched
+
+    verdict: Any
+    with watched("") as (listener, _):
+        if args.verify:
+            tolerance = again.TOLERANCE if args.tolerance is None else args.tolerance
+            done, verdict = again.replay_and_verify(
+                args.target, given, find, listener, tolerance=tolerance
+            )
+        elif args.seeds:
+            runs, verdict = again.replay_seeds(args.target, given, find, listener, args.seeds)
+        else:
+            done, verdict = again.replay(args.target, given, find, listener)
     if args.seeds:
-        runs, judged = again.replay_seeds(args.target, given, tracker, args.seeds)
-        print(*again.seeds_table(runs, judged), f"verdict: {judged.text}", sep="\n")
-        return 0 if judged.positive else 1
-    done, single = again.replay(args.target, given, tracker)
-    print(
-        f"best val/top1 {done.best_top1:.2f} %; checkpoints in {done.directory}; run {done.run_id}"
-    )
-    if single:
-        print(f"verdict: {single.text}")
-    return 0 if single is None or single.positive else 1
+        print(*again.seeds_table(runs, verdict), sep="\n")
+    else:
+        print_result(done)
+    if verdict:
+        print(f"verdict: {verdict.text}")
+    return 0 if verdict is None or verdict.positive else 1
 
 
 def _check_replay_options(args: argparse.Namespace) -> None:
@@ -193,25 +166,25 @@ def _check_replay_options(args: argparse.Namespace) -> None:
         )
 
 
-def _record(target: str, tracker: Tracker | None) -> RunRecord:
-    from tune.run.record import is_record, read_record, record_of
+def find(target: str) -> RunRecord:
+    """The recorded run of an id, or of its beginning, in the store."""
+    from tune.tracking.reader import RunReader
 
-    if tracker is None or is_record(Path(target)):
-        return read_record(Path(target))
-    return record_of(tracker, target)
+    return RunReader.open().record_of(target)
+
+
+def _record(target: str) -> RunRecord:
+    from tune.run.record import is_record, read_record
+
+    return read_record(Path(target)) if is_record(Path(target)) else find(target)
 
 
 def export_run(args: argparse.Namespace) -> int:
     """Write a run's record into a file."""
-    from tune.tracking.mirror import Tracker
-
-    path = Path(args.file)
-    record = _record(args.run_id, Tracker.open())
+    path, record = Path(args.file), _record(args.run_id)
     record.write(path)
-    print(
-        f"{path}: run {record.run_id}, {len(record.epochs)} epochs, "
-        f"{path.stat().st_size / 1024:.0f} kB"
-    )
+    size = path.stat().st_size / 1024
+    print(f"{path}: run {record.run_id}, {len(record.epochs)} epochs, {size:.0f} kB")
     print(f"anywhere: rbnn replay {path} --verify")
     return 0
 
@@ -219,11 +192,9 @@ def export_run(args: argparse.Namespace) -> int:
 def diff_runs(args: argparse.Namespace) -> int:
     """Print how two runs differ."""
     from tune.run.diff import compare, lines_of
-    from tune.run.record import is_record
-    from tune.tracking.mirror import Tracker
 
-    tracker = None if all(is_record(Path(target)) for target in args.runs) else Tracker.open()
-    found = compare(*(_record(target, tracker) for target in args.runs))
+    old, new = args.runs
+    found = compare(_record(old), _record(new))
     if args.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
@@ -233,15 +204,19 @@ def diff_runs(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Evaluate a checkpoint."""
+    args.evaluate = args.file
+    return print_evaluation(args.file, args, as_json=args.json)
+
+
+def print_evaluation(file: str, args: argparse.Namespace, *, as_json: bool) -> int:
+    """Evaluate a checkpoint as the options say, and print its metrics."""
     from rbnn.console import evaluation_lines
     from rbnn.hardware import resolve
     from rbnn.session import evaluate_file
 
-    args.evaluate = args.file
-    recipe = resolve(recipe_from(args))
-    metrics, info = evaluate_file(recipe, args.file)
-    if args.json:
-        print(json.dumps({"file": args.file, "data": info.name, **metrics}))
+    metrics, info = evaluate_file(resolve(recipe_from(args)), file)
+    if as_json:
+        print(json.dumps({"file": file, "data": info.name, **metrics}))
     else:
-        print(*evaluation_lines(args.file, metrics, info.sizes["validation"]), sep="\n")
+        print(*evaluation_lines(file, metrics, info.sizes["validation"]), sep="\n")
     return 0

@@ -1,75 +1,62 @@
-"""`rbnn sweep`: searches."""
+"""`rbnn sweep`, `resume`, `extend`, `stop`: searches, begun, gone on with and ended."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
-from tune.cli.adding import Add
+from rbnn.errors import RequestError
+from tune.cli import JSON, RAY, RESULTS, SWEEP, Add, arg, flag
 
 if TYPE_CHECKING:
     from tune.sweep.config import SweepFile
+    from tune.sweep.folder import SweepFolder
+
+STOP_WAIT_S = 120.0
+LOOK_INTERVAL_S = 0.2
+CLUSTER = arg(
+    "--address", show="URL", default="", help="of the cluster that a submitted sweep runs on"
+)
+EXIT_STATUS = {"finished": 0, "stopped": 130}
 
 
 def add(command: Add) -> None:
     """The parsers of these commands."""
-    search = command(
+    command(
         "sweep",
         sweep,
         "search hyperparameters: a sweep file's space, the documented default as trial 0",
+        [
+            arg("file", show="FILE", help="sweep file, e.g. experiments/quickstart.yaml"),
+            arg("--name", default="", help="of the sweep (default: the file's, and the time)"),
+            arg("--trials", type=int, show="N", help="number of trials, instead of the file's"),
+            arg("--concurrent", type=int, show="N", help="trials at once (default: as fits here)"),
+            arg("--time-budget", type=float, show="MINUTES", help="stop the search after so long"),
+            arg("--seed", type=int, show="N", help="seed of the sampler"),
+            arg("--storage_path", show="DIR|URL", help="where all nodes keep checkpoints"),
+            arg("--storage", show="URL", help="Optuna storage (default: a file of the sweep)"),
+            flag("--no-confirm", "do not train the best settings again with fresh seeds"),
+            flag("--dry-run", "say what it would try and take, and do nothing"),
+            flag("--submit", "hand it to the cluster at --address and return at once"),
+            RAY,
+            RESULTS,
+        ],
     )
-    search.add_argument("file", metavar="FILE", help="sweep file, e.g. experiments/quickstart.yaml")
-    search.add_argument(
-        "--name", default="", help="name of the sweep (default: the file's, and the time)"
+    seeds = arg(
+        "--confirm-seeds", type=int, show="N", help="confirm the best with N fresh seeds; 0: do not"
     )
-    search.add_argument(
-        "--trials", type=int, metavar="N", help="number of trials, instead of the file's"
-    )
-    search.add_argument(
-        "--concurrent",
-        type=int,
-        metavar="N",
-        help="trials at once (default: as the machine allows)",
-    )
-    search.add_argument(
-        "--time-budget",
-        type=float,
-        metavar="MINUTES",
-        help="start nothing after so many minutes, and stop",
-    )
-    search.add_argument("--seed", type=int, metavar="N", help="seed of the sampler")
-    search.add_argument(
-        "--storage_path",
-        metavar="DIR|URL",
-        help="where all nodes keep checkpoints: shared folder, s3://...",
-    )
-    search.add_argument(
-        "--address",
-        default="",
-        metavar="ADDRESS",
-        help="Ray cluster to run on (default: RAY_ADDRESS, or here)",
-    )
-    search.add_argument(
-        "--storage",
-        metavar="URL",
-        help="Optuna storage, e.g. postgresql://... (default: a file of the sweep)",
-    )
-    search.add_argument(
-        "--no-confirm",
-        action="store_true",
-        help="do not train the best settings again with fresh seeds",
-    )
-    search.add_argument(
-        "--dry-run", action="store_true", help="say what it would try and take, and do nothing"
-    )
-    search.add_argument(
-        "--submit",
-        action="store_true",
-        help="hand it to the cluster at --address and return at once",
-    )
-    search.add_argument(
-        "--results_dir", default="", metavar="DIR", help="folder that the sweep's folder goes under"
-    )
+    text = "go on with a sweep that was stopped or died, where it was"
+    command("resume", resume, text, [SWEEP, seeds, RAY, RESULTS])
+    trials = arg("--trials", type=int, show="N", help="so many more trials")
+    hours = arg("--hours", type=float, show="H", help="so many more hours, trials without end")
+    text = "add trials or hours to a sweep, on the same history"
+    command("extend", extend, text, [SWEEP, trials, hours, RAY, RESULTS])
+    text = "end a running sweep cleanly, from another terminal"
+    command("stop", stop, text, [SWEEP, CLUSTER, RESULTS])
+    text = "how a sweep stands, also while it runs elsewhere; without SWEEP, all sweeps"
+    which = arg("sweep", show="SWEEP", nargs="?", default="", help="name or folder (default: all)")
+    command("status", status, text, [which, JSON, CLUSTER, RESULTS])
 
 
 def sweep(args: argparse.Namespace) -> int:
@@ -81,32 +68,194 @@ def sweep(args: argparse.Namespace) -> int:
         "concurrent": args.concurrent,
         "time_budget_min": args.time_budget,
         "seed": args.seed,
+        "storage_path": args.storage_path,
+        "storage": args.storage,
+        "confirm_seeds": 0 if args.no_confirm else None,
     }
-    changes |= {"storage_path": args.storage_path, "storage": args.storage}
-    changes |= {"confirm_seeds": 0} if args.no_confirm else {}
-    file = load_sweep(
-        args.file, **{name: value for name, value in changes.items() if value is not None}
-    )
+    given = {name: value for name, value in changes.items() if value is not None}
+    file = load_sweep(args.file, **given)
     if args.dry_run:
         return forecast(file, args)
     if args.submit:
         from tune.cli.cluster import submit
 
         return submit(file, args.name, args.address, results_dir=args.results_dir)
-    from tune.sweep.session import conduct
+    from tune.cli.listeners import watched
+    from tune.report.outcome import opening
+    from tune.sweep.session import run_sweep
 
-    return conduct(file, name=args.name, results_dir=args.results_dir, address=args.address)
+    with watched("") as (listener, mirror):
+        folder, stop = run_sweep(
+            file,
+            store=mirror.reader.uri,
+            name=args.name,
+            results_dir=args.results_dir,
+            address=args.address,
+            listener=listener,
+            began=lambda plan, folder: print(opening(plan), flush=True),
+        )
+    return conclude(folder, stop, mirror)
+
+
+def conclude(folder: SweepFolder, stop: Any, mirror: Any) -> int:
+    """Write and log the report of a sweep that has ended, and say what it found."""
+    from tune.report.outcome import print_result
+    from tune.report.publish import publish
+    from tune.sweep.summary import look_at
+    from tune.tracking.thread import is_outage, say
+    from tune.tracking.view import sweep_pages
+
+    report = publish(folder)
+    try:
+        mirror.sync(folder.directory)
+    # The sweep has ended and its folder is complete, whatever the store's client raises.
+    except Exception as error:
+        if not is_outage(error):
+            say(f"the report is not in the MLflow store: {error}; later: rbnn sync {folder.handle}")
+    standing, pages = look_at(folder), sweep_pages(mirror.reader.uri, folder)
+    print_result(standing.board, stop, standing.confirmation, folder.handle, pages)
+    print(f"report:                            {report.files[0]}")
+    return EXIT_STATUS.get(folder.record.state, 1)
 
 
 def forecast(file: SweepFile, args: argparse.Namespace) -> int:
     """Print what a sweep would try and take."""
     from tune.cluster.ray import capacity, joined
-    from tune.report.dry_run import dry_run, existing_tracker
+    from tune.report.dry_run import dry_run
     from tune.sweep.plan import plan
+    from tune.tracking.measured import recorded_epoch_s
+    from tune.tracking.reader import existing_reader
 
     with joined(args.address):
-        planned = plan(
-            file, name=args.name, results_dir=args.results_dir, capacity=capacity(args.address)
-        )
-    print(*dry_run(planned, existing_tracker()), sep="\n")
+        room = capacity(args.address)
+        planned = plan(file, name=args.name, results_dir=args.results_dir, capacity=room)
+    reader = existing_reader()
+    recorded = recorded_epoch_s(planned.recipe, reader) if reader else None
+    print(*dry_run(planned, recorded), sep="\n")
+    return 0
+
+
+def found(args: argparse.Namespace) -> SweepFolder:
+    """The sweep that a command names."""
+    from tune.sweep.folder import find_sweep
+
+    return find_sweep(args.sweep, args.results_dir)
+
+
+def go_on(folder: SweepFolder, address: str) -> int:
+    """Resume a sweep, recorded where its runs are."""
+    from tune.cli.listeners import watched
+    from tune.run.folder import run_folders
+    from tune.sweep.session import resume_sweep
+
+    store = folder.store_uri()
+    with watched(store) as (listener, mirror):
+        stop = resume_sweep(folder, store=store, address=address, listener=listener)
+        for run in run_folders(folder.directory):  # what an earlier session could not record
+            listener.run_ended(run)
+    return conclude(folder, stop, mirror)
+
+
+def resume(args: argparse.Namespace) -> int:
+    """Go on with a sweep."""
+    folder = found(args)
+    if args.confirm_seeds is not None:
+        if args.confirm_seeds < 0:
+            raise RequestError(f"--confirm-seeds is {args.confirm_seeds}; it must be at least 0")
+        check_idle(folder)
+        folder.update(confirm_seeds=args.confirm_seeds)
+    return go_on(folder, args.address)
+
+
+def extend(args: argparse.Namespace) -> int:
+    """Add to a sweep's budget and go on with it."""
+    from tune.sweep.session import extend_budget
+
+    folder = found(args)
+    check_idle(folder)
+    folder.store_uri()
+    extend_budget(folder, args.trials, args.hours)
+    return go_on(folder, args.address)
+
+
+def check_idle(folder: SweepFolder) -> None:
+    """RequestError where a process conducts the sweep."""
+    if folder.conducted():
+        raise folder.busy()
+
+
+def on_cluster(args: argparse.Namespace) -> bool:
+    """Whether a question is one for a cluster: its address is given, or RAY_ADDRESS takes jobs and
+    the sweep is not here.
+    """
+    from tune.cluster.address import jobs_address
+    from tune.sweep.folder import sweep_folders
+
+    if args.address or not jobs_address():
+        return bool(args.address)
+    if not args.sweep:
+        return not sweep_folders(args.results_dir)
+    try:
+        found(args)
+    except RequestError:
+        return True
+    return False
+
+
+def stop(args: argparse.Namespace) -> int:
+    """End a sweep."""
+    if on_cluster(args):
+        from tune.serve.jobs import print_stopped
+
+        return print_stopped(args.sweep, args.address)
+    ended, sentence = stop_sweep(found(args))
+    print(sentence)
+    return 0 if ended else 1
+
+
+def stop_sweep(folder: SweepFolder, *, wait_s: float = STOP_WAIT_S) -> tuple[bool, str]:
+    """(whether it has ended, what happened in a sentence); of a dead one, what it left is put in
+    order.
+    """
+    name = folder.record.name
+    if not folder.conducted():
+        if folder.state != "died":
+            return True, f"sweep {name} has ended already: {folder.record.state}"
+        from tune.cli.doctor import mend_sweep
+
+        number = mend_sweep(folder)
+        return True, f"sweep {name}: its process had died; {number} things were put in order"
+    folder.stop_file.touch()
+    deadline = time.monotonic() + wait_s
+    while folder.conducted():
+        if time.monotonic() > deadline:
+            return False, (
+                f"sweep {name} was asked to stop and still runs after {wait_s:g} s; see rbnn "
+                f"status {folder.handle}"
+            )
+        time.sleep(LOOK_INTERVAL_S)
+    return True, f"sweep {name} stopped; go on with it: rbnn resume {folder.handle}"
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print how a sweep, or every sweep, stands."""
+    import json
+
+    if on_cluster(args):
+        from tune.serve.jobs import print_status
+
+        return print_status(args.sweep, args.address, args.json)
+    from tune.sweep.summary import look_at, look_at_all, print_list, print_standing
+
+    if args.sweep:
+        standing = look_at(found(args))
+        if args.json:
+            print(json.dumps(standing.to_dict(), indent=1))
+        else:
+            print_standing(standing)
+    elif args.json:
+        print(json.dumps(look_at_all(args.results_dir), indent=1))
+    elif not print_list(args.results_dir):
+        where = args.results_dir or "./result"
+        print(f"no sweep in {where}; start one: rbnn sweep experiments/quickstart.yaml")
     return 0

@@ -8,15 +8,11 @@ from tune.report.outcome import opening
 from tune.sweep.forecast import Forecast, first_points, forecast, hours
 from tune.sweep.plan import Plan
 from tune.sweep.table import shown
-from tune.tracking.address import sqlite_path, tracking_uri
-from tune.tracking.mirror import Tracker
 
 
-def dry_run(plan: Plan, tracker: Tracker | None) -> list[str]:
-    """The lines that say what a planned sweep would do; `tracker`: where epoch times may be
-    recorded.
-    """
-    found = forecast(plan, tracker)
+def dry_run(plan: Plan, recorded: tuple[float, str] | None) -> list[str]:
+    """The lines that say what a planned sweep would do; recorded: as `forecast` takes it."""
+    found = forecast(plan, recorded)
     file, recipe = plan.file, plan.recipe
     lines = [opening(plan), "", "space"]
     lines += [f"  {name}: {kind}, {text}" for name, kind, text in file.space.describe()]
@@ -44,13 +40,6 @@ def dry_run(plan: Plan, tracker: Tracker | None) -> list[str]:
     ]
     size = f"{found.checkpoint / 1e6:.1f} MB a checkpoint, up to {found.disk / 1e9:.2f} GB in all"
     return [*lines, f"disk: {size} (last and best of each run, in its folder and in MLflow)"]
-
-
-def existing_tracker() -> Tracker | None:
-    """The store where runs are recorded, None where it is a file that is not there yet."""
-    uri = tracking_uri()
-    path = sqlite_path(uri)
-    return None if path and not path.is_file() else Tracker.open(uri=uri)
 
 
 def _rungs(plan: Plan, found: Forecast) -> list[str]:

@@ -1,19 +1,13 @@
-"""What a sweep says of itself: before it begins, on its own run in MLflow, and at its end."""
+"""What a sweep says of itself in the terminal: before it begins, and at its end."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from tune.report.console import print_table, verdict
-from tune.sweep.folder import Record, State
 from tune.sweep.plan import Plan
 from tune.sweep.stop import BUDGET, Stop
-from tune.sweep.table import Board, Row
-from tune.tracking.address import shown
-from tune.tracking.mirror import Status, Tracker
+from tune.sweep.table import Board
 
 NUM_TABLE_ROWS = 10
-STATUS: dict[State, Status] = {"finished": "FINISHED", "stopped": "KILLED"}
 
 
 def opening(planned: Plan) -> str:
@@ -40,80 +34,6 @@ def opening(planned: Plan) -> str:
         f"{planned.data.name}: {sizes}; trials are compared on {selection}\n"
         f"results in {planned.directory}"
     )
-
-
-def start_parent(tracker: Tracker, planned: Plan) -> str:
-    """The sweep's own run in MLflow, with its file and its data."""
-    tags = {"rbnn.sweep": planned.name, "rbnn.recipe": planned.file.name}
-    run_id = tracker.start_run(
-        "sweep",
-        planned.name,
-        recipe=planned.recipe,
-        tags=tags,
-        description=planned.file.description,
-    )
-    file = planned.file.to_dict()
-    addresses = {key: shown(file[key]) for key in ("storage", "storage_path")}
-    tracker.log_dict(run_id, {**file, **addresses}, "sweep.yaml")
-    tracker.log_params(run_id, settings_of(planned))
-    tracker.log_data(run_id, planned.data.name, planned.data.fingerprint, planned.data.sizes)
-    return run_id
-
-
-def settings_of(planned: Plan) -> dict[str, Any]:
-    """How the sweep searches, as params beside those of its recipe: space, sampler, scheduler,
-    budget, seeds.
-    """
-    file = planned.file
-    names = ("sampler", "seed", "trials", "time_budget_min", "confirm_top", "confirm_seeds")
-    given = {name: getattr(file, name) for name in names}
-    scheduler = " ".join(
-        f"{key}={value:g}" if key != "name" else value
-        for key, value in file.scheduler.to_dict().items()
-    )
-    space = {f"space/{name}": f"{kind} {text}" for name, kind, text in file.space.describe()}
-    kept = {name: value for name, value in given.items() if value is not None}
-    found = {**kept, "concurrent": planned.concurrent, "scheduler": scheduler}
-    return {f"sweep/{name}": value for name, value in found.items()} | space
-
-
-def find_parent(tracker: Tracker, record: Record) -> str:
-    """The run that a sweep began before it could note its id, "" for none."""
-    began_ms = int(record.began * 1000)
-    runs = [run for run in tracker.sweeps() if run.data.tags.get("rbnn.sweep") == record.name]
-    return next((run.info.run_id for run in runs if run.info.start_time >= began_ms), "")
-
-
-def close_parent(
-    tracker: Tracker, parent: str, board: Board, state: State, session: int, cause: str
-) -> None:
-    """The result on the sweep's own run: winner, baseline, and how many trials ended how; a later
-    session is a later step.
-    """
-    best, base = board.best, board.baseline
-    summary: dict[str, float] = {
-        f"sweep/{ended}": float(count) for ended, count in state_counts(board.ended).items()
-    }
-    if best and best.top1 is not None:
-        summary["val/top1"] = best.top1
-        tracker.set_tags(
-            parent, {"rbnn.best_run": best.run_id, "rbnn.best_trial": str(best.number)}
-        )
-    if base and base.top1 is not None:
-        summary["sweep/default_top1"] = base.top1
-    if summary:
-        tracker.log_points(parent, summary, session - 1)
-    if state == "failed" and not cause:
-        cause = next((row.cause for row in board.ended if row.cause), "no trial ran to its end")
-    tracker.finish(parent, STATUS.get(state, "FAILED"), cause=cause)
-
-
-def state_counts(rows: list[Row]) -> dict[str, int]:
-    """How many trials ended in each state."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.state] = counts.get(row.state, 0) + 1
-    return counts
 
 
 def print_result(

@@ -6,29 +6,26 @@ from __future__ import annotations
 
 from tune.report.console import verdict
 from tune.report.data import SweepData
-from tune.report.write import ARTIFACTS, Report, log_report, write_report
+from tune.report.write import ARTIFACTS, Report, write_report
 from tune.sweep.folder import SweepFolder
 from tune.sweep.table import BASELINE, METRIC, columns, percent, shown
-from tune.tracking.mirror import NOTE_TAG, Tracker
-from tune.tracking.view import save_view, view_link
+from tune.tracking.view import view_link
 
 NUM_ROWS = 8
 
 
-def publish(folder: SweepFolder, tracker: Tracker) -> Report:
-    """Write the report of a sweep as it stands, log it to the sweep's run, and describe the run and
-    the experiment.
-    """
+def publish(folder: SweepFolder) -> Report:
+    """Write the report of a sweep as it stands, and describe the sweep's run by it."""
     report = write_report(folder)
-    parent = folder.record.parent
-    log_report(report, folder, tracker)
-    note = description(report.data, folder, tracker.experiment_id)
-    tracker.set_tags(parent, {NOTE_TAG: note})
-    save_view(tracker, report.data.name, [axis.name for axis in report.data.axes])
+    board, record = report.data.standing.board, folder.record
+    tags = dict(record.tags)
+    if board.best:
+        tags |= {"rbnn.best_run": board.best.run_id, "rbnn.best_trial": str(board.best.number)}
+    folder.update(tags=tags, description=description(report.data, folder))
     return report
 
 
-def description(data: SweepData, folder: SweepFolder, experiment_id: str) -> str:
+def description(data: SweepData, folder: SweepFolder) -> str:
     """The sweep in Markdown: the result and where to see it first, as the page folds the rest;
     question, budget, the best.
     """
@@ -39,7 +36,7 @@ def description(data: SweepData, folder: SweepFolder, experiment_id: str) -> str
     budget = f"{record.trials} trials" if record.trials is not None else "no end of trials"
     minutes = f", {record.budget_s / 60:g} minutes" if record.budget_s else ""
     recipe = data.recipe
-    link = view_link("", experiment_id, record.name).lstrip("/")
+    link = view_link("", folder.mirrored.get("experiment", "0"), record.id).lstrip("/")
     stopping = (
         f"ASHA from epoch {file.scheduler.grace_period} on"
         if file.scheduler.name == "asha"

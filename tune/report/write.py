@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tune.report.data import SweepData, gather
 from tune.report.page import page
 from tune.report.picture import draw
 from tune.sweep.folder import SweepFolder
-
-if TYPE_CHECKING:
-    from tune.tracking.mirror import Tracker
 
 HTML, PNG = "report.html", "report.png"
 ARTIFACTS = "report"
@@ -48,10 +45,3 @@ def write_report(folder: SweepFolder, directory: Path | None = None) -> Report:
     text.write_text(page(data))
     draw(data, picture)
     return Report(data, (text, picture))
-
-
-def log_report(report: Report, folder: SweepFolder, tracker: Tracker) -> None:
-    """Put the files among the artifacts of the sweep's own run, where it has one."""
-    parent = folder.record.parent
-    for file in report.files if parent else ():
-        tracker.log_artifact(parent, file, ARTIFACTS)

@@ -1,77 +1,118 @@
-"""A trial's epochs on disk, one line each: what its process reported survives whoever was
-listening.
+"""A run's epochs on disk, one line each: what its process reported survives whoever was listening.
 
-A trial appends an epoch after the epoch's checkpoint is written and before anybody is told, so that
-after a kill the journal lacks at most the epoch of last.ckpt, which holds that epoch's metrics
-itself.
+An epoch is appended after its checkpoint is written and before anybody is told, so that after a
+kill the journal lacks at most the epoch of last.ckpt, which holds that epoch's metrics itself.
+`time_ms` (since 1970) is when the epoch was written: trackers show the epoch at that time.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
-
-from rbnn.checkpoint import load
-from rbnn.engine import LAST
 
 JOURNAL = "metrics.jsonl"
 
 
 class Journal:
-    """metrics.jsonl in a trial's folder. Epochs (0-based) rise by one from 0; one that is there is
+    """metrics.jsonl in a run's folder. Epochs (0-based) rise by one from 0; one that is there is
     not written again.
     """
 
     def __init__(self, directory: Path) -> None:
         self.file = directory / JOURNAL
-        self.rows = read_rows(self.file)
+        self.rows: list[dict[str, Any]] = []
+        self._offset = 0
+        self.refresh()
 
     @property
     def last_epoch(self) -> int:
         """The last epoch that it holds, -1 for none."""
-        return self.rows[-1]["epoch"] if self.rows else -1
+        return len(self.rows) - 1
+
+    def refresh(self) -> None:
+        """Take over what was appended since, by whichever process."""
+        if not self.file.is_file():
+            self._offset, self.rows = 0, []
+            return
+        with self.file.open("rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        complete = content[: content.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        for row in parsed(complete):
+            if row.get("epoch") == len(self.rows):
+                self.rows.append(row)
 
     def append(self, metrics: dict[str, Any]) -> None:
         """Write one epoch's metrics through to the disk."""
-        if metrics["epoch"] <= self.last_epoch:
-            return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("ab") as file:
-            torn = file.tell() > 0 and not self._ends_with_newline()
-            file.write((b"\n" if torn else b"") + json.dumps(metrics).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self.rows.append(metrics)
+        self.refresh()
+        if metrics["epoch"] == len(self.rows):
+            append_line(self.file, metrics)
+            self.refresh()
 
     def complete(self) -> bool:
         """Take over the epoch of last.ckpt where a kill came between the checkpoint and its line;
         returns whether it did.
         """
+        from rbnn.checkpoint import load
+        from rbnn.engine import LAST
+
         checkpoint = self.file.with_name(LAST)
         metrics = load(checkpoint).metrics if checkpoint.is_file() else {}
-        if not metrics or metrics["epoch"] != self.last_epoch + 1:
+        if not metrics or metrics["epoch"] != len(self.rows):
             return False
         self.append(metrics)
         return True
 
-    def _ends_with_newline(self) -> bool:
-        with self.file.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
+
+def append_line(file: Path, values: dict[str, Any]) -> None:
+    """Append one line of JSON, with its time, through to the disk; a torn line before it stays
+    a line of its own.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({**values, "time_ms": int(time.time() * 1000)}).encode() + b"\n"
+    with file.open("a+b") as out:
+        if out.tell():
+            out.seek(-1, os.SEEK_END)
+            line = line if out.read(1) == b"\n" else b"\n" + line
+        out.write(line)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def parsed(content: bytes) -> list[dict[str, Any]]:
+    """The JSON objects in lines; a line torn by a kill is left out."""
+    found = []
+    for line in content.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            found.append(row)
+    return found
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The objects in a file of JSON lines, [] where there is none."""
+    return parsed(file.read_bytes()) if file.is_file() else []
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The epochs of a journal file in order, [] where there is none; a line torn by a kill is left
-    out.
-    """
-    rows: list[dict[str, Any]] = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and row.get("epoch") == len(rows):
-            rows.append(row)
-    return rows
+    """The epochs of a journal file, each once and in order, [] where there is none."""
+    return Journal(file.parent).rows
+
+
+PLAIN = ("lr", "t", "k", "digest")
+
+
+def epoch_metrics(values: dict[str, Any]) -> dict[str, Any]:
+    """The loop's own metrics in an epoch's values, without the bookkeeping of Ray."""
+    return {
+        name: value
+        for name, value in values.items()
+        if name in PLAIN or ("/" in name and not name.startswith("config/"))
+    }

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rbnn.errors import RecipeError, RequestError
-from rbnn.recipe import FIELDS, Recipe
-from tune.tracking.reader import RunReader
+from rbnn.recipe import Recipe
+from tune.run.journal import epoch_metrics
 
 FORMAT = "rbnn-run"
 VERSION = 1
@@ -42,7 +41,7 @@ class Epoch:
 @dataclass(frozen=True)
 class RunRecord:
     """A recorded run. recipe: every option; environment: as `tune.run.environment` lists it; data:
-    name, fingerprint, sizes.
+    name, fingerprint, sizes. page: of the run, within MLflow's pages, "" where it has none.
     """
 
     run_id: str
@@ -54,6 +53,7 @@ class RunRecord:
     environment: dict[str, str]
     data: dict[str, Any]
     epochs: list[Epoch]
+    page: str = ""
 
     def to_recipe(self) -> Recipe:
         """Its recipe, checked as any recipe is."""
@@ -73,6 +73,7 @@ class RunRecord:
             "seeds": seeds,
             "code": code,
         }
+        del content["page"]
         for epoch in content["epochs"]:
             epoch["metrics"] = {key: _written(value) for key, value in epoch["metrics"].items()}
         try:
@@ -135,45 +136,12 @@ def read_record(path: Path) -> RunRecord:
     return record
 
 
-def record_of(reader: RunReader, run_id: str) -> RunRecord:
-    """The record of a run in the store; RequestError where it recorded no recipe."""
-    run = reader.find_run(run_id)
-    run_id = run.info.run_id
-    recipe = reader.recipe_of(run_id).to_dict()
-    metrics: dict[int, dict[str, float]] = {}
-    for key in sorted(run.data.metrics):
-        for point in reader.client.get_metric_history(run_id, key):
-            metrics.setdefault(point.step, {})[key] = _read(point.value)
-    digests = reader.digests_of(run_id)
-    epochs = [
-        Epoch(epoch, digests.get(epoch, {}), metrics.get(epoch, {}))
-        for epoch in sorted(metrics.keys() | digests.keys())
-    ]
-    sizes: dict[str, int] = {}
-    data: dict[str, Any] = {
-        "name": "",
-        "fingerprint": run.data.tags.get("rbnn.data_fingerprint", ""),
-    }
-    for entry in run.inputs.dataset_inputs if run.inputs else []:
-        data["name"] = json.loads(entry.dataset.source).get("name", "")
-        sizes[entry.tags[0].value] = int(json.loads(entry.dataset.profile)["num_rows"])
-    tags = run.data.tags
-    return RunRecord(
-        run_id=run_id,
-        name=run.info.run_name,
-        kind=tags.get("rbnn.kind", ""),
-        status=run.info.status,
-        recipe_name=tags.get("rbnn.recipe", ""),
-        recipe={name: recipe[name] for name in FIELDS},
-        environment=reader.environment_of(run_id),
-        data={**data, "sizes": sizes},
-        epochs=epochs,
-    )
-
-
-def _read(value: float) -> float:
-    """MLflow stores an infinite value as the largest finite one."""
-    return math.copysign(math.inf, value) if abs(value) == sys.float_info.max else value
+def as_epoch(row: dict[str, Any]) -> Epoch:
+    """A row of a run's journal, its digests apart from its metrics."""
+    values = epoch_metrics(row)
+    digests = {key: str(value) for key, value in values.items() if key.startswith("digest")}
+    metrics = {key: float(value) for key, value in values.items() if key not in digests}
+    return Epoch(row["epoch"], digests, metrics)
 
 
 def _written(value: float) -> float | str:

@@ -4,6 +4,7 @@ it came out as it should.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 from rbnn.console import run_directory
 from rbnn.documented import documented_accuracies
 from rbnn.errors import RecipeError, RequestError
+from rbnn.files import write_atomically
 from rbnn.recipe import FIELDS, Recipe, load_recipe, recipe_files
 from tune.run.environment import run_environment
-from tune.run.record import RunRecord, is_record, read_record, record_of
-from tune.run.train import Recorded, train_recorded
+from tune.run.folder import RunFolder, RunInfo
+from tune.run.listener import Listener
+from tune.run.record import RunRecord, is_record, read_record
+from tune.run.train import TrainResult, train_recorded
 from tune.run.verdict import (
     TOLERANCE,
     Difference,
@@ -24,51 +28,52 @@ from tune.run.verdict import (
     judge_seeds,
     verify,
 )
-from tune.tracking.mirror import Tracker
 
 FOLDERS = ("save", "resume", "evaluate")
+VERDICT = "verdict.json"
 Say = Callable[[str], Any]
+Find = Callable[[str], RunRecord]  # the recorded run of an id, or of its beginning
 
 
 def replay(
-    target: str, given: dict[str, Any], tracker: Tracker
-) -> tuple[Recorded, SeedsVerdict | None]:
+    target: str, given: dict[str, Any], find: Find, listener: Listener
+) -> tuple[TrainResult, SeedsVerdict | None]:
     """Replay `target`: a recipe's name or file, with options of the line on top, a run id (or its
     beginning), a file of export.
 
     A recorded run takes only options that cannot change its result (folders, printing); RecipeError
     otherwise. The verdict is on the figure documented for a named recipe, None for all else.
     """
-    recipe, name, source = find_recipe(target, given, tracker)
+    recipe, name, source = find_recipe(target, given, find)
     named, figures = (None, {}) if source else _documented(name)
     verdicts: list[SeedsVerdict] = []
 
-    def conclude(done: Recorded) -> None:
+    def conclude(done: TrainResult) -> None:
         if "top1" in figures:
             verdicts.append(judge_seeds([done.best_top1], recipe, named, figures))
-            tracker.set_tags(done.run_id, verdict_tags(verdicts[0]))
-            tracker.log_dict(done.run_id, verdicts[0].to_dict(), "verdict.json")
+            record_verdict(done.run, verdicts[0].to_dict(), verdict_tags(verdicts[0]))
 
     tags = {"rbnn.replays": source} if source else {}
-    done = train_recorded(recipe, tracker, kind="replay", name=name, tags=tags, conclude=conclude)
+    done = train_recorded(recipe, listener, kind="replay", name=name, tags=tags, conclude=conclude)
     return done, verdicts[0] if verdicts else None
 
 
 def replay_and_verify(
     target: str,
     given: dict[str, Any],
-    tracker: Tracker,
+    find: Find,
+    listener: Listener,
     *,
     tolerance: float = TOLERANCE,
     say: Say = print,
-) -> tuple[Recorded, Verdict]:
+) -> tuple[TrainResult, Verdict]:
     """Run a recorded run (by id, or the file of `rbnn export`) again and compare, epoch by epoch,
     with what it recorded.
 
-    The differences of the machines are said first. The verdict becomes tags and artifacts of the
-    new run, linked to the old.
+    The differences of the machines are said first. The verdict becomes part of the new run's
+    record, linked to the old.
     """
-    recorded = find_record(target, tracker)
+    recorded = find_record(target, find)
     recipe = _again(target, recorded.to_recipe(), given)
     here = run_environment(recipe)
     changed = environment_differences(recorded.environment, here)
@@ -79,13 +84,18 @@ def replay_and_verify(
     say(*environment_lines(changed))
     verdicts: list[Verdict] = []
 
-    def conclude(done: Recorded) -> None:
-        verdicts.append(verify(recorded, done.epochs, here, tolerance))
-        log_verdict(tracker, done.run_id, recorded, verdicts[0])
+    def conclude(done: TrainResult) -> None:
+        verdict = verify(recorded, done.epochs, here, tolerance)
+        verdicts.append(verdict)
+        tags = verdict_tags(verdict)
+        if verdict.first:
+            tags["rbnn.verdict_epoch"] = str(verdict.first.epoch)
+        content = {"replays": recorded.run_id, **verdict.to_dict()}
+        record_verdict(done.run, content, tags, verdict_note(recorded, verdict))
 
     done = train_recorded(
         recipe,
-        tracker,
+        listener,
         kind="replay",
         name=recorded.recipe_name,
         tags={"rbnn.replays": recorded.run_id},
@@ -93,6 +103,74 @@ def replay_and_verify(
         conclude=conclude,
     )
     return done, verdicts[0]
+
+
+def replay_seeds(
+    target: str,
+    given: dict[str, Any],
+    find: Find,
+    listener: Listener,
+    num_seeds: int,
+    *,
+    say: Say = print,
+) -> tuple[list[TrainResult], SeedsVerdict]:
+    """Run a recipe with `num_seeds` seeds, its own and the next ones, and hold the best val/top1
+    against the documented figure.
+
+    The seeds' runs belong to one run that carries mean, standard deviation and verdict.
+    """
+    recipe, name, source = find_recipe(target, given, find)
+    if source:
+        raise RequestError(
+            f"--seeds would change run {target}; give a recipe, or replay the run with --verify"
+        )
+    named, figures = _documented(name)
+    recipes = [recipe.replace(seed=recipe.seed + index) for index in range(num_seeds)]
+    if recipe.save:
+        recipes = [each.replace(save=f"{recipe.save}-seed{each.seed}") for each in recipes]
+    info = RunInfo(
+        kind="replay",
+        name=f"{Path(name).stem}, {num_seeds} seeds",
+        tags={"rbnn.recipe": name, "rbnn.seeds": " ".join(str(each.seed) for each in recipes)},
+        description=f"`{name}` with {num_seeds} seeds.",
+    )
+    parent = RunFolder.begin(Path(f"{run_directory(recipe.replace(save=''))}-seeds"), info, recipe)
+    listener.run_began(parent)
+    done: list[TrainResult] = []
+    try:
+        for each in recipes:
+            say(f"seed {each.seed}, {len(done) + 1} of {num_seeds}")
+            run_id = parent.info.id
+            done.append(train_recorded(each, listener, kind="replay", name=name, parent=run_id))
+        verdict = judge_seeds([each.best_top1 for each in done], recipe, named, figures)
+        _record_seeds(parent, done, verdict)
+        parent.end("complete")
+    except BaseException as error:
+        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+        parent.end("killed" if stopped else "failed", "" if stopped else str(error))
+        raise
+    finally:
+        listener.run_ended(parent)
+    return done, verdict
+
+
+def record_verdict(
+    run: RunFolder, content: dict[str, Any], tags: dict[str, str], description: str = ""
+) -> None:
+    """Keep a verdict in the folder of the run that it is on."""
+    write_atomically(run.directory / VERDICT, json.dumps(content, indent=2))
+    info = run.info
+    run.update(tags={**info.tags, **tags}, description=description or info.description)
+
+
+def verdict_note(recorded: RunRecord, verdict: Verdict) -> str:
+    """The verdict in Markdown, with a link to the run that was replayed."""
+    link = f"{recorded.name} ({recorded.run_id[:8]})"
+    link = f"[{link}]({recorded.page})" if recorded.page else link
+    lines = [f"Replay of {link}.", "", f"**Verdict: {verdict.text}.**", "", "Environment:"]
+    for each in verdict.environment:
+        lines.append(f"- {each.name}: `{each.old}` recorded, `{each.new}` here")
+    return "\n".join(lines if verdict.environment else [*lines, "- the same"])
 
 
 def environment_lines(changed: list[Difference]) -> list[str]:
@@ -119,78 +197,16 @@ def verdict_tags(verdict: Verdict | SeedsVerdict) -> dict[str, str]:
     return tags
 
 
-def log_verdict(tracker: Tracker, run_id: str, recorded: RunRecord, verdict: Verdict) -> None:
-    """The verdict as tags, artifact and description of the run that was replayed into."""
-    tags = verdict_tags(verdict)
-    if verdict.first:
-        tags["rbnn.verdict_epoch"] = str(verdict.first.epoch)
-    link = (
-        f"[{recorded.name} "
-        f"({recorded.run_id[:8]})](#/experiments/{tracker.experiment_id}/runs/{recorded.run_id})"
-    )
-    lines = [f"Replay of {link}.", "", f"**Verdict: {verdict.text}.**", "", "Environment:"]
-    lines += [
-        f"- {each.name}: `{each.old}` recorded, `{each.new}` here" for each in verdict.environment
-    ] or ["- the same"]
-    tracker.set_tags(run_id, {**tags, "mlflow.note.content": "\n".join(lines)})
-    tracker.log_dict(run_id, {"replays": recorded.run_id, **verdict.to_dict()}, "verdict.json")
-
-
-def replay_seeds(
-    target: str, given: dict[str, Any], tracker: Tracker, num_seeds: int, *, say: Say = print
-) -> tuple[list[Recorded], SeedsVerdict]:
-    """Run a recipe with `num_seeds` seeds, its own and the next ones, and hold the best val/top1
-    against the documented figure.
-
-    The seeds are child runs of one run that carries mean, standard deviation and verdict.
-    """
-    recipe, name, source = find_recipe(target, given, tracker)
-    if source:
-        raise RequestError(
-            f"--seeds would change run {target}; give a recipe, or replay the run with --verify"
-        )
-    named, figures = _documented(name)
-    recipes = [recipe.replace(seed=recipe.seed + index) for index in range(num_seeds)]
-    if recipe.save:
-        recipes = [each.replace(save=f"{recipe.save}-seed{each.seed}") for each in recipes]
-    title = f"{Path(name).stem}, {num_seeds} seeds"
-    tags = {"rbnn.recipe": name, "rbnn.seeds": " ".join(str(each.seed) for each in recipes)}
-    done: list[Recorded] = []
-    with tracker.buffered(run_directory(recipe.replace(save=""))):
-        parent = tracker.start_run(
-            "replay",
-            title,
-            recipe=recipe,
-            tags=tags,
-            description=f"`{name}` with {num_seeds} seeds.",
-        )
-        try:
-            for each in recipes:
-                say(f"seed {each.seed}, {len(done) + 1} of {num_seeds}")
-                done.append(train_recorded(each, tracker, kind="replay", name=name, parent=parent))
-        except BaseException as error:
-            stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-            tracker.finish(
-                parent, "KILLED" if stopped else "FAILED", cause="" if stopped else str(error)
-            )
-            raise
-        verdict = judge_seeds([each.best_top1 for each in done], recipe, named, figures)
-        log_seeds_verdict(tracker, parent, done, verdict)
-        tracker.finish(parent, "FINISHED")
-    return done, verdict
-
-
 def _documented(name: str) -> tuple[Recipe | None, dict[str, Any]]:
+    """(the named recipe, its documented figures); (None, {}) for any other recipe."""
     stem = Path(name).stem
-    known = (
-        stem
-        if stem in recipe_files() and (name == stem or Path(name).resolve() == recipe_files()[stem])
-        else ""
-    )
-    return (load_recipe(known), documented_accuracies().get(known, {})) if known else (None, {})
+    file = recipe_files().get(stem)
+    if file is None or (name != stem and Path(name).resolve() != file):
+        return None, {}
+    return load_recipe(stem), documented_accuracies().get(stem, {})
 
 
-def seeds_table(done: list[Recorded], verdict: SeedsVerdict) -> list[str]:
+def seeds_table(done: list[TrainResult], verdict: SeedsVerdict) -> list[str]:
     """Rows of a Markdown table that also reads well in a terminal."""
     rows = [
         "| run      | epochs | last val/top1 | best val/top1 |",
@@ -207,56 +223,50 @@ def seeds_table(done: list[Recorded], verdict: SeedsVerdict) -> list[str]:
     return rows
 
 
-def log_seeds_verdict(
-    tracker: Tracker, parent: str, done: list[Recorded], verdict: SeedsVerdict
-) -> None:
-    """Mean, standard deviation and verdict as metrics, tags, artifact and description of the parent
-    run.
-    """
-    metrics = {
+def _record_seeds(parent: RunFolder, done: list[TrainResult], verdict: SeedsVerdict) -> None:
+    """Mean, standard deviation and verdict in the record of the run that the seeds belong to."""
+    values = {
         "val/top1": verdict.mean,
         "seeds/mean_top1": verdict.mean,
         "seeds/num": float(len(done)),
     }
     if verdict.std is not None:
-        metrics["seeds/std_top1"] = verdict.std
-    tracker.log_points(parent, metrics, 0)
+        values["seeds/std_top1"] = verdict.std
+    parent.add_points(0, values)
     note = "\n".join([f"**Verdict: {verdict.text}.**", "", *seeds_table(done, verdict)])
-    tracker.set_tags(parent, {**verdict_tags(verdict), "mlflow.note.content": note})
-    tracker.log_dict(
-        parent, {"runs": [each.run_id for each in done], **verdict.to_dict()}, "verdict.json"
-    )
+    content = {"runs": [each.run_id for each in done], **verdict.to_dict()}
+    record_verdict(parent, content, verdict_tags(verdict), note)
 
 
-def find_record(target: str, tracker: Tracker) -> RunRecord:
+def find_record(target: str, find: Find) -> RunRecord:
     """What is to be compared with: the exported file of that name, or the run of that id."""
     if is_record(Path(target)):
         return read_record(Path(target))
     if target in recipe_files() or target.endswith((".yaml", ".yml")):
         raise RequestError(
-            f"--verify compares with a recorded run, and '{target}' is a recipe; use --seeds N, "
-            "or give a run id"
+            f"--verify compares with a recorded run, and '{target}' is a recipe; use --seeds N, or "
+            "give a run id"
         )
     if Path(target).is_file():
         return read_record(Path(target))
-    return record_of(tracker, target)
+    return find(target)
 
 
-def find_recipe(target: str, given: dict[str, Any], tracker: Tracker) -> tuple[Recipe, str, str]:
+def find_recipe(target: str, given: dict[str, Any], find: Find) -> tuple[Recipe, str, str]:
     """(recipe, its name, the run it comes from or "")."""
+    named = target in recipe_files() or "/" in target or target.endswith((".yaml", ".yml"))
     if is_record(Path(target)):
         record = read_record(Path(target))
-        return _again(target, record.to_recipe(), given), record.recipe_name, record.run_id
-    if target in recipe_files() or "/" in target or target.endswith((".yaml", ".yml")):
+    elif named or not looks_like_an_id(target):
         return load_recipe(target, **given), target, ""
-    try:
-        run = tracker.find_run(target)
-    except RequestError:
-        if len(target) >= 6 and all(letter in "0123456789abcdef" for letter in target.lower()):
-            raise
-        return load_recipe(target, **given), target, ""
-    recipe = _again(target, tracker.recipe_of(run.info.run_id), given)
-    return recipe, run.data.tags.get("rbnn.recipe", target), run.info.run_id
+    else:
+        record = find(target)
+    return _again(target, record.to_recipe(), given), record.recipe_name, record.run_id
+
+
+def looks_like_an_id(text: str) -> bool:
+    """Whether a word may be the beginning of a run's id rather than a recipe's name."""
+    return bool(text) and all(letter in "0123456789abcdef" for letter in text.lower())
 
 
 def _again(target: str, recipe: Recipe, given: dict[str, Any]) -> Recipe:

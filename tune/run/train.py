@@ -1,202 +1,155 @@
-"""One recorded training run, of `rbnn train` or `rbnn replay`: the loop here or on Ray's workers,
-each epoch in MLflow.
+"""One training in a folder of its own, of `rbnn train` or `rbnn replay`: the loop here or on Ray's
+workers.
 
-A run that is resumed in its own folder goes on in its own MLflow run, whatever became of the
-process that began it.
+A run that is resumed in its own folder stays the run it was, whatever became of the process that
+began it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rbnn.checkpoint import load
 from rbnn.console import EpochPrinter, run_directory
-from rbnn.engine import BEST, LAST
-from rbnn.errors import DataError, RecipeError, RequestError, RunFailed
+from rbnn.data.loading import DataInfo
+from rbnn.engine import LAST
+from rbnn.errors import DataError, RecipeError, RunFailed
 from rbnn.hardware import resolve
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
 from rbnn.session import Session
 from rbnn.state import check_continues, link, make_directory
-from tune.run.diagnostics import log_diagnostics
+from tune.run.folder import Kind, RunFolder, RunInfo
 from tune.run.journal import Journal
-from tune.run.record import Epoch
-from tune.sweep.callback import epoch_metrics, existing
-from tune.tracking.mirror import Kind, Tracker
-from tune.tracking.models import PERIODIC
-
-RUN_FILE = "mlflow_run.txt"  # in a run's folder: the id of the run that it is recorded in
+from tune.run.listener import Listener
+from tune.run.record import Epoch, as_epoch
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """A finished run: its id in the store, its folder, its epochs and the best val/top1
-    (percent).
-    """
+class TrainResult:
+    """A finished run. best_top1: its best val/top1 (percent), epochs before a resume included."""
 
-    run_id: str
-    directory: Path
-    epochs: list[Epoch]
+    run: RunFolder
     best_top1: float
+
+    @property
+    def directory(self) -> Path:
+        return self.run.directory
+
+    @property
+    def run_id(self) -> str:
+        """What people call the run by."""
+        return self.run.run_id
+
+    @property
+    def epochs(self) -> list[Epoch]:
+        return [as_epoch(row) for row in self.run.epochs]
 
 
 def train_recorded(
     recipe: Recipe,
-    tracker: Tracker,
+    listener: Listener,
     *,
     kind: Kind = "train",
     name: str = "",
     tags: dict[str, str] | None = None,
-    parent: str | None = None,
-    description: str = "",
+    parent: str = "",
     fingerprint: str = "",
-    conclude: Callable[[Recorded], None] | None = None,
-) -> Recorded:
-    """Train `recipe` to its end and record it; before anything is written, recipe, data, machine
-    and `resume` are checked.
+    conclude: Callable[[TrainResult], None] | None = None,
+) -> TrainResult:
+    """Train `recipe` to its end and record it in its folder; recipe, data, machine and `resume` are
+    checked before anything is written.
 
-    fingerprint: of the data that it must be trained on, DataError otherwise; conclude: called
-    before the MLflow run ends. Raises what `Session.open` and `fit` raise; the MLflow run then ends
-    FAILED, or KILLED at Ctrl-C, keeping what was logged.
+    name: of the recipe; parent: id of the run that it belongs to; fingerprint: of the data that it
+    must be trained on, DataError otherwise; conclude: called before the run ends. Raises what
+    `Session.open` and `fit` raise; the run then ends failed, or killed at Ctrl-C.
     """
     recipe = resolve(recipe)
     directory = run_directory(recipe)
     _check_directory(recipe, directory)
-    session = Session.open(
-        recipe.replace(train_workers=1, gpus="none") if recipe.train_workers > 1 else recipe,
-        directory,
-    )
-    found = session.loaders.info.fingerprint
-    if fingerprint and found != fingerprint:
-        raise DataError(
-            f"data_path '{recipe.data_path}' holds other data than the run was trained on "
-            f"(fingerprint {found[:19]}, "
-            f"recorded {fingerprint[:19]}); pass --data_path with the folder of the same data"
-        )
-    if recipe.resume:
-        checkpoint = Path(find_checkpoint(recipe.resume))
-        check_continues(recipe, load(checkpoint), checkpoint, found)
-    given = {"rbnn.recipe": name, **(tags or {})}
+    alone = recipe.train_workers == 1
+    checked = recipe if alone else recipe.replace(train_workers=1, gpus="none")
+    session = Session.open(checked, directory)
+    _check_data(recipe, session.loaders.info, fingerprint)
     make_directory(directory)
-    with tracker.buffered(directory):
-        done = _own_run(recipe, directory, tracker)
-        if done is None:
-            run_id = tracker.start_run(
-                kind,
-                directory.name,
-                recipe=recipe,
-                tags=given,
-                parent=parent,
-                description=description,
-            )
-            (directory / RUN_FILE).write_text(run_id)
-            tracker.log_data(run_id, session.loaders.info.name, found, session.loaders.info.sizes)
-            done = Recorded(run_id, directory, [], -math.inf)
-        try:
-            done = _train(session, recipe, tracker, done)
-            _keep_files(tracker, done)
-            if conclude:
-                conclude(done)
-            tracker.finish(done.run_id, "FINISHED")
-        except BaseException as error:
-            _keep_files(tracker, done)
-            stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-            cause = (
-                str(error) if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}"
-            )
-            tracker.finish(
-                done.run_id, "KILLED" if stopped else "FAILED", cause="" if stopped else cause
-            )
-            raise
-    return done
-
-
-def _own_run(recipe: Recipe, directory: Path, tracker: Tracker) -> Recorded | None:
-    """The MLflow run of a folder that is resumed in place, running again and with all epochs before
-    the checkpoint; or None.
-
-    What the process that died had trained and not sent comes out of the folder's journal.
-    """
-    file = directory / RUN_FILE
-    if not _resumes_in(recipe, directory) or not file.is_file():
-        return None
-    tracker.flush()
+    run = RunFolder(directory)
+    if run.exists and _resumes_in(recipe, directory):
+        Journal(directory).complete()
+        run.resume()
+    else:
+        info = RunInfo(
+            kind=kind,
+            name=directory.name,
+            parent=parent,
+            tags={"rbnn.recipe": name, **(tags or {})},
+            data=asdict(session.loaders.info),
+        )
+        run = RunFolder.begin(directory, info, recipe)
+    listener.run_began(run)
     try:
-        run = tracker.find_run(file.read_text())
-    except RequestError:
-        return None
-    if run.info.lifecycle_stage != "active":
-        return None
-    tracker.resume_run(run.info.run_id)
-    done = Recorded(run.info.run_id, directory, [], -math.inf)
-    journal = Journal(directory)
-    journal.complete()
-    for metrics in journal.rows[: load(find_checkpoint(recipe.resume)).epoch]:
-        _record(tracker, done, metrics)
-    return done
+        result = _train(session, recipe, run, listener)
+        if conclude:
+            conclude(result)
+        run.end("complete")
+    except BaseException as error:
+        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+        cause = str(error) if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}"
+        run.end("killed" if stopped else "failed", "" if stopped else cause)
+        raise
+    finally:
+        listener.run_ended(run)
+    return result
+
+
+def _train(session: Session, recipe: Recipe, run: RunFolder, listener: Listener) -> TrainResult:
+    """Train to the end, here or on Ray's workers."""
+    printer, journal = EpochPrinter(recipe), Journal(run.directory)
+    heard = -1
+
+    def report(metrics: dict[str, Any]) -> None:
+        nonlocal heard
+        if metrics["epoch"] <= heard:
+            return
+        heard = metrics["epoch"]
+        journal.append(metrics)  # of several workers, rank 0 has done so already
+        listener.epoch_ended(run, metrics)
+        printer(metrics, None)
+
+    if recipe.train_workers == 1:
+        session.train(lambda metrics, checkpoint: report(metrics), printer.progress)
+    else:
+        from tune.run.workers import train_with_workers
+
+        if _resumes_in(recipe, run.directory):
+            source = Path(find_checkpoint(recipe.resume))
+            if source.name != LAST:
+                link(source, run.directory / LAST)  # which is where workers go on
+        train_with_workers(recipe, run.directory, report, printer.progress)
+    return TrainResult(run, printer.best if printer.best > -math.inf else math.nan)
 
 
 def _resumes_in(recipe: Recipe, directory: Path) -> bool:
     """Whether a recipe goes on with the run of that folder, in it."""
-    return (
-        bool(recipe.resume)
-        and Path(find_checkpoint(recipe.resume)).parent.resolve() == directory.resolve()
-    )
+    if not recipe.resume:
+        return False
+    return Path(find_checkpoint(recipe.resume)).parent.resolve() == directory.resolve()
 
 
-def _record(tracker: Tracker, run: Recorded, metrics: dict[str, Any]) -> None:
-    values = epoch_metrics(metrics)
-    run.epochs.append(as_epoch(metrics["epoch"], values))
-    tracker.log_epoch(run.run_id, values, metrics["epoch"])
-
-
-def _train(session: Session, recipe: Recipe, tracker: Tracker, run: Recorded) -> Recorded:
-    """Train to the end, here or on Ray's workers, each epoch into the store; `run` with its epochs
-    and its best.
-    """
-    printer = EpochPrinter(recipe)
-    every, alone = recipe.checkpoint_every, recipe.train_workers == 1
-    journal = Journal(run.directory)
-
-    def record(metrics: dict[str, Any]) -> None:
-        if run.epochs and metrics["epoch"] <= run.epochs[-1].epoch:
-            return
-        if alone:  # of several workers, rank 0 keeps the journal
-            journal.append(metrics)
-        _record(tracker, run, metrics)
-        if every and (metrics["epoch"] + 1) % every == 0:
-            tracker.log_checkpoints(run.run_id, sorted(run.directory.glob(f"{PERIODIC}*.ckpt")))
-        printer(metrics, None)
-
-    if alone:
-        session.train(lambda metrics, checkpoint: record(metrics), printer.progress)
-    else:
-        from tune.run.workers import train_with_workers
-
-        if (
-            _resumes_in(recipe, run.directory)
-            and (source := Path(find_checkpoint(recipe.resume))).name != LAST
-        ):
-            link(source, run.directory / LAST)  # which is where workers go on
-        train_with_workers(recipe, run.directory, record, printer.progress)
-    return replace(run, best_top1=printer.best)
-
-
-def _keep_files(tracker: Tracker, run: Recorded) -> None:
-    tracker.log_checkpoints(run.run_id, existing([run.directory / LAST, run.directory / BEST]))
-    log_diagnostics(tracker.log_artifact, run.run_id, run.directory)
-
-
-def as_epoch(epoch: int, metrics: dict[str, Any]) -> Epoch:
-    """The metrics of an epoch, apart from its digests."""
-    digests = {key: str(value) for key, value in metrics.items() if key.startswith("digest")}
-    return Epoch(
-        epoch, digests, {key: float(value) for key, value in metrics.items() if key not in digests}
-    )
+def _check_data(recipe: Recipe, data: DataInfo, fingerprint: str) -> None:
+    """Refuse data other than those that the run, or the checkpoint, was trained on."""
+    if fingerprint and data.fingerprint != fingerprint:
+        raise DataError(
+            f"data_path '{recipe.data_path}' holds other data than the run was trained on "
+            f"(fingerprint {data.fingerprint[:19]}, recorded {fingerprint[:19]}); pass --data_path "
+            "with the folder of the same data"
+        )
+    if recipe.resume:
+        checkpoint = Path(find_checkpoint(recipe.resume))
+        check_continues(recipe, load(checkpoint), checkpoint, data.fingerprint)
 
 
 def _check_directory(recipe: Recipe, directory: Path) -> None:

@@ -324,3 +324,17 @@ def cause_of(error: BaseException) -> str:
         return cause_of(inner)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def name_own_ray() -> None:
+    """Make Ray Train's helpers ask the Ray that they run in.
+
+    The one that frees the places of a stopped trial's workers asks the latest Ray that was started
+    on the machine, which may be another: the places then stay taken, and the next trial waits for
+    ever (seen with Ray 2.60 beside a `ray start --head`).
+    """
+    import ray
+    from ray.train.v2._internal import constants
+
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")

@@ -15,13 +15,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from rbnn.errors import RequestError, RunFailed
 from tune.tracking.address import artifact_folder, is_server, without_login
-from tune.tracking.mirror import Tracker
-from tune.tracking.view import save_view, searched_options, view_link
+from tune.tracking.reader import EXPERIMENT, RunReader
+from tune.tracking.view import save_view, searched_in, sweep_id_of, view_link
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 NUM_PORTS_TRIED = 20
 START_TIMEOUT_S = 90.0
@@ -56,20 +59,20 @@ def serve_ui(
     the next free one. Raises RequestError for an unreachable store or an unknown sweep, RunFailed
     where MLflow's server does not start.
     """
-    tracker = Tracker.open(uri=tracker_uri)
-    sweeps = [tracker.sweep_run(sweep)] if sweep else tracker.sweeps()[-1:]
-    names = [run.data.tags["rbnn.sweep"] for run in sweeps]
-    for name, run in zip(names, sweeps, strict=True):
-        save_view(tracker, name, searched_options(tracker, run))
-    if is_server(tracker.uri):
-        _say_links(without_login(tracker.uri), tracker.experiment_id, names, say)
+    reader = RunReader.open(tracker_uri, create=True)
+    sweeps = [reader.sweep_run(sweep)] if sweep else reader.sweeps()[-1:]
+    for run in sweeps:
+        options = searched_in(run.data.params)
+        save_view(reader.client, run.info.experiment_id, sweep_id_of(run), options)
+    if is_server(reader.uri):
+        _say_links(without_login(reader.uri), reader, sweeps, say)
         return
     chosen = free_port(host, port)
     if chosen != port:
         say(f"port {port} is taken, using {chosen}")
     base_url = f"http://{'127.0.0.1' if host in ('', '0.0.0.0', '::') else host}:{chosen}"
-    with _ended_by_signals(), mlflow_server(tracker.uri, chosen, host) as server:
-        _say_links(base_url, tracker.experiment_id, names, say)
+    with _ended_by_signals(), mlflow_server(reader.uri, chosen, host) as server:
+        _say_links(base_url, reader, sweeps, say)
         say("Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
             status = server.wait()
@@ -77,12 +80,15 @@ def serve_ui(
 
 
 def _say_links(
-    base_url: str, experiment_id: str, sweep_names: list[str], say: Callable[[str], Any]
+    base_url: str, reader: RunReader, sweeps: list[Run], say: Callable[[str], Any]
 ) -> None:
-    for name in sweep_names:
-        say(f"sweep {name}: {view_link(base_url, experiment_id, name)}")
-        say(f"  as a table: {view_link(base_url, experiment_id, name, charts=False)}")
-    say(f"all runs: {all_runs_link(base_url, experiment_id)}")
+    for run in sweeps:
+        experiment, sweep_id = run.info.experiment_id, sweep_id_of(run)
+        say(f"sweep {run.info.run_name}: {view_link(base_url, experiment, sweep_id)}")
+        say(f"  as a table: {view_link(base_url, experiment, sweep_id, charts=False)}")
+    found = reader.client.get_experiment_by_name(EXPERIMENT)
+    experiment = found.experiment_id if found else reader.experiment_ids[0]
+    say(f"all runs: {all_runs_link(base_url, experiment)}")
 
 
 def free_port(host: str, preferred: int) -> int:

@@ -1,237 +1,170 @@
-"""What the sweep's own process does when Ray Tune tells it something: rows on the board, runs in
-MLflow. One writer.
+"""What the sweep's own process does when Ray Tune tells it something: rows of the table, run
+folders, word to the listeners.
 
-A trial has one MLflow run for its whole life, whatever died in between: found by its number, filled
-from its journal.
+A trial has one folder, and one id, for its whole life, whatever died in between.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray.tune
 
-from rbnn.engine import BEST, LAST
-from tune.run.diagnostics import log_diagnostics
 from tune.run.failure import failure_cause
-from tune.run.journal import JOURNAL, read_rows
+from tune.run.folder import RunFolder, RunInfo, State
+from tune.run.journal import Journal, epoch_metrics
+from tune.run.listener import Listener
 from tune.run.remote import CheckpointStore
+from tune.sweep.folder import trial_directory
 from tune.sweep.plan import Plan
 from tune.sweep.stop import Stop
 from tune.sweep.study import RUN, History
-from tune.sweep.table import METRIC, Board, Row, State
-from tune.sweep.trial import CONFIRM, TRIALS, trial_directory, trial_recipe, trial_store
-from tune.tracking.mirror import Kind, Status, Tracker
+from tune.sweep.table import METRIC, Board, Row
+from tune.sweep.trial import TrialSpec, trial_store, write_scores
 
-STATUS: dict[State, Status] = {
-    "complete": "FINISHED",
-    "pruned": "KILLED",
-    "killed": "KILLED",
-    "failed": "FAILED",
-}
 GIVE_UP_AFTER = 3  # first trials that all fail for the same cause
 
 
-class RecordTrials(ray.tune.Callback):
-    """Keeps `board` and the tracker's child runs of `parent` true; calls `changed(row)` after every
-    change of a trial.
+class SweepCallback(ray.tune.Callback):
+    """Keeps the table and the folders of a phase's trials true, and tells `listener` of them.
 
-    runs: the runs that trials have already, by number. history: the study, to note each trial's run
-    in. Sets `stop` when the first GIVE_UP_AFTER trials (or all, where there are fewer) fail for the
+    Sets `stop` when the first GIVE_UP_AFTER trials (or all, where there are fewer) fail for the
     same cause.
     """
 
-    kind: Kind = "trial"
-    noun = "trial"
-    folder = TRIALS
-
     def __init__(
-        self,
-        plan: Plan,
-        board: Board,
-        tracker: Tracker,
-        parent: str,
-        stop: Stop,
-        changed: Callable[[Row], None],
-        runs: dict[int, str] | None = None,
-        history: History | None = None,
+        self, plan: Plan, table: Board, study: History, stop: Stop, listener: Listener
     ) -> None:
-        self.plan = plan
-        self.board = board
-        self.tracker = tracker
-        self.parent = parent
-        self.stop = stop
-        self.changed = changed
-        self.runs = runs if runs is not None else {}
-        self.history = history
+        self.plan, self.table, self.study = plan, table, study
+        self.stop, self.listener = stop, listener
+        self._specs: dict[int, TrialSpec] = {}
+        self._journals: dict[int, Journal] = {}
         self._ended: list[Row] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.start(trial.config)
+        self.start(TrialSpec.of(trial.config))
 
-    def start(self, config: dict[str, Any]) -> Row:
-        """The row of a trial that runs from now on, and its run: the one it has, or a new one."""
-        number = config["number"]
-        row = self.board.rows.get(number)
-        if row and row.state == "running" and row.run_id:
+    def start(self, spec: TrialSpec) -> Row:
+        """The row of a trial that runs from now on, and its folder: the one it has, or a new
+        one.
+        """
+        row = self.table.rows.get(spec.number)
+        if row and row.state == "running":
             return row
-        row = self.board.rows[number] = Row(number, config["overrides"])
-        if number in self.runs:
-            row.run_id = self.runs[number]
-            self._take_up(row)
-        else:
-            row.run_id = self.runs[number] = self.tracker.start_run(
-                self.kind,
-                self.run_name(config),
-                recipe=self._recipe(row),
-                parent=self.parent,
-                tags={
-                    "rbnn.sweep": self.plan.name,
-                    "rbnn.recipe": self.plan.file.name,
-                    **self.tags(config),
-                },
-            )
-            self._log_data(row)
-        if self.history:
-            self.history.tag(number, RUN, row.run_id)
-        self._fill(row, config.get("epochs", 0), config.get("tests", {}))
-        self.changed(row)
+        self._specs[spec.number] = spec
+        row = self.table.rows[spec.number] = Row(spec.number, spec.values)
+        run = begin_run(self.plan, spec)
+        row.run_id = run.run_id
+        self.study.tag(spec.number, RUN, run.info.id)
+        self._journals[spec.number] = Journal(fetched(self.plan, spec))
+        for metrics in self._journals[spec.number].rows[: spec.epochs_done]:
+            self._note(row, metrics)
+        self.listener.run_began(run)
         return row
-
-    def run_name(self, config: dict[str, Any]) -> str:
-        """The name of a trial's run."""
-        return f"trial {config['number']} of {self.plan.name}"
-
-    def tags(self, config: dict[str, Any]) -> dict[str, str]:
-        """The tags that tell a trial's run from the others of the sweep."""
-        return {"rbnn.trial": str(config["number"])}
-
-    def folder_of(self, number: int) -> Path:
-        """The trial's folder here; what an object store holds of it is fetched."""
-        directory = trial_directory(self.plan.directory, number, self.folder)
-        if address := trial_store(self.plan.elsewhere.get("store", ""), number, self.folder):
-            CheckpointStore(address).fetch(directory)
-        return directory
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        row = self.board.rows[trial.config["number"]]
+        spec = TrialSpec.of(trial.config)
+        row, journal = self.table.rows[spec.number], self._journals[spec.number]
         if METRIC not in result or result["epoch"] <= row.epochs:
             return
-        self._note(row, result["epoch"], result[METRIC])
-        self.tracker.log_epoch(row.run_id, epoch_metrics(result), row.epochs - 1)
-        self.changed(row)
+        metrics = {**epoch_metrics(result), "epoch": result["epoch"] - 1}
+        scores = {name: metrics.pop(name) for name in list(metrics) if name.startswith("test/")}
+        # What a trial on another node reports is in its own folder; this one is the record.
+        journal.append(metrics)
+        run = RunFolder(journal.file.parent)
+        if scores:
+            write_scores(run.directory, scores)
+        self._note(row, metrics)
+        self.listener.epoch_ended(run, metrics)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        row = self.board.rows[trial.config["number"]]
-        self.end(row, "complete" if row.epochs >= self.plan.recipe.epochs else "pruned")
-        self._ended.append(row)
-        best = self.board.best
-        if self.kind == "trial" and row.state == "complete" and best and best.top1 is not None:
-            self.tracker.log_points(self.parent, {"sweep/best_top1": best.top1}, row.number)
+        spec = TrialSpec.of(trial.config)
+        row = self.table.rows[spec.number]
+        complete = row.epochs >= self.plan.recipe.epochs
+        self._end(spec, "complete" if complete else "pruned")
+        best = self.table.best
+        if not spec.test and complete and best and best.top1 is not None:
+            sweep = RunFolder(self.plan.directory)
+            sweep.add_points(spec.number, {"sweep/best_top1": best.top1})
+            self.listener.sweep_changed(sweep)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        row = self.board.rows[trial.config["number"]]
-        self.end(row, "failed", failure_cause(trial))
-        self._ended.append(row)
+        self._end(TrialSpec.of(trial.config), "failed", failure_cause(trial))
         self._give_up_in_vain()
 
     def end_unfinished(self) -> None:
         """Record every trial that Ray Tune never said the end of, as it was stopped with the sweep,
         as killed.
         """
-        for row in self.board.running:
-            self.end(row, "killed")
+        for row in self.table.running:
+            self._end(self._specs[row.number], "killed")
 
-    def end(self, row: Row, state: State, cause: str = "") -> None:
-        """Record how a trial ended, with its checkpoints."""
-        row.state, row.cause = state, cause
-        directory = self.folder_of(row.number)
-        self.tracker.log_checkpoints(row.run_id, existing([directory / LAST, directory / BEST]))
-        log_diagnostics(self.tracker.log_artifact, row.run_id, directory)
-        self.tracker.finish(row.run_id, STATUS[state], pruned=state == "pruned", cause=cause)
-        self.changed(row)
+    def _end(self, spec: TrialSpec, state: State, cause: str = "") -> None:
+        """Record how a trial ended."""
+        row = self.table.rows[spec.number]
+        run = RunFolder(fetched(self.plan, spec))
+        run.end(state, cause)
+        row.state, row.cause = state, run.info.cause
+        self._ended.append(row)
+        self.listener.run_ended(run)
 
-    def _take_up(self, row: Row) -> None:
-        """Go on with the run of a trial that was cut off, completing what a kill in the middle of
-        its start left out.
-        """
-        self.tracker.resume_run(row.run_id)
-        if "rbnn.data_fingerprint" not in self.tracker.client.get_run(row.run_id).data.tags:
-            recipe = self._recipe(row)
-            self.tracker.log_params(row.run_id, recipe.to_dict())
-            self.tracker.log_text(row.run_id, recipe.to_yaml(), "recipe.yaml")
-            self._log_data(row)
-
-    def _fill(self, row: Row, epochs: int, tests: dict[str, float]) -> None:
-        """Record the epochs that the trial's process reported before and nobody recorded; `tests`:
-        of the last one.
-        """
-        for metrics in read_rows(self.folder_of(row.number) / JOURNAL)[:epochs] if epochs else []:
-            known = metrics | (tests if metrics["epoch"] == epochs - 1 else {})
-            self.tracker.log_epoch(row.run_id, epoch_metrics(known), metrics["epoch"])
-            self._note(row, metrics["epoch"] + 1, metrics[METRIC])
-
-    def _note(self, row: Row, epochs: int, top1: float) -> None:
-        row.epochs, row.top1 = epochs, top1
-        row.best_top1 = max(top1, row.best_top1 or 0.0)
-
-    def _recipe(self, row: Row) -> Any:
-        return trial_recipe(self.plan.recipe.to_dict(), row.values)
-
-    def _log_data(self, row: Row) -> None:
-        self.tracker.log_data(
-            row.run_id, self.plan.data.name, self.plan.data.fingerprint, self.plan.data.sizes
-        )
+    def _note(self, row: Row, metrics: dict[str, Any]) -> None:
+        row.epochs, row.top1 = metrics["epoch"] + 1, metrics[METRIC]
+        row.best_top1 = max(metrics[METRIC], row.best_top1 or 0.0)
 
     def _give_up_in_vain(self) -> None:
-        wanted = min(GIVE_UP_AFTER, self.board.num_trials or GIVE_UP_AFTER)
+        wanted = min(GIVE_UP_AFTER, self.table.num_trials or GIVE_UP_AFTER)
+        if len(self._ended) != wanted or wanted == 1:
+            return
         kinds = {re.sub(r"[\d.e+-]+", "#", row.cause) for row in self._ended}
-        if (
-            len(self._ended) == wanted > 1
-            and all(row.state == "failed" for row in self._ended)
-            and len(kinds) == 1
-        ):
+        if len(kinds) == 1 and all(row.state == "failed" for row in self._ended):
             self.stop.because(f"the first {wanted} trials all failed: {self._ended[-1].cause}")
 
 
-class RecordConfirmation(RecordTrials):
-    """As RecordTrials, for the runs that confirm settings with further seeds: beside the trials,
-    not among them.
-    """
-
-    kind: Kind = "confirm"
-    noun = "confirmation run"
-    folder = CONFIRM
-
-    def run_name(self, config: dict[str, Any]) -> str:
-        return (
-            f"confirm {config['setting']}, seed {config['overrides']['seed']}, of {self.plan.name}"
-        )
-
-    def tags(self, config: dict[str, Any]) -> dict[str, str]:
-        return {"rbnn.confirm": str(config["number"]), "rbnn.confirms": str(config["setting"])}
-
-
-def existing(files: list[Path]) -> list[Path]:
-    """Those files that are there."""
-    return [file for file in files if file.is_file()]
+def begin_run(plan: Plan, spec: TrialSpec) -> RunFolder:
+    """The folder of a trial, recorded as running: the one that it has, or a new one."""
+    run = RunFolder(trial_directory(plan.directory, spec.number, spec.kind))
+    if run.exists:
+        run.resume()
+        return run
+    sweep = RunFolder(plan.directory).info
+    info = RunInfo(
+        kind="confirm" if spec.test else "trial",
+        name=run_name(plan, spec),
+        parent=sweep.id,
+        tags=tags_of(plan, spec) | {"rbnn.sweep_id": sweep.id},
+        values=spec.values,
+        data=asdict(plan.data),
+    )
+    return RunFolder.begin(run.directory, info, plan.recipe.replace(**spec.values))
 
 
-def epoch_metrics(result: dict[str, Any]) -> dict[str, Any]:
-    """The loop's own metrics in what Ray Tune reports, without Ray's bookkeeping."""
-    return {
-        name: value
-        for name, value in result.items()
-        if ("/" in name and not name.startswith("config/")) or name in PLAIN
-    }
+def run_name(plan: Plan, spec: TrialSpec) -> str:
+    """What people call a trial's run."""
+    if spec.test:
+        return f"confirm {spec.setting}, seed {spec.values['seed']}, of {plan.name}"
+    return f"trial {spec.number} of {plan.name}"
 
 
-PLAIN = ("lr", "t", "k", "digest")
+def tags_of(plan: Plan, spec: TrialSpec) -> dict[str, str]:
+    """The tags by which a trial's run is found."""
+    tags = {"rbnn.sweep": plan.name, "rbnn.recipe": plan.file.name}
+    if spec.test:
+        return tags | {"rbnn.confirm": str(spec.number), "rbnn.confirms": str(spec.setting)}
+    return tags | {"rbnn.trial": str(spec.number)}
+
+
+def fetched(plan: Plan, spec: TrialSpec) -> Path:
+    """The trial's folder here; what an object store holds of it is fetched."""
+    directory = trial_directory(plan.directory, spec.number, spec.kind)
+    if address := trial_store(plan.elsewhere.get("store", ""), spec.number, spec.kind):
+        CheckpointStore(address).fetch(directory)
+    return directory

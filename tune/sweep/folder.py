@@ -1,10 +1,9 @@
-"""A sweep's folder, results_dir/NAME: everything needed to look at it, stop it and go on with it,
-from any process.
+"""A sweep's folder, results_dir/NAME: all that is needed to look at it, stop it and go on with it.
 
 sweep.yaml     the sweep file as resolved
-sweep.json     `Record`: budget, stores, who conducts it, how it ended
-optuna.db      the trials, unless storage is set
-trials/NNNN/, confirm/NNNN/   metrics.jsonl, last.ckpt, best.ckpt
+sweep.json     `SweepRecord`: the sweep's own run, its budget, its stores, who conducts it
+optuna.db      the trials' proposals and scores, unless `storage` is set
+trials/NNNN/, confirm/NNNN/   the trials' own runs (tune/run/folder.py)
 stop           asks the conducting process to end
 sweep.lock     held by the conducting process
 sweep.yaml, sweep.json and ray/ are their owner's alone where a URI in them holds a password.
@@ -16,173 +15,129 @@ import dataclasses
 import fcntl
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from rbnn.errors import RequestError
+from rbnn.files import write_atomically
+from tune.process import Process
+from tune.run.environment import without_secrets
+from tune.run.folder import SWEEP_RECORD, RunFolder, RunInfo, State
 from tune.sweep.config import SweepFile, parse_sweep
-from tune.tracking.address import holds_password
+from tune.tracking.address import holds_password, shown, sqlite_path, with_absolute_path
 
-RECORD, SWEEP_FILE, STOP_FILE, LOCK_FILE = "sweep.json", "sweep.yaml", "stop", "sweep.lock"
+TRIALS, CONFIRM = "trials", "confirm"
+SWEEP_FILE, STOP_FILE, LOCK_FILE = "sweep.yaml", "stop", "sweep.lock"
 DEFAULT_RESULTS = "./result"
-HEARTBEAT_S = 5.0
-# a process on another machine that has not touched sweep.json for so long is taken for dead
-SILENT_S = 60.0
-State = Literal["running", "finished", "stopped", "failed", "died"]
+SILENT_S = 60.0  # not touched for so long, sweep.json of another machine's process tells of a death
 
 
 @dataclass(frozen=True)
-class Process:
-    """A process of some machine, told apart from a later one of the same number by its
-    start time.
+class SweepRecord(RunInfo):
+    """What sweep.json holds: the sweep's own run, and what going on with it needs.
+
+    store: the tracking URI of its MLflow store. storage: URL of the Optuna storage, "" for
+    optuna.db in the folder. home: the folder's own place when the record was written, which tells
+    a moved or copied folder. recipe, concurrent: the plan as resolved where it began; cpus, gpus:
+    of one trial. trials: the budget so far, None without end. budget_s: time budget of the search
+    over all sessions, or None. used_s: seconds of ended sessions. ray: the folder of the Ray that
+    its last session started.
     """
 
-    host: str
-    pid: int
-    started: str
-
-    @classmethod
-    def current(cls) -> Process:
-        return cls(socket.gethostname(), os.getpid(), start_time(os.getpid()))
-
-    @classmethod
-    def of(cls, text: str) -> Process | None:
-        """The process that `str` wrote of; None for anything else."""
-        parts = text.split()
-        return (
-            cls(parts[0], int(parts[1]), parts[2])
-            if len(parts) == 3 and parts[1].isdigit()
-            else None
-        )
-
-    def __str__(self) -> str:
-        return f"{self.host} {self.pid} {self.started}"
-
-    @property
-    def here(self) -> bool:
-        return self.host == socket.gethostname()
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs; only to be asked on its own machine."""
-        return start_time(self.pid) == self.started != ""
-
-
-def start_time(pid: int) -> str:
-    """When a process of this machine began, in the kernel's units; "" where there is none or it is
-    a zombie.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
-
-
-@dataclass
-class Record:
-    """What sweep.json holds. `trials`: the budget so far, None without end. `state`: as its last
-    process left it.
-
-    store: MLflow's tracking URI. storage: URL of the Optuna storage, "" for optuna.db in the
-    folder. parent: the sweep's run in MLflow. recipe, concurrent, data: the plan as resolved on the
-    machine where it began; cpus, gpus: of one trial. used_s: of ended sessions. budget_s: time
-    budget of the search over all sessions, or None. cause: why it failed or stopped. ray: the
-    folder of the Ray that its last session started.
-    """
-
-    name: str
     store: str = ""
     storage: str = ""
-    parent: str = ""
+    home: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
     concurrent: int = 1
-    data: dict[str, Any] = field(default_factory=dict)
     cpus: float = 1.0
     gpus: float = 0.0
     trials: int | None = None
     budget_s: float | None = None
     confirm_seeds: int = 0
-    state: State = "running"
-    cause: str = ""
-    process: dict[str, Any] = field(default_factory=dict)
     ray: str = ""
     sessions: int = 0
-    began: float = 0.0
     session_began: float = 0.0
-    ended: float | None = None
     used_s: float = 0.0
 
     def used_with_open_session(self, seen_alive: float) -> float:
         """Seconds of all sessions; the last one, where it was never ended, counts until it was seen
         alive.
         """
-        return self.used_s + (
-            max(seen_alive - self.session_began, 0.0)
-            if self.state == "running" and self.sessions
-            else 0.0
-        )
+        if self.state != "running" or not self.sessions:
+            return self.used_s
+        return self.used_s + max(seen_alive - self.session_began, 0.0)
 
 
-def begin_file(path: Path, *uris: str) -> None:
-    """An empty file that is to hold these URIs: its owner's alone where one of them holds a
-    password.
-    """
-    path.unlink(missing_ok=True)
-    path.touch(0o600 if holds_password(*uris) else 0o666)
-
-
-class SweepFolder:
+class SweepFolder(RunFolder):
     """The folder of one sweep, and its record."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    @property
+    def path(self) -> Path:
+        return self.directory / SWEEP_RECORD
 
     @property
-    def record(self) -> Record:
-        """sweep.json as it is now."""
-        content = json.loads((self.directory / RECORD).read_text())
-        known = {spec.name for spec in dataclasses.fields(Record)}
-        return Record(**{key: value for key, value in content.items() if key in known})
+    def record(self) -> SweepRecord:
+        """sweep.json as it is now, its databases' files where they lie now."""
+        record = SweepRecord.of(self.content())
+        store, storage = self._moved(record.store, record), self._moved(record.storage, record)
+        return dataclasses.replace(record, store=store, storage=storage)
 
-    def write(self, record: Record) -> None:
+    @property
+    def info(self) -> SweepRecord:
+        return self.record
+
+    def _moved(self, uri: str, record: SweepRecord) -> str:
+        """The URI of a database file that moved, or was copied, along with the sweep's folder."""
+        path, here = sqlite_path(uri), self.directory.resolve()
+        if path is None or not record.home or Path(record.home) == here:
+            return uri
+        beside = Path(os.path.normpath(here / os.path.relpath(path, record.home)))
+        if not beside.is_file():
+            return uri
+        return uri.replace(str(path), str(beside), 1)
+
+    def store_uri(self) -> str:
+        """The MLflow store that its runs go to; RequestError where that would be another folder's.
+
+        A store that lies in the same place as seen from the folder has moved, or was copied, along
+        with it. Of a folder that was moved without its store, MLFLOW_TRACKING_URI decides; a copy
+        without a store of its own is refused, as its runs are the original's.
+        """
+        stored, record = SweepRecord.of(self.content()), self.record
+        if stored.home in ("", str(self.directory.resolve())) or record.store != stored.store:
+            return record.store
+        if given := os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+            return with_absolute_path(given)
+        original = Path(stored.home) / SWEEP_RECORD
+        if original.is_file() and json.loads(original.read_text()).get("id") == stored.id:
+            raise RequestError(
+                f"'{self.directory}' is a copy of sweep {stored.home}, whose runs the MLflow store "
+                f"{shown(stored.store)} holds; set MLFLOW_TRACKING_URI to a store for the copy"
+            )
+        return record.store
+
+    def write(self, info: RunInfo) -> None:
         """Replace sweep.json, completely or not at all, also where the machine fails."""
-        partial = self.directory / f".{RECORD}.{os.getpid()}.partial"
-        begin_file(partial, record.store, record.storage)
-        with partial.open("w") as file:
-            file.write(json.dumps(dataclasses.asdict(record), indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.directory / RECORD)
-
-    def update(self, **changes: Any) -> Record:
-        """Change some of sweep.json; returns it."""
-        record = dataclasses.replace(self.record, **changes)
-        self.write(record)
-        return record
+        record = dataclasses.replace(info, home=str(self.directory.resolve()))  # type: ignore[call-arg]
+        text = json.dumps(dataclasses.asdict(record), indent=1) + "\n"
+        assert isinstance(record, SweepRecord)
+        write_atomically(self.path, text, mode=private_mode(record.store, record.storage))
 
     @property
     def file(self) -> SweepFile:
         """The resolved sweep file."""
-        return parse_sweep(
-            yaml.safe_load((self.directory / SWEEP_FILE).read_text()), self.directory
-        )
+        text = (self.directory / SWEEP_FILE).read_text()
+        return parse_sweep(yaml.safe_load(text), self.directory)
 
-    def storage_url(self, record: Record | None = None) -> str:
+    def storage_url(self, record: SweepRecord | None = None) -> str:
         """The URL of its Optuna storage."""
         return (record or self.record).storage or f"sqlite:///{self.directory.resolve()}/optuna.db"
-
-    @property
-    def exists(self) -> bool:
-        """Whether a sweep is there."""
-        return (self.directory / RECORD).is_file()
 
     @property
     def handle(self) -> str:
@@ -190,11 +145,9 @@ class SweepFolder:
         folder.
         """
         found = Path(DEFAULT_RESULTS) / self.directory.name
-        return (
-            self.directory.name
-            if found.absolute() == self.directory.absolute()
-            else str(self.directory)
-        )
+        if found.absolute() == self.directory.absolute():
+            return self.directory.name
+        return str(self.directory)
 
     @property
     def stop_file(self) -> Path:
@@ -204,25 +157,24 @@ class SweepFolder:
     def state(self) -> State:
         """How it is now: `died` where its last process ended without saying so."""
         record = self.record
-        return "died" if record.state == "running" and not self.conducted(record) else record.state
+        if record.state == "running" and not self.conducted(record):
+            return "died"
+        return record.state
 
-    def conducted(self, record: Record | None = None) -> bool:
+    def conducted(self, record: SweepRecord | None = None) -> bool:
         """Whether a process conducts it at this moment."""
         record = record or self.record
-        if not record.process:
+        if not record.process or record.state != "running":
             return False
         process = Process(**record.process)
         if process.here:
-            return process.alive and record.state == "running"
-        return (
-            record.state == "running"
-            and time.time() - (self.directory / RECORD).stat().st_mtime < SILENT_S
-        )
+            return process.alive
+        return time.time() - self.path.stat().st_mtime < SILENT_S
 
     def beat(self) -> None:
         """Say that the conducting process lives, for those who look from another machine."""
         with suppress(OSError):
-            os.utime(self.directory / RECORD)
+            os.utime(self.path)
 
     @contextmanager
     def conducting(self) -> Iterator[None]:
@@ -237,15 +189,14 @@ class SweepFolder:
             if self.conducted():
                 raise self.busy()
             self.stop_file.unlink(missing_ok=True)
-            record = self.record
             self.update(
                 process=dataclasses.asdict(Process.current()),
                 state="running",
-                ended=None,
                 cause="",
+                ended=None,
                 used_s=self.used_s,
                 session_began=time.time(),
-                sessions=record.sessions + 1,
+                sessions=self.record.sessions + 1,
             )
             yield
 
@@ -253,12 +204,13 @@ class SweepFolder:
     def used_s(self) -> float:
         """Seconds that sessions of this sweep have lasted so far."""
         record = self.record
-        alive = time.time() if self.conducted(record) else (self.directory / RECORD).stat().st_mtime
+        alive = time.time() if self.conducted(record) else self.path.stat().st_mtime
         return record.used_with_open_session(alive)
 
-    def end_session(self, state: State, cause: str = "") -> None:
+    def end(self, state: State, cause: str = "") -> None:
         """Note how the session of this process ended."""
-        self.update(state=state, cause=cause, ended=time.time(), used_s=self.used_s)
+        cause, used_s = without_secrets(cause), self.used_s
+        self.update(state=state, cause=cause, ended=time.time(), used_s=used_s)
 
     def busy(self) -> RequestError:
         """The refusal for a sweep that another process conducts."""
@@ -271,36 +223,44 @@ class SweepFolder:
         )
 
 
+def trial_directory(sweep: str | Path, number: int, kind: str = TRIALS) -> Path:
+    """The folder of a trial's run; its place is fixed by the trial's number, so that a retry finds
+    it.
+    """
+    return Path(sweep) / kind / f"{number:04d}"
+
+
+def private_mode(*uris: str) -> int:
+    """Permissions of a file that holds these URIs: its owner's alone where one has a password."""
+    return 0o600 if holds_password(*uris) else 0o666
+
+
 def sweep_folders(results_dir: str = "") -> list[SweepFolder]:
     """The sweeps under a results folder, the oldest first, but not those that are another user's
     alone.
     """
-    found = [
-        path
-        for path in Path(results_dir or DEFAULT_RESULTS).glob(f"*/{RECORD}")
-        if os.access(path, os.R_OK)
-    ]
-    return [
-        SweepFolder(path.parent)
-        for path in sorted(found, key=lambda path: json.loads(path.read_text())["began"])
-    ]
+    found = []
+    for path in Path(results_dir or DEFAULT_RESULTS).glob(f"*/{SWEEP_RECORD}"):
+        if os.access(path, os.R_OK):
+            found.append((json.loads(path.read_text())["began"], path.parent))
+    return [SweepFolder(directory) for _, directory in sorted(found)]
 
 
 def find_sweep(name_or_folder: str, results_dir: str = "") -> SweepFolder:
     """The sweep of that name under a results folder, or in that folder; RequestError, one line, for
     none.
     """
-    for directory in (Path(name_or_folder), Path(results_dir or DEFAULT_RESULTS) / name_or_folder):
-        if (directory / RECORD).is_file():
-            if not os.access(directory / RECORD, os.R_OK):
+    where = results_dir or DEFAULT_RESULTS
+    for directory in (Path(name_or_folder), Path(where) / name_or_folder):
+        if (directory / SWEEP_RECORD).is_file():
+            if not os.access(directory / SWEEP_RECORD, os.R_OK):
                 raise RequestError(
-                    f"sweep '{name_or_folder}' is another user's alone, as {directory / RECORD} "
-                    "holds a password"
+                    f"sweep '{name_or_folder}' is another user's alone, as "
+                    f"{directory / SWEEP_RECORD} holds a password"
                 )
             return SweepFolder(directory)
     known = ", ".join(folder.directory.name for folder in sweep_folders(results_dir)[-5:])
     hint = f"known: {known}" if known else "there is none; start one with rbnn sweep"
-    where = results_dir or DEFAULT_RESULTS
     raise RequestError(
         f"sweep '{name_or_folder}' is not in {where} ({hint}); give its name, its folder, or "
         "--results_dir"

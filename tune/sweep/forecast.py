@@ -25,28 +25,14 @@ from rbnn.recipe import Recipe
 from rbnn.schedules import surrogate_tk
 from rbnn.state import start
 from tune.sweep.confirm import num_confirming
-from tune.sweep.plan import Plan, proposals_of
+from tune.sweep.plan import Plan
 from tune.sweep.scheduler import rungs
 from tune.sweep.study import VALUES, History
-from tune.tracking.mirror import Tracker
+from tune.sweep.tuner import proposals_of
 
 NUM_SHOWN = 5
 NUM_STEPS, MEASURE_S = 3, 20.0
 KEPT_FILES = 2  # last.ckpt and best.ckpt
-SAME = (
-    "dataset",
-    "model",
-    "batch_size",
-    "batch_size_test",
-    "train_workers",
-    "threads",
-    "val_fraction",
-    "use_dali",
-    "loader",
-    "a32",
-    "compile",
-    "precision",
-)
 
 
 @dataclass(frozen=True)
@@ -72,9 +58,9 @@ class Forecast:
         return 2 * KEPT_FILES * self.checkpoint * self.num_runs
 
 
-def forecast(plan: Plan, tracker: Tracker | None) -> Forecast:
-    """The forecast of a planned sweep; trains a few steps where no recorded run of the same kind is
-    known.
+def forecast(plan: Plan, recorded: tuple[float, str] | None) -> Forecast:
+    """The forecast of a planned sweep. recorded: seconds of an epoch of a run of the same kind, and
+    of which; where none is known, a few steps are trained.
     """
     file, epochs = plan.file, plan.recipe.epochs
     settings = file.scheduler
@@ -87,9 +73,7 @@ def forecast(plan: Plan, tracker: Tracker | None) -> Forecast:
         expected_epochs(one, settings.reduction_factor, epochs) for one in judged
     )
     num_after = num_confirming(file.confirm_top, file.confirm_seeds, file.trials)
-    epoch_s, source = (
-        recorded_epoch_s(plan.recipe, tracker) if tracker else None
-    ) or measured_epoch_s(plan.recipe)
+    epoch_s, source = recorded or measured_epoch_s(plan.recipe)
     return Forecast(
         judged,
         file.trials * epochs,
@@ -109,34 +93,6 @@ def expected_epochs(judged: list[int], reduction_factor: float, num_epochs: int)
         (end - begin) / reduction_factor**passed
         for passed, (begin, end) in enumerate(itertools.pairwise(ends))
     )
-
-
-def recorded_epoch_s(recipe: Recipe, tracker: Tracker) -> tuple[float, str] | None:
-    """The median epoch of the latest recorded run of the same network on the same data with the
-    same batches and threads.
-    """
-    values = recipe.to_dict()
-    wanted = {
-        name: str(values[name]).lower() if isinstance(values[name], bool) else str(values[name])
-        for name in SAME
-    }
-    conditions = [
-        f"params.`{name}` = '{wanted[name]}'"
-        for name in ("dataset", "model", "batch_size", "threads")
-    ]
-    found = tracker.client.search_runs(
-        [tracker.experiment_id],
-        " and ".join(conditions),
-        max_results=50,
-        order_by=["attributes.start_time DESC"],
-    )
-    for run in found:
-        alike = all(run.data.params.get(name, wanted[name]) == wanted[name] for name in SAME)
-        if alike and "time/epoch_s" in run.data.metrics:
-            points = tracker.client.get_metric_history(run.info.run_id, "time/epoch_s")
-            seconds = statistics.median(point.value for point in points)
-            return seconds, f"of run {run.info.run_id[:8]}, {len(points)} epochs recorded"
-    return None
 
 
 def measured_epoch_s(recipe: Recipe) -> tuple[float, str]:

@@ -1,25 +1,28 @@
-"""Brings a sweep's study and its MLflow runs to one truth after its process died: what is wrong,
-and what puts it right.
+"""Brings a sweep's study and its trials' folders to one truth after its process died.
 
-The study says how a trial ended, the trial's journal what it reported; MLflow is made to say the
-same. A trial that the study holds as running, though no process runs it, waits from then on to be
-taken up again.
+The study says what was decided of a trial, its folder what it did. A trial that the study holds as
+running, though no process runs it, waits from then on to be taken up again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.run.journal import JOURNAL, read_rows
-from tune.sweep.callback import STATUS, RecordTrials
-from tune.sweep.searcher import marks
+from tune.run.folder import RunFolder
+from tune.sweep.callback import begin_run
+from tune.sweep.confirm import SUFFIX
+from tune.sweep.folder import CONFIRM, TRIALS, SweepFolder, trial_directory
+from tune.sweep.plan import Plan
+from tune.sweep.searcher import spec_of
 from tune.sweep.standing import STATES
-from tune.sweep.study import BUSY_S, CAUSE, VALUES, History, last_epoch
-from tune.tracking.mirror import Tracker
+from tune.sweep.study import BUSY_S, CAUSE, RUN, VALUES, History, last_epoch
+from tune.sweep.table import METRIC
 
 
 @dataclass(frozen=True)
@@ -30,98 +33,92 @@ class Finding:
     fix: Callable[[], object]
 
 
-def runs_by_number(
-    tracker: Tracker, sweep: str, parent: str, kind: str = "trial"
-) -> dict[int, Run]:
-    """The MLflow runs of a sweep's trials, or of its confirmation runs, by number; the first where
-    there are several.
-    """
-    tag = "rbnn.trial" if kind == "trial" else "rbnn.confirm"
-    found: dict[int, Run] = {}
-    for run in tracker.children(parent, kind):
-        if run.data.tags.get("rbnn.sweep") == sweep and tag in run.data.tags:
-            found.setdefault(int(run.data.tags[tag]), run)
-    return found
-
-
-def examine(history: History, runs: dict[int, Run], recorder: RecordTrials) -> list[Finding]:
+def examine(study: History, plan: Plan) -> list[Finding]:
     """What is wrong with the trials of a study that no process works on; nothing is changed before
     a finding's `fix`.
     """
-    noun = recorder.board.noun
-    findings = []
-    for trial in history.trials():
-        if VALUES not in trial.user_attrs:
-            if trial.state == TrialState.RUNNING:
-                findings.append(
-                    Finding(
-                        f"{noun} {trial.number} was cut off while proposed",
-                        _interrupt(history, trial, recorder),
-                    )
-                )
-            continue
-        run = runs.get(trial.number)
+    confirms = study.name.endswith(SUFFIX)
+    noun, kind = ("confirmation run", CONFIRM) if confirms else ("trial", TRIALS)
+    findings, trials = [], study.trials()
+    for trial in trials:
+        subject = f"{noun} {trial.number}"
+        run = RunFolder(trial_directory(plan.directory, trial.number, kind))
+        if run.exists and run.info.values != trial.user_attrs.get(VALUES):
+            text = f"{subject} tries other values than the run in its folder"
+            findings.append(Finding(text, partial(_set_aside, run)))
         if trial.state == TrialState.RUNNING:
-            text = f"{noun} {trial.number} is running in the study, and no process runs it"
-            findings.append(Finding(text, _interrupt(history, trial, recorder)))
-        begun = trial.state.is_finished() or last_epoch(trial) > 0
-        if run is None and begun:
-            findings.append(
-                Finding(f"{noun} {trial.number} has no MLflow run", _settle(trial, recorder))
-            )
-        elif run is not None and (wrong := _wrong_status(trial, run)):
-            text = (
-                f"{noun} {trial.number} is {STATES[trial.state]}, and its MLflow run "
-                f"{run.info.run_id[:8]} {wrong}"
-            )
-            findings.append(Finding(text, _settle(trial, recorder)))
+            text = f"{subject} is running in the study, and no process runs it"
+            findings.append(Finding(text, partial(_interrupt, study, trial, run)))
+        elif wrong := _contradiction(trial, run):
+            text = f"{subject} is {STATES[trial.state]}, and {wrong}"
+            findings.append(Finding(text, partial(_settle, trial, run, plan)))
+    for run in unknown_runs(plan.directory, kind, len(trials)):
+        text = f"{noun} {int(run.directory.name)} ran, and the study does not know it"
+        findings.append(Finding(text, partial(_take_over, study, run, plan)))
     return findings
 
 
-def _wrong_status(trial: FrozenTrial, run: Run) -> str:
-    """How a run's status contradicts its trial; "" where it does not."""
-    if trial.state.is_finished():
-        wanted = STATUS[STATES[trial.state]]
-        return "" if run.info.status == wanted else f"is {run.info.status}, not {wanted}"
-    return "is RUNNING" if run.info.status == "RUNNING" else ""
+def unknown_runs(sweep: Path, kind: str, num_trials: int) -> list[RunFolder]:
+    """The runs of trials beyond the last that the study holds, as after a backup was restored."""
+    found = [RunFolder(folder) for folder in sorted((sweep / kind).glob("[0-9]*[0-9]"))]
+    return [run for run in found if run.exists and int(run.directory.name) >= num_trials]
 
 
-def _interrupt(
-    history: History, trial: FrozenTrial, recorder: RecordTrials
-) -> Callable[[], object]:
-    """Lets a trial wait; the time of a session that was killed is what its epochs since
-    then say.
-    """
-
-    def fix() -> None:
-        journal = read_rows(recorder.folder_of(trial.number) / JOURNAL)
-        spent = sum(row.get("time/epoch_s", 0.0) for row in journal)
-        history.tag(trial.number, BUSY_S, max(spent, trial.user_attrs.get(BUSY_S, 0.0)))
-        history.interrupt(trial.number)
-
-    return fix
+def _contradiction(trial: FrozenTrial, run: RunFolder) -> str:
+    """How a trial's folder contradicts the study; "" where it does not."""
+    if not run.exists:
+        begun = trial.state.is_finished() or last_epoch(trial) > 0
+        return "its folder holds no run" if begun and VALUES in trial.user_attrs else ""
+    state = run.info.state
+    return f"its folder says {state}" if state != STATES[trial.state] else ""
 
 
-def _settle(trial: FrozenTrial, recorder: RecordTrials) -> Callable[[], object]:
-    """Makes the trial's run tell what the study and the journal tell, and ends it."""
+def _set_aside(run: RunFolder) -> None:
+    """Give another setting's run a folder of its own, so that nobody goes on from it."""
+    run.directory.rename(run.directory.with_name(f"other-{run.info.id[:8]}"))
 
-    def fix() -> None:
-        config = {
-            "number": trial.number,
-            "overrides": trial.user_attrs[VALUES],
-            "epochs": last_epoch(trial),
-            **marks(trial),
-        }
-        tests = {
-            name: value for name, value in trial.user_attrs.items() if name.startswith("test/")
-        }
-        row = recorder.start({**config, "tests": tests})
-        row.epochs = last_epoch(trial)
-        ended = trial.state.is_finished()
-        recorder.end(
-            row,
-            STATES[trial.state] if ended else "killed",
-            trial.user_attrs.get(CAUSE, "") if ended else "",
+
+def _interrupt(study: History, trial: FrozenTrial, run: RunFolder) -> None:
+    """Let a trial wait; the time of a session that was killed is what its epochs since then say."""
+    spent = sum(row.get("time/epoch_s", 0.0) for row in run.epochs)
+    study.tag(trial.number, BUSY_S, max(spent, trial.user_attrs.get(BUSY_S, 0.0)))
+    study.interrupt(trial.number)
+    if run.exists:
+        run.end("killed")
+
+
+def _settle(trial: FrozenTrial, run: RunFolder, plan: Plan) -> None:
+    """Make the trial's folder say what the study says."""
+    found = run if run.exists else begin_run(plan, spec_of(trial))
+    found.end(STATES[trial.state], trial.user_attrs.get(CAUSE, ""))
+
+
+def _take_over(study: History, run: RunFolder, plan: Plan) -> None:
+    """Tell the study of a trial as its folder has it."""
+    info, scores = run.info, {row["epoch"] + 1: row[METRIC] for row in run.epochs}
+    state = next((key for key, word in STATES.items() if word == info.state), TrialState.WAITING)
+    if state == TrialState.RUNNING:
+        state = TrialState.WAITING
+    attributes: dict[str, Any] = {VALUES: info.values, RUN: info.id}
+    if info.kind == "confirm":
+        attributes |= {"setting": int(info.tags["rbnn.confirms"]), "test": True}
+        study.add_ended({}, {}, state, scores, attributes)
+        return
+    space = plan.file.space
+    study.add_ended(space.raw(info.values), space.distributions, state, scores, attributes)
+
+
+def missing_study(folder: SweepFolder) -> str:
+    """Why a sweep cannot go on for want of its study, in one line; "" where it is there."""
+    record = folder.record
+    study = History.existing(folder.storage_url(record), record.name)
+    begun = (folder.directory / TRIALS).is_dir()
+    if study is None and begun:
+        return (
+            f"the Optuna study of sweep '{record.name}' is gone, and with it what the scores of "
+            f"its trials belong to; restore it from a backup, or begin anew: rbnn sweep "
+            f"{folder.directory / 'sweep.yaml'}"
         )
-
-    return fix
+    if study is not None:
+        study.belongs_to(record.id)
+    return ""

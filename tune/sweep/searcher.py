@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune.sweep.proposals import Proposals
 from tune.sweep.study import BUSY_S, VALUES, History, last_epoch
+from tune.sweep.trial import TrialSpec
 
 
 class OptunaSearcher(ray.tune.search.Searcher):
@@ -38,24 +39,15 @@ class OptunaSearcher(ray.tune.search.Searcher):
             proposals.enqueue(history)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """{"overrides": recipe values, "number": the trial's number, "epochs": completed ones that
-        the study knows}.
-
-        Searcher.FINISHED where there is nothing more to try.
-        """
-        trial = self.history.take_interrupted() or (
-            self.proposals.next(self.history) if self.proposals else None
-        )
+        """The config of a TrialSpec; Searcher.FINISHED where there is nothing more to try."""
+        trial = self.history.take_interrupted()
+        if trial is None and self.proposals:
+            trial = self.proposals.next(self.history)
         if trial is None:
             return str(self.FINISHED)
         self._numbers[trial_id] = trial.number
         self._began[trial.number] = time.monotonic() - trial.user_attrs.get(BUSY_S, 0.0)
-        return {
-            "overrides": trial.user_attrs[VALUES],
-            "number": trial.number,
-            "epochs": last_epoch(trial),
-            **marks(trial),
-        }
+        return spec_of(trial).to_config()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Notes the score of an epoch; a repeated epoch, after a restart from a checkpoint,
@@ -110,9 +102,13 @@ class OptunaSearcher(ray.tune.search.Searcher):
         return round(time.monotonic() - self._began[number], 3)
 
 
-MARKS = ("test", "setting")  # attributes of a waiting trial that its process is told
-
-
-def marks(trial: FrozenTrial) -> dict[str, Any]:
-    """What else the trial's process is told."""
-    return {name: trial.user_attrs[name] for name in MARKS if name in trial.user_attrs}
+def spec_of(trial: FrozenTrial) -> TrialSpec:
+    """What the process of a trial is told."""
+    given = trial.user_attrs
+    return TrialSpec(
+        trial.number,
+        given[VALUES],
+        last_epoch(trial),
+        given.get("test", False),
+        given.get("setting", -1),
+    )

@@ -1,245 +1,277 @@
-"""A whole sweep as the command runs it, begun anew or gone on with: plan, search, confirm, record,
-show, say what it found.
+"""One session of a sweep: this process, from planning or taking up to the end of search and
+confirmation.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
 
 from rbnn.errors import RequestError, RunFailed
+from rbnn.files import write_atomically
 from rbnn.recipe import Recipe
 from tune.cluster.ray import capacity, connected, joined, lost_of_own_ray, own_ray_session
-from tune.report.console import SweepDisplay, say
-from tune.report.outcome import close_parent, find_parent, opening, print_result, start_parent
-from tune.report.publish import publish
-from tune.sweep.callback import RecordConfirmation, RecordTrials
+from tune.run.folder import new_id
+from tune.run.listener import Listener
+from tune.sweep.callback import SweepCallback
 from tune.sweep.config import SweepFile
-from tune.sweep.confirm import SUFFIX, Setting, confirmation_table, num_confirming, settings_of
-from tune.sweep.folder import SWEEP_FILE, Record, State, SweepFolder, begin_file
-from tune.sweep.plan import (
-    Phase,
-    Plan,
-    Trainable,
-    confirm_phase,
-    plan,
-    plan_again,
-    run,
-    search_phase,
-)
-from tune.sweep.repair import examine, runs_by_number
+from tune.sweep.confirm import SUFFIX, num_confirming, settings_of
+from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord, private_mode
+from tune.sweep.plan import Plan, plan, plan_again
+from tune.sweep.repair import examine, missing_study
 from tune.sweep.standing import board_of
 from tune.sweep.stop import BUDGET, SIGNAL, Stop, set_by_signals
-from tune.sweep.study import STORAGE_ERRORS, History, check_new_study, reason_of
+from tune.sweep.study import STORAGE_ERRORS, History, begin_study, check_storage_url, reason_of
 from tune.sweep.table import Board
 from tune.sweep.trial import run_trial
-from tune.tracking.address import is_server, shown, with_absolute_path, without_login
-from tune.tracking.mirror import Tracker
-from tune.tracking.view import view_link
+from tune.sweep.tuner import Phase, Trainable, confirm_phase, run, search_phase
+from tune.tracking.address import shown, with_absolute_path
+
+Began = Callable[[Plan, SweepFolder], object]
 
 
-def conduct(
+def run_sweep(
     file: SweepFile,
     *,
+    store: str,
     name: str = "",
     results_dir: str = "",
     address: str = "",
+    listener: Listener,
+    began: Began = lambda plan, folder: None,
     trainable: Trainable = run_trial,
-) -> int:
-    """Run a sweep file to its end, or to Ctrl-C; returns the exit status. Raises RequestError
-    before anything is started.
+) -> tuple[SweepFolder, Stop]:
+    """Run a sweep file to its end, or until it is stopped, and say why it ended.
 
-    address: of a running Ray cluster; "" for RAY_ADDRESS, and without that a Ray of its own.
+    Raises RequestError before anything is started. store: URI of the MLflow store that the sweep
+    belongs to. address: of a running Ray cluster; "" for RAY_ADDRESS, and without that a Ray of its
+    own. began: called when the folder is there and nothing runs yet.
     """
-    tracker = Tracker.open()
     with joined(address):
         planned = plan(file, name=name, results_dir=results_dir, capacity=capacity(address))
-        check_new_study(file.storage, planned.name)
-        folder = create_folder(planned, tracker)
-        print(opening(planned), flush=True)
+        check_storage_url(file.storage)
+        folder = create_folder(planned, store)
         with folder.conducting():
-            return Conductor(planned, folder, tracker, address, trainable).conduct()
+            began(planned, folder)
+            session = SweepSession(planned, folder, listener, address, trainable)
+            return folder, session.run()
 
 
-def resume(folder: SweepFolder, *, address: str = "", trainable: Trainable = run_trial) -> int:
+def resume_sweep(
+    folder: SweepFolder,
+    *,
+    store: str,
+    address: str = "",
+    listener: Listener,
+    trainable: Trainable = run_trial,
+) -> Stop:
     """Go on with a sweep where it was left: finished trials stay, those that were cut off continue,
     then new ones follow.
 
-    Raises RequestError where another process conducts it, or where it does not fit what is here
-    now.
+    Raises RequestError where another process conducts it, or where it does not fit what is here.
     """
     record = folder.record
-    tracker = Tracker.open(uri=record.store)
     with joined(address):
-        recipe = Recipe(**record.recipe)
         planned = plan_again(
-            folder.file, recipe, record.name, folder.directory, record.concurrent, capacity(address)
+            folder.file,
+            Recipe(**record.recipe),
+            record.name,
+            folder.directory,
+            record.concurrent,
+            capacity(address),
         )
+        if missing := missing_study(folder):
+            raise RequestError(missing)
         with folder.conducting():
-            return Conductor(planned, folder, tracker, address, trainable).conduct()
+            folder.update(store=store, storage=record.storage)
+            return SweepSession(planned, folder, listener, address, trainable).run()
 
 
-def create_folder(planned: Plan, tracker: Tracker) -> SweepFolder:
+def create_folder(planned: Plan, store: str) -> SweepFolder:
     """The new folder of a sweep, with all that going on with it needs."""
-    file = planned.file
+    file, where = planned.file, planned.directory.parent
     try:
         planned.directory.mkdir(parents=True)
     except OSError as error:
-        where = planned.directory.parent
         raise RequestError(
             f"results_dir '{where}' cannot be written: {error.strerror}; choose another "
             "--results_dir"
         ) from None
-    begin_file(planned.directory / SWEEP_FILE, file.storage, file.storage_path)
-    (planned.directory / SWEEP_FILE).write_text(yaml.safe_dump(file.to_dict(), sort_keys=False))
-    folder = SweepFolder(planned.directory)
-    folder.write(
-        Record(
-            planned.name,
-            store=tracker.uri,
-            storage=with_absolute_path(file.storage),
-            recipe=planned.recipe.to_dict(),
-            concurrent=planned.concurrent,
-            data=dataclasses.asdict(planned.data),
-            cpus=float(planned.recipe.threads * planned.recipe.train_workers),
-            gpus=planned.gpus_of_trial,
-            trials=file.trials,
-            budget_s=file.time_budget_min * 60 if file.time_budget_min else None,
-            confirm_seeds=file.confirm_seeds,
-            began=time.time(),
-        )
+    folder, sweep_id = SweepFolder(planned.directory), new_id()
+    text = yaml.safe_dump(file.to_dict(), sort_keys=False)
+    mode = private_mode(file.storage, file.storage_path)
+    write_atomically(planned.directory / SWEEP_FILE, text, mode=mode)
+    folder.describe(planned.recipe)
+    record = SweepRecord(
+        id=sweep_id,
+        kind="sweep",
+        name=planned.name,
+        tags={
+            "rbnn.sweep": planned.name,
+            "rbnn.sweep_id": sweep_id,
+            "rbnn.recipe": file.name,
+        },
+        params=search_params(planned),
+        description=file.description,
+        data=dataclasses.asdict(planned.data),
+        began=time.time(),
+        store=store,
+        storage=with_absolute_path(file.storage),
+        recipe=planned.recipe.to_dict(),
+        concurrent=planned.concurrent,
+        cpus=float(planned.recipe.threads * planned.recipe.train_workers),
+        gpus=planned.gpus_of_trial,
+        trials=file.trials,
+        budget_s=file.time_budget_min * 60 if file.time_budget_min else None,
+        confirm_seeds=file.confirm_seeds,
     )
+    folder.write(record)
+    try:
+        begin_study(folder.storage_url(record), record.name, sweep_id)
+    except RequestError:
+        shutil.rmtree(planned.directory)
+        raise
     return folder
 
 
+def search_params(planned: Plan) -> dict[str, Any]:
+    """How the sweep searches, as params beside those of its recipe: space, sampler, scheduler,
+    budget, seeds.
+    """
+    file = planned.file
+    found: dict[str, Any] = {}
+    for name in ("sampler", "seed", "trials", "time_budget_min", "confirm_top", "confirm_seeds"):
+        if (value := getattr(file, name)) is not None:
+            found[f"sweep/{name}"] = value
+    words = [
+        f"{key}={value:g}" if key != "name" else value
+        for key, value in file.scheduler.to_dict().items()
+    ]
+    found |= {"sweep/concurrent": planned.concurrent, "sweep/scheduler": " ".join(words)}
+    return found | {f"space/{name}": f"{kind} {text}" for name, kind, text in file.space.describe()}
+
+
 @dataclass
-class Conductor:
-    """One session of a sweep: this process, from here to its end."""
+class SweepSession:
+    """This process's part of a sweep. `listener` hears of it, and of every trial."""
 
     plan: Plan
     folder: SweepFolder
-    tracker: Tracker
+    listener: Listener
     address: str
     trainable: Trainable
-    parent: str = ""
     ray: ExitStack = field(default_factory=ExitStack)
 
-    def conduct(self) -> int:
-        """Search, confirm, say what was found; returns the exit status."""
-        with self.tracker.buffered(self.folder.directory):
-            self.parent = self._parent_run()
-            try:
-                with self.ray:
-                    return self._conduct()
-            except STORAGE_ERRORS as error:
-                cause = (
-                    f"storage {shown(self.folder.storage_url())} does not answer any more: "
-                    f"{reason_of(error)}"
-                )
-                self._break_off(cause)
-                raise RunFailed(
-                    f"{cause}; when it does: rbnn resume {self.folder.handle}"
-                ) from error
-            except BaseException as error:
-                self._break_off(f"{type(error).__name__}: {error}")
-                raise
+    def run(self) -> Stop:
+        """Search, confirm, and record how it ended; returns why it ended early, if it did."""
+        self.listener.run_began(self.folder)
+        try:
+            with self.ray:
+                return self._run()
+        except STORAGE_ERRORS as error:
+            storage = shown(self.folder.storage_url())
+            cause = f"storage {storage} does not answer any more: {reason_of(error)}"
+            self._end("failed", cause)
+            again = f"rbnn resume {self.folder.handle}"
+            raise RunFailed(f"{cause}; when it does: {again}") from error
+        except KeyboardInterrupt:
+            self._end("stopped", SIGNAL)
+            raise
+        except BaseException as error:
+            self._end("failed", f"{type(error).__name__}: {error}")
+            raise
 
-    def _break_off(self, cause: str) -> None:
-        self.tracker.finish(self.parent, "FAILED", cause=cause)
-        self.folder.end_session("failed", cause)
+    def _end(self, state: Any, cause: str) -> None:
+        self.folder.end(state, cause)
+        self.listener.run_ended(self.folder)
 
-    def _conduct(self) -> int:
+    def _run(self) -> Stop:
         storage = self.folder.storage_url()
         phase = search_phase(self.plan, storage, self.folder.record.trials)
-        board, stop = self._search(phase)
-        settings: list[Setting] = []
-        if not stop.by_user and board.best and self.folder.record.confirm_seeds:
-            stop, confirmation = self._confirm(storage, board)
-            if settings := settings_of(confirmation):
-                board.confirmed = settings[0].number
-        state: State = "stopped" if stop.by_user else "finished" if board.best else "failed"
-        close_parent(
-            self.tracker, self.parent, board, state, self.folder.record.sessions, stop.reason
-        )
-        self.folder.end_session(state, stop.reason)
-        report = publish(self.folder, self.tracker)
-        lines = confirmation_table(settings) if settings else []
-        print_result(board, stop, lines, self.folder.handle, self._pages())
-        print(f"report:                            {report.files[0]}")
-        return {"finished": 0, "stopped": 130}.get(state, 1)
+        table, stop = self._search(phase)
+        if not stop.by_user and table.best and self.folder.record.confirm_seeds:
+            stop = self._confirm(storage, table)
+        state = "finished" if table.best else "failed"
+        state = "stopped" if stop.by_user else state
+        self._summarise(table)
+        self._end(state, stop.reason or (self._why_nothing(table) if state == "failed" else ""))
+        return stop
 
-    def _pages(self) -> str:
-        """Where a server shows the trials; "" for a database, whose pages nobody serves now."""
-        uri = self.tracker.uri
-        return (
-            view_link(without_login(uri), self.tracker.experiment_id, self.plan.name)
-            if is_server(uri)
-            else ""
-        )
+    def _why_nothing(self, table: Board) -> str:
+        causes = [row.cause for row in table.ended if row.cause]
+        return causes[0] if causes else "no trial ran to its end"
+
+    def _summarise(self, table: Board) -> None:
+        """The result as values of the sweep's own run; a later session is a later step."""
+        found: dict[str, float] = {}
+        for row in table.ended:
+            found[f"sweep/{row.state}"] = found.get(f"sweep/{row.state}", 0.0) + 1
+        best, baseline = table.best, table.baseline
+        if best and best.top1 is not None:
+            found["val/top1"] = best.top1
+        if baseline and baseline.top1 is not None:
+            found["sweep/default_top1"] = baseline.top1
+        if found:
+            self.folder.add_points(self.folder.record.sessions - 1, found)
 
     def _search(self, phase: Phase) -> tuple[Board, Stop]:
         record = self.folder.record
         left = None if record.budget_s is None else record.budget_s - record.used_s
         stop = self._stop(left)
-        runs = self._align(phase.history, RecordTrials, "trial")
-        board = board_of(phase.history, record.trials, self.plan.recipe.epochs, runs)
+        self._repair(phase.history)
+        table = board_of(phase.history, self.plan.directory, record.trials, self.plan.recipe.epochs)
         after = num_confirming(self.plan.file.confirm_top, record.confirm_seeds, record.trials)
-        board.epochs_after, board.budget_s = after * board.num_epochs, left
+        table.epochs_after, table.budget_s = after * table.num_epochs, left
         if left is not None and left <= 0:
             stop.because(BUDGET)
         else:
-            self._run(phase, board, runs, stop, RecordTrials)
-        return board, stop
+            self._run_phase(phase, table, stop)
+        return table, stop
 
-    def _confirm(self, storage: str, search: Board) -> tuple[Stop, History]:
+    def _confirm(self, storage: str, search: Board) -> Stop:
         stop, num_seeds = self._stop(None), self.folder.record.confirm_seeds
-        earlier = History(storage, self.plan.name + SUFFIX)
-        runs = self._align(earlier, RecordConfirmation, "confirm")
+        self._repair(History(storage, self.plan.name + SUFFIX))
         phase = confirm_phase(self.plan, storage, search.rows, num_seeds)
-        total = len(phase.history.trials())
-        board = board_of(
-            phase.history, total, self.plan.recipe.epochs, runs, noun=RecordConfirmation.noun
+        table = board_of(
+            phase.history,
+            self.plan.directory,
+            len(phase.history.trials()),
+            self.plan.recipe.epochs,
+            noun="confirmation run",
         )
         if phase.num_trials:
-            say(
+            self.listener.said(
                 f"confirming the best settings with {num_seeds} fresh seeds each: "
                 f"{phase.num_trials} runs"
             )
-        self._run(phase, board, runs, stop, RecordConfirmation)
-        return stop, phase.history
+        self._run_phase(phase, table, stop)
+        if settings := settings_of(phase.history):
+            search.confirmed = settings[0].number
+        return stop
 
-    def _run(
-        self,
-        phase: Phase,
-        board: Board,
-        runs: dict[int, str],
-        stop: Stop,
-        recorder_type: type[RecordTrials],
-    ) -> None:
+    def _run_phase(self, phase: Phase, table: Board, stop: Stop) -> None:
         if phase.num_trials == 0:
             return
         self._connect()
-        with SweepDisplay(board) as display, set_by_signals(stop):
-            recorder = recorder_type(
-                self.plan,
-                board,
-                self.tracker,
-                self.parent,
-                stop,
-                display.changed,
-                runs,
-                phase.history,
-            )
-            try:
-                run(self.plan, phase, [recorder], stop, trainable=self.trainable)
-            except KeyboardInterrupt:
-                stop.because(SIGNAL)
-            finally:
-                recorder.end_unfinished()
+        self.listener.trials_began(table)
+        callback = SweepCallback(self.plan, table, phase.history, stop, self.listener)
+        try:
+            with set_by_signals(stop):
+                try:
+                    run(self.plan, phase, [callback], stop, trainable=self.trainable)
+                except KeyboardInterrupt:
+                    stop.because(SIGNAL)
+                finally:
+                    callback.end_unfinished()
+        finally:
+            self.listener.trials_ended()
 
     def _connect(self) -> None:
         """Ray, once for both phases; signal handlers are set later, as Ray sets its own."""
@@ -249,22 +281,10 @@ class Conductor:
             self.ray.enter_context(connected(self.address))
             self.folder.update(ray=own_ray_session(self.address))
 
-    def _align(
-        self, history: History, recorder_type: type[RecordTrials], kind: str
-    ) -> dict[int, str]:
-        """Put right what an earlier session left when it died; returns the MLflow run of each
-        trial.
-        """
-        self.tracker.flush()
-        runs = runs_by_number(self.tracker, self.plan.name, self.parent, kind)
-        ids = {number: run.info.run_id for number, run in runs.items()}
-        board = Board(self.plan.name, None, self.plan.recipe.epochs)
-        recorder = recorder_type(
-            self.plan, board, self.tracker, self.parent, Stop(), lambda row: None, ids
-        )
-        for finding in examine(history, runs, recorder):
+    def _repair(self, study: History) -> None:
+        """Put right what an earlier session left when it died."""
+        for finding in examine(study, self.plan):
             finding.fix()
-        return ids
 
     def _stop(self, seconds: float | None) -> Stop:
         return Stop(self.folder.stop_file, seconds, beat=self._beat)
@@ -278,24 +298,23 @@ class Conductor:
                 f"{self.folder.handle}"
             )
 
-    def _parent_run(self) -> str:
-        """The sweep's own run in MLflow: the one it has, brought back where it was deleted, or a
-        new one.
-        """
-        record = self.folder.record
-        begun = record.parent or find_parent(self.tracker, record)
-        stage = self.tracker.lifecycle(begun) if begun else ""
-        if begun and not stage:
-            say(
-                f"the MLflow store does not hold run {begun[:8]} of this sweep any more; it is "
-                "recorded anew"
-            )
-            begun = ""
-        if stage == "deleted":
-            say(f"MLflow run {begun[:8]} of this sweep was deleted; it is restored")
-            self.tracker.client.restore_run(begun)
-        if begun:
-            self.tracker.resume_run(begun)
-        parent = begun or start_parent(self.tracker, self.plan)
-        self.folder.update(parent=parent)
-        return parent
+
+def extend_budget(folder: SweepFolder, trials: int | None, hours: float | None) -> None:
+    """Add trials to those that the sweep has or was to have, or hours from now; RequestError where
+    neither can be.
+    """
+    if trials is None and hours is None:
+        raise RequestError("extend adds nothing; give --trials N or --hours H")
+    if trials is not None and trials < 1:
+        raise RequestError(f"--trials is {trials}; it must be at least 1")
+    if hours is not None and not 0 < hours < float("inf"):
+        raise RequestError(f"--hours is {hours:g}; it must be above 0")
+    record, file = folder.record, folder.file
+    history = History.existing(folder.storage_url(record), record.name)
+    begun = len(history.finished) if history else 0
+    if file.sampler == "grid" and begun >= len(file.space.grid()):
+        raise RequestError(
+            f"sweep '{record.name}' has tried its whole grid; widen the space in a new sweep"
+        )
+    budget = None if trials is None else max(record.trials or 0, begun) + trials
+    folder.update(trials=budget, budget_s=None if hours is None else folder.used_s + hours * 3600)

@@ -4,10 +4,13 @@ sweep begins with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
+from tune.run.folder import RunFolder
+from tune.sweep.confirm import SUFFIX
+from tune.sweep.folder import CONFIRM, TRIALS, trial_directory
 from tune.sweep.study import CAUSE, RUN, VALUES, History, last_epoch
 from tune.sweep.table import Board, Row, State
 
@@ -20,14 +23,14 @@ STATES: dict[TrialState, State] = {
 }
 
 
-def row_of(trial: FrozenTrial, run_id: str = "") -> Row:
+def row_of(trial: FrozenTrial, run: RunFolder) -> Row:
     """A trial of the study as a row; one that waits to be taken up again was killed."""
     epochs, scores = last_epoch(trial), trial.intermediate_values
     state = STATES[trial.state]
     return Row(
         trial.number,
         trial.user_attrs[VALUES],
-        run_id or trial.user_attrs.get(RUN, ""),
+        run.mirrored.get("run") or trial.user_attrs.get(RUN, ""),
         state,
         epochs,
         scores.get(epochs),
@@ -36,27 +39,29 @@ def row_of(trial: FrozenTrial, run_id: str = "") -> Row:
     )
 
 
-def rows_of(history: History, runs: Mapping[int, str] | None = None) -> dict[int, Row]:
-    """The trials of a study that have begun, by number; runs: their MLflow runs."""
-    begun = (trial for trial in history.trials() if VALUES in trial.user_attrs)
-    return {trial.number: row_of(trial, (runs or {}).get(trial.number, "")) for trial in begun}
+def rows_of(history: History, sweep: Path) -> dict[int, Row]:
+    """The trials of a study that have begun, by number; sweep: the folder with their runs."""
+    kind = CONFIRM if history.name.endswith(SUFFIX) else TRIALS
+    rows = {}
+    for trial in history.trials():
+        if VALUES in trial.user_attrs:
+            run = RunFolder(trial_directory(sweep, trial.number, kind))
+            rows[trial.number] = row_of(trial, run)
+    return rows
 
 
 def board_of(
     history: History,
+    sweep: Path,
     num_trials: int | None,
     num_epochs: int,
-    runs: Mapping[int, str] | None = None,
     *,
     noun: str = "trial",
 ) -> Board:
     """The board that a process goes on with: what has ended stays, what was cut off is not there
     until it is taken up.
     """
-    ended = {
-        number: row
-        for number, row in rows_of(history, runs).items()
-        if row.state not in ("running", "killed")
-    }
+    rows = rows_of(history, sweep)
+    ended = {n: row for n, row in rows.items() if row.state not in ("running", "killed")}
     before = sum(row.epochs for row in ended.values())
     return Board(history.name, num_trials, num_epochs, ended, epochs_before=before, noun=noun)

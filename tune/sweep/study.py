@@ -21,7 +21,8 @@ from tune.tracking.address import shown, sqlite_path
 VALUES = "values"  # the recipe values of a trial, by option name
 BUSY_S = "busy_s"  # seconds that a trial has held its place
 CAUSE = "cause"
-RUN = "run"  # its MLflow run
+RUN = "run"  # the id of its run
+SWEEP = "rbnn.sweep_id"  # attribute of a study: the id of the sweep that it belongs to
 STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
 
 
@@ -65,6 +66,17 @@ class History:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open(self._storage if self._url is None else open_storage(self._url))
+
+    def belongs_to(self, sweep_id: str) -> None:
+        """RequestError where this is the study of another sweep, which happens to bear the name."""
+        known = self.study.user_attrs.get(SWEEP)
+        if known is None:
+            self.study.set_user_attr(SWEEP, sweep_id)
+        elif known != sweep_id:
+            raise RequestError(
+                f"storage {shown(self._url or '')} holds another sweep named '{self.name}'; "
+                "choose another --name, or another storage"
+            )
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """All trials by number, or those in the given states."""
@@ -117,6 +129,27 @@ class History:
             optuna.trial.create_trial(state=TrialState.WAITING, user_attrs=attributes)
         )
 
+    def add_ended(
+        self,
+        point: dict[str, Any],
+        distributions: dict[str, Any],
+        state: TrialState,
+        scores: dict[int, float],
+        attributes: dict[str, Any],
+    ) -> None:
+        """A trial that ran when the study did not hear of it; point: raw values, by option."""
+        complete = state == TrialState.COMPLETE
+        last = scores[max(scores)] if scores else None
+        trial = optuna.trial.create_trial(
+            state=state,
+            value=last if complete or state == TrialState.PRUNED else None,
+            params=point,
+            distributions=distributions,
+            intermediate_values=scores,
+            user_attrs=attributes,
+        )
+        self.study.add_trial(trial)
+
     def _id(self, number: int) -> int:
         if number not in self._ids:
             self._ids.update((trial.number, trial._trial_id) for trial in self.trials())
@@ -140,9 +173,8 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(getattr(error, "orig", None) or error).split())[:300]
 
 
-def check_new_study(url: str, name: str) -> None:
-    """RequestError, one line, where no Optuna storage can be opened at `url`, or it holds a study
-    of that name or forgets it.
+def check_storage_url(url: str) -> None:
+    """RequestError, one line, where no Optuna storage can be opened at `url`, or it would forget.
 
     "" is the sweep's own file, which cannot be wrong.
     """
@@ -153,11 +185,20 @@ def check_new_study(url: str, name: str) -> None:
             f"storage {shown(url)} is in memory, and ends with its process; name a file, e.g. "
             "sqlite:////folder/optuna.db"
         )
-    storage = open_storage(url, "give e.g. postgresql://USER@HOST/NAME, or leave it out for a file")
-    if name in optuna.get_all_study_names(storage):
+    open_storage(url, "give e.g. postgresql://USER@HOST/NAME, or leave it out for a file")
+
+
+def begin_study(url: str, name: str, sweep_id: str) -> None:
+    """Create the study of a new sweep; RequestError where the storage holds one of that name."""
+    try:
+        study = optuna.create_study(
+            storage=open_storage(url), study_name=name, direction="maximize", load_if_exists=False
+        )
+    except optuna.exceptions.DuplicatedStudyError:
         raise RequestError(
             f"storage {shown(url)} holds a sweep '{name}' already; choose another --name"
-        )
+        ) from None
+    study.set_user_attr(SWEEP, sweep_id)
 
 
 def last_epoch(trial: FrozenTrial) -> int:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rbnn.errors import RequestError
 from tune.report.console import print_table
 from tune.sweep.confirm import SUFFIX, confirmation_table, num_confirming, settings_of
-from tune.sweep.folder import Record, SweepFolder, sweep_folders
+from tune.sweep.folder import SweepFolder, SweepRecord, sweep_folders
 from tune.sweep.standing import rows_of
 from tune.sweep.study import BUSY_S, History, last_epoch
 from tune.sweep.table import Board, percent
@@ -33,7 +33,7 @@ class Standing:
     """
 
     folder: SweepFolder
-    record: Record
+    record: SweepRecord
     state: str
     board: Board
     busy_s: float = 0.0
@@ -81,7 +81,7 @@ class Standing:
             "cause": record.cause,
             "folder": str(self.folder.directory.resolve()),
             "store": shown(record.store),
-            "parent_run": record.parent,
+            "parent_run": self.folder.run_id,
             "process": record.process,
             "trials": {"budget": record.trials, **self.counts()},
             "epochs_done": sum(row.epochs for row in self.board.rows.values()),
@@ -115,7 +115,7 @@ def look_at(folder: SweepFolder, history: History | None = None) -> Standing:
         record.name,
         record.trials,
         int(record.recipe["epochs"]),
-        rows_of(history) if history else {},
+        rows_of(history, folder.directory) if history else {},
     )
     standing = Standing(folder, record, state, board, used_s=used_s)
     standing.busy_s = busy_s(history.trials(), state == "running") if history else 0.0

@@ -7,11 +7,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
+
+from tune.run.folder import State
 
 METRIC = "val/top1"
 BASELINE = 0  # the trial that runs the recipe's own setting
-State = Literal["running", "complete", "pruned", "failed", "killed"]
 
 
 @dataclass

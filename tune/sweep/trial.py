@@ -7,8 +7,8 @@ name.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,24 +16,44 @@ from typing import Any
 
 from rbnn.data import dataset_spec, open_source, use_source
 from rbnn.engine import LAST
+from rbnn.files import write_atomically
 from rbnn.recipe import Recipe
 from tune.run.journal import Journal
 from tune.run.remote import CheckpointStore
+from tune.sweep.folder import CONFIRM, TRIALS, trial_directory
 
 TEST_FILE = "test.json"
-TRIALS, CONFIRM = "trials", "confirm"
+Tell = Callable[[dict[str, Any]], None]
 
 
-def trial_recipe(base: dict[str, Any], overrides: dict[str, Any]) -> Recipe:
-    """The full recipe of a trial."""
-    return Recipe(**{**base, **overrides})
+@dataclass(frozen=True)
+class TrialSpec:
+    """Which trial a process is to run: its number, the recipe values that it tries, and how many of
+    its epochs the study knows already.
 
-
-def trial_directory(home: str | Path, number: int, kind: str = TRIALS) -> Path:
-    """The folder of a trial's checkpoints; its place is fixed by the trial's number, so that a
-    retry finds them.
+    test: whether it confirms a setting, whose last epoch comes with the test set's score; setting:
+    the number of the search's trial that it confirms, -1 in the search itself.
     """
-    return Path(home) / kind / f"{number:04d}"
+
+    number: int
+    values: dict[str, Any]
+    epochs_done: int = 0
+    test: bool = False
+    setting: int = -1
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> TrialSpec:
+        """The spec in the config of one of Ray Tune's trials."""
+        return cls(**{spec.name: config[spec.name] for spec in dataclasses.fields(cls)})
+
+    def to_config(self) -> dict[str, Any]:
+        """As Ray Tune carries it."""
+        return dataclasses.asdict(self)
+
+    @property
+    def kind(self) -> str:
+        """The folder of its like: trials, or confirm."""
+        return CONFIRM if self.test else TRIALS
 
 
 def trial_store(store: str, number: int, kind: str = TRIALS) -> str:
@@ -47,16 +67,18 @@ def for_tune(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class TrialRun:
-    """A trial in its own process. address: of its checkpoints in an object store, or "". resources:
-    of one of its workers.
+class Trial:
+    """A trial in its own process.
+
+    address: of its checkpoints in an object store, or "". resources: of one of its workers, None as
+    the machine allows. tested: whether its last epoch is told apart, with the test set's score.
     """
 
     recipe: Recipe
     directory: Path
-    address: str
-    resources: dict[str, float] | None
-    tested: bool
+    address: str = ""
+    resources: dict[str, float] | None = None
+    tested: bool = False
 
     def journal(self) -> Journal:
         """What the trial has reported so far, on whichever node."""
@@ -68,35 +90,35 @@ class TrialRun:
             store.push(self.directory)
         return journal
 
-    def train(self, journal: Journal, tell: Callable[[dict[str, Any]], None]) -> None:
-        """Train to the last epoch, from last.ckpt where it is there; `tell` hears the epochs that
-        the journal does not hold.
-        """
-        from tune.run.workers import torch_trainer, train_alone, worker_config
 
-        if self.recipe.train_workers == 1:
+def train_trial(trial: Trial, journal: Journal, tell: Tell) -> None:
+    """Train to the last epoch, from last.ckpt where it is there; `tell` hears the epochs that the
+    journal does not hold.
+    """
+    from tune.run.workers import name_own_ray, torch_trainer, train_alone, worker_config
 
-            def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
-                if metrics["epoch"] > journal.last_epoch:
-                    journal.append(metrics)
-                    tell(metrics)
+    recipe, directory = trial.recipe, trial.directory
+    if recipe.train_workers == 1:
 
-            train_alone(worker_config(self.recipe, self.directory, self.address), report)
-            return
-        _name_own_ray()
-        callbacks = [
-            _tune_callback(journal.last_epoch, self.recipe.epochs - 1 if self.tested else -1)
-        ]
-        trainer = torch_trainer(
-            self.recipe,
-            self.directory,
-            callbacks,
-            self.directory / "ray",
-            self.directory.name,
-            address=self.address,
-            resources=self.resources,
-        )
-        trainer.fit()
+        def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
+            if metrics["epoch"] > journal.last_epoch:
+                journal.append(metrics)
+                tell(metrics)
+
+        train_alone(worker_config(recipe, directory, trial.address), report)
+        return
+    name_own_ray()
+    withheld = recipe.epochs - 1 if trial.tested else -1
+    trainer = torch_trainer(
+        recipe,
+        directory,
+        [_tune_callback(journal.last_epoch, withheld)],
+        directory / "ray",
+        directory.name,
+        address=trial.address,
+        resources=trial.resources,
+    )
+    trainer.fit()
 
 
 def shared_data(recipe: Recipe) -> Any:
@@ -119,52 +141,40 @@ def run_trial(
     store: str = "",
     worker_resources: dict[str, float] | None = None,
     data: Any = None,
+    train: Callable[[Trial, Journal, Tell], None] = train_trial,
 ) -> None:
-    """Ray Tune's trainable: `config` is what `OptunaSearcher.suggest` gave.
+    """Ray Tune's trainable: `config` is a TrialSpec's, as the searcher gave it.
 
     data: where Ray keeps the baseline's data set, which the sweep has read: all processes of a node
-    use the same memory.
+    use the same memory. train: what trains; tests and benchmarks put something quicker in its
+    place.
 
-    number, overrides: which trial. epochs: how many the study knows already; what the trial's
-    journal holds from there on is reported again, as a kill may have come before it was heard.
-    test: the last epoch is reported with the test set's score.
+    What the trial's journal holds beyond `epochs_done` is reported again, as a kill may have come
+    before it was heard.
     """
     import ray.tune
 
     if data is not None:
         use_source(base["dataset"], base["data_path"], ray.get(data))
-    recipe = trial_recipe(base, config["overrides"])
-    number, tested = config["number"], config.get("test", False)
-    kind = CONFIRM if tested else TRIALS
-    directory = trial_directory(sweep_directory, number, kind)
-    run = TrialRun(recipe, directory, trial_store(store, number, kind), worker_resources, tested)
+    spec = TrialSpec.of(config)
+    recipe = Recipe(**{**base, **spec.values})
+    directory = trial_directory(sweep_directory, spec.number, spec.kind)
+    address = trial_store(store, spec.number, spec.kind)
+    trial = Trial(recipe, directory, address, worker_resources, spec.test)
     last = recipe.epochs - 1
 
     def tell(metrics: dict[str, Any]) -> None:
-        if metrics["epoch"] < last or not tested:
+        if metrics["epoch"] < last or not spec.test:
             ray.tune.report(for_tune(metrics))
 
-    journal = run.journal()
-    for metrics in journal.rows[max(config["epochs"] - 1, 0) :]:
+    journal = trial.journal()
+    for metrics in journal.rows[max(spec.epochs_done - 1, 0) :]:
         tell(metrics)
     if journal.last_epoch < last:
-        run.train(journal, tell)
-    if tested:
-        ray.tune.report(for_tune(run.journal().rows[last] | score_on_test_set(recipe, directory)))
-
-
-def _name_own_ray() -> None:
-    """Make Ray Train's helpers ask the Ray that they run in.
-
-    The one that frees the places of a stopped trial's workers asks the latest Ray that was started
-    on the machine, which may be another: the places then stay taken, and the next trial waits for
-    ever (seen with Ray 2.60 beside a `ray start --head`).
-    """
-    import ray
-    from ray.train.v2._internal import constants
-
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+        train(trial, journal, tell)
+    if spec.test:
+        scores = score_on_test_set(recipe, directory)
+        ray.tune.report(for_tune(trial.journal().rows[last] | scores))
 
 
 def _tune_callback(known: int, withheld: int) -> Any:
@@ -189,18 +199,19 @@ def score_on_test_set(recipe: Recipe, directory: Path) -> dict[str, float]:
 
     {} where validation images are not held out of a data set that has a test set beside.
     """
-    file = directory / TEST_FILE
     if not dataset_spec(recipe.dataset).has_test_split or not recipe.val_fraction:
         return {}
-    if not file.is_file():
+    if not (directory / TEST_FILE).is_file():
         from rbnn.session import evaluate_file
 
         alone = recipe.replace(val_fraction=0.0, train_workers=1, evaluate="", resume="")
         metrics, _ = evaluate_file(alone, str(directory / LAST))
-        partial = file.with_suffix(".partial")
-        partial.write_text(
-            json.dumps({name.replace("val/", "test/"): value for name, value in metrics.items()})
-        )
-        partial.replace(file)
-    found: dict[str, float] = json.loads(file.read_text())
+        scores = {name.replace("val/", "test/"): value for name, value in metrics.items()}
+        write_scores(directory, scores)
+    found: dict[str, float] = json.loads((directory / TEST_FILE).read_text())
     return found
+
+
+def write_scores(directory: Path, scores: dict[str, float]) -> None:
+    """Keep the test set's scores in the run's folder."""
+    write_atomically(directory / TEST_FILE, json.dumps(scores))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import statistics
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,22 @@ from tune.tracking.reader import RunReader, quoted
 
 # Where and how a run was computed, and its seed: a measurement of the recipe all the same.
 OF_THE_MACHINE = ("seed", "train_workers", "threads", "gpus", "loader", "compile")
+
+
+SAME = (
+    "dataset",
+    "model",
+    "batch_size",
+    "batch_size_test",
+    "train_workers",
+    "threads",
+    "val_fraction",
+    "use_dali",
+    "loader",
+    "a32",
+    "compile",
+    "precision",
+)
 
 
 def measured_accuracies(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -29,9 +46,7 @@ def measured_accuracies(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     wanted = list(names)
     if not has_runs(wanted):
         return {}
-    from tune.tracking.mirror import Tracker
-
-    tracker = Tracker.open()
+    tracker = RunReader.open()
     found = {name: best_run(tracker, name) for name in wanted}
     return {name: figures for name, figures in found.items() if figures}
 
@@ -62,7 +77,7 @@ def has_runs(names: list[str]) -> bool:
 def best_run(tracker: RunReader, name: str) -> dict[str, Any] | None:
     """The figures of one recipe; None where no run of it counts."""
     filters = f"tags.`rbnn.recipe` = {quoted(name)} and attributes.status = 'FINISHED'"
-    runs = tracker.client.search_runs([tracker.experiment_id], filters, max_results=1000)
+    runs = tracker.search(filters)
     results = []
     for run in runs:
         if run.data.tags.get("rbnn.kind") in ("train", "replay") and unchanged(
@@ -92,3 +107,25 @@ def unchanged(tracker: RunReader, run_id: str, recipe: Recipe) -> bool:
         return False
     wanted = recipe.to_dict(only_affecting=True)
     return all(own[key] == value for key, value in wanted.items() if key not in OF_THE_MACHINE)
+
+
+def recorded_epoch_s(recipe: Recipe, reader: RunReader) -> tuple[float, str] | None:
+    """The median epoch of the latest recorded run of the same network on the same data with the
+    same batches and threads.
+    """
+    values = recipe.to_dict()
+    wanted = {
+        name: str(values[name]).lower() if isinstance(values[name], bool) else str(values[name])
+        for name in SAME
+    }
+    conditions = [
+        f"params.`{name}` = '{wanted[name]}'"
+        for name in ("dataset", "model", "batch_size", "threads")
+    ]
+    for run in reversed(reader.search(" and ".join(conditions))):
+        alike = all(run.data.params.get(name, wanted[name]) == wanted[name] for name in SAME)
+        if alike and "time/epoch_s" in run.data.metrics:
+            points = reader.client.get_metric_history(run.info.run_id, "time/epoch_s")
+            seconds = statistics.median(point.value for point in points)
+            return seconds, f"of run {run.info.run_id[:8]}, {len(points)} epochs recorded"
+    return None

@@ -1,333 +1,343 @@
-"""Records runs in MLflow: one writer process, explicit run ids, never MLflow's global active run.
+"""MLflow as a mirror of run folders: `sync` makes the store's run say what the folder says.
+
+It may be called at any time, by any process, as often as one likes, and leaves what it left the
+first time: runs are found by their own id (tag `rbnn.id`), an epoch is logged at the time that its
+folder gives it, which MLflow keeps once, and the count of epochs goes into the same call.
 
 Names that others read: tags `rbnn.kind`, `rbnn.recipe`, `rbnn.sweep`, `rbnn.trial`, `rbnn.pruned`,
-`rbnn.cause` and `rbnn.data_fingerprint`; artifacts `recipe.yaml`, `environment.yaml`,
-`source_changes.diff` (of a changed tree), `digests.txt`, `checkpoints/`; params are the recipe's
-options.
+`rbnn.state`, `rbnn.cause`, `rbnn.epochs`, `rbnn.data_fingerprint`; artifacts `recipe.yaml`,
+`environment.yaml`, `source_changes.diff` (of a changed tree), `digests.txt`, `checkpoints/`; params
+are the recipe's options.
 """
 
 from __future__ import annotations
 
-import getpass
 import json
-import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rbnn.errors import RequestError
-from rbnn.recipe import Recipe
-from tune.run.environment import run_environment, source_changes, without_secrets
-from tune.sweep.folder import Process
-from tune.tracking.address import (
-    artifact_folder,
-    check_reachable,
-    quiet_client,
-    shown,
-    tracking_uri,
-    unreachable,
+from rbnn.files import write_atomically
+from tune.process import Process
+from tune.run.environment import without_secrets
+from tune.run.folder import ENVIRONMENT, MIRROR_FILE, RECIPE, RunFolder, RunInfo
+from tune.run.journal import Journal, epoch_metrics
+from tune.tracking.address import artifact_folder, shown, unreachable
+from tune.tracking.entities import (
+    ALWAYS,
+    AT_THE_END,
+    CHECKPOINTS,
+    EPOCHS_TAG,
+    MARK_TAG,
+    MAX_PARAMS,
+    MAX_TAG_LENGTH,
+    NOTE_TAG,
+    POINTS_TAG,
+    REPORTS,
+    RUN_STATES,
+    STATE_TAG,
+    Known,
+    batches,
+    data_inputs,
+    is_complete,
+    mark_of,
+    param_text,
+    status_of,
+    test_scores,
+    user_name,
 )
-from tune.tracking.describing import ABOUT, described
-from tune.tracking.models import PERIODIC
-from tune.tracking.reader import PARENT_TAG, RunReader
-from tune.tracking.store_writes import STATE_TAG, Applier, written
-from tune.tracking.write_buffer import CLOSE_PATIENCE_S, WriteBuffer, is_outage
+from tune.tracking.models import PERIODIC, keep_checkpoints
+from tune.tracking.reader import EXPERIMENT, ID_TAG, PARENT_TAG, RunReader
+from tune.tracking.view import ABOUT, described, save_view, searched_in
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-Kind = Literal["train", "sweep", "trial", "confirm", "replay", "evaluate"]
-Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-NOTE_TAG = "mlflow.note.content"
-STATES: dict[Status, str] = {"FINISHED": "complete", "KILLED": "killed", "FAILED": "failed"}
-MAX_TAG_LENGTH = 5000
+    from mlflow.entities import Metric
 
 
-class Tracker(RunReader):
-    """Reads and writes one MLflow experiment. Meant for a single writing process; SQLite locks
-    under several.
+class Mirror:
+    """The runs of one MLflow store, made equal to their folders. Used by one thread at a time."""
 
-    Writes are carried out when asked for, and raise; within `buffered` a thread carries them out,
-    and they never raise.
-    """
-
-    def __init__(
-        self, client: MlflowClient, uri: str, experiment_id: str, experiment: str = "rbnn"
-    ) -> None:
-        super().__init__(client, uri, experiment_id)
-        self.experiment = experiment
-        self._applier = Applier(client, experiment_id)
-        self._buffer: WriteBuffer | None = None
+    def __init__(self, reader: RunReader, *, say: Callable[[str], object] = print) -> None:
+        self.reader, self.client, self.say = reader, reader.client, say
+        self._known: dict[str, Known] = {}
+        self._journals: dict[Path, Journal] = {}
 
     @classmethod
-    def open(cls, experiment: str = "rbnn", *, uri: str = "") -> Tracker:
-        """The experiment of that name, created where missing, in the store at `uri` (default:
-        `tracking_uri()`).
-
-        Raises RequestError, one line, within seconds where the store does not answer or refuses.
+    def open(cls, uri: str = "", **options: Any) -> Mirror:
+        """The mirror in the store at `uri` (default: where MLFLOW_TRACKING_URI says); RequestError
+        where it does not answer.
         """
-        uri = uri or tracking_uri()
-        check_reachable(uri)
-        client = quiet_client(uri)
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
+        return cls(RunReader.open(uri, create=True), **options)
 
-        try:
-            found = client.get_experiment_by_name(experiment)
-            if found is None:
-                folder = artifact_folder(uri)
-                location = folder.as_uri() if folder else None
-                try:
-                    new_id = client.create_experiment(
-                        experiment, artifact_location=location, tags={NOTE_TAG: ABOUT}
-                    )
-                    return cls(client, uri, new_id, experiment)
-                except (
-                    MlflowException
-                ):  # where another process made it at this very moment, it is there now
-                    found = client.get_experiment_by_name(experiment)
-                    if found is None:
-                        raise
-        except (MlflowException, SQLAlchemyError) as error:
-            raise unreachable(uri, error) from error
+    def sync(self, directory: Path) -> str:
+        """Bring the store's run of a folder up to date; returns MLflow's id of it.
+
+        Raises whatever MLflow raises where the store does not answer; what is in the store then is
+        right as far as it goes, and the next call goes on.
+        """
+        from mlflow.exceptions import MlflowException
+
+        run = RunFolder(directory)
+        with run.locked():
+            try:
+                return self._sync(run)
+            except MlflowException as error:
+                # Deleted in MLflow's pages since this process looked: found, and restored, anew.
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+                if self._known.pop(run.info.id, None) is None:
+                    raise
+                return self._sync(run)
+
+    def _sync(self, run: RunFolder) -> str:
+        info = run.info
+        known = self._known.get(info.id) or self._find(info) or self._create(run, info)
+        self._known[info.id] = known
+        self._note_copy(run, known)
+        ended = info.state != "running"
+        if ended and is_complete(run, info, known):
+            return known.run_id
+        if known.info != info:
+            self._describe(run, info, known)
+            self._tag(known, self._tags(run, info))
+            if known.status != "RUNNING" and not ended:
+                self._resume(known)
+            known.info = info
+        self._files(run, info, known)
+        self._epochs(run, known)
+        self._points(run, known)
+        self._checkpoints(run, known, ended=ended)
+        if ended:
+            self._end(run, info, known)
+        return known.run_id
+
+    def prefetch(self) -> None:
+        """Learn in a few calls what the store holds of all runs, before many are synced."""
+        for run in self.reader.search(f"tags.`{ID_TAG}` LIKE '%'"):
+            known = Known.of(run)
+            self._known.setdefault(known.tags[ID_TAG], known)
+
+    def lacks(self, directory: Path) -> bool:
+        """Whether the store's run of a folder is missing or behind; nothing is changed."""
+        run = RunFolder(directory)
+        info = run.info
+        known = self._known.get(info.id)
+        if known is None:
+            found = self.reader.search(f"tags.`{ID_TAG}` = '{info.id}'")
+            known = Known.of(found[0]) if found else None
+        return known is None or not is_complete(run, info, known)
+
+    def _find(self, info: RunInfo) -> Known | None:
+        """The store's run of that id, restored where it was deleted in MLflow's pages."""
+        found = self.reader.search(f"tags.`{ID_TAG}` = '{info.id}'", deleted=True)
+        if not found:
+            return None
+        run = min(found, key=lambda each: each.info.lifecycle_stage != "active")
+        if run.info.lifecycle_stage == "deleted":
+            self.client.restore_run(run.info.run_id)
+            self.say(f"MLflow run {run.info.run_id[:8]} ({info.name}) was deleted; it is restored")
+        return Known.of(run)
+
+    def _create(self, run: RunFolder, info: RunInfo) -> Known:
+        parent = self._parent(run, info)
+        experiment = parent.experiment_id if parent else self._experiment()
+        tags = self._tags(run, info)
+        began = int(info.began * 1000)
+        made = self.client.create_run(experiment, began, tags, info.name)
+        return Known(made.info.run_id, experiment, tags=tags)
+
+    def _parent(self, run: RunFolder, info: RunInfo) -> Known | None:
+        """The store's run of the run that this one belongs to, brought there first."""
+        if not info.parent:
+            return None
+        if info.parent not in self._known:
+            for folder in list(run.directory.resolve().parents)[:2]:
+                other = RunFolder(folder)
+                if other.exists and other.info.id == info.parent:
+                    self.sync(folder)
+        if info.parent not in self._known:
+            found = self.reader.search(f"tags.`{ID_TAG}` = '{info.parent}'", deleted=True)
+            if found:
+                self._known[info.parent] = Known.of(found[0])
+        return self._known.get(info.parent)
+
+    def _experiment(self) -> str:
+        """The experiment of new runs, created where missing."""
+        from mlflow.exceptions import MlflowException
+
+        uri = self.reader.uri
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            folder = artifact_folder(uri)
+            location = folder.as_uri() if folder else None
+            try:
+                new: str = self.client.create_experiment(EXPERIMENT, location, {NOTE_TAG: ABOUT})
+                self.reader.__dict__.pop("experiment_ids", None)
+                return new
+            except MlflowException:  # made by another process at this very moment
+                found = self.client.get_experiment_by_name(EXPERIMENT)
+                if found is None:
+                    raise
         if found.lifecycle_stage != "active":
             remedy = f"mlflow experiments restore --experiment-id {found.experiment_id}"
-            raise unreachable(uri, f"its experiment '{experiment}' is deleted", remedy)
-        return cls(client, uri, found.experiment_id, experiment)
+            raise unreachable(uri, f"its experiment '{EXPERIMENT}' is deleted", remedy)
+        return str(found.experiment_id)
 
-    @contextmanager
-    def buffered(self, folder: Path, *, patience_s: float = CLOSE_PATIENCE_S) -> Iterator[None]:
-        """Within it, writes are handed to a thread; at its end they are all in the store, or in
-        `folder`/pending.jsonl.
-
-        patience_s: how long the end waits for a store that does not answer. Reads may precede
-        writes: `flush` first. A block inside another one uses the outer one's thread.
-        """
-        if self._buffer:
-            yield
-            return
-        header = {
-            "store": shown(self.uri),
-            "experiment": self.experiment,
-            "process": str(Process.current()),
-        }
-        self._buffer = WriteBuffer(self._applier, folder, header, self._answers)
-        try:
-            yield
-        finally:
-            buffer, self._buffer = self._buffer, None
-            buffer.close(patience_s)
-
-    def flush(self, timeout_s: float = CLOSE_PATIENCE_S) -> bool:
-        """Wait until everything written so far is in the store; False where it is not after
-        `timeout_s`.
-        """
-        return self._buffer is None or self._buffer.flush(timeout_s)
-
-    def _answers(self) -> bool:
-        try:
-            check_reachable(self.uri)
-        except RequestError:
-            return False
-        return True
-
-    def _write(self, op: str, run: str, **given: Any) -> None:
-        write = {"op": op, "run": run, **given}
-        if self._buffer:
-            self._buffer.put(write)
-        else:
-            self._applier.apply(write)
-
-    def start_run(
-        self,
-        kind: Kind,
-        name: str,
-        *,
-        recipe: Recipe | None,
-        parent: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        description: str = "",
-    ) -> str:
-        """Create a RUNNING run with its recipe and environment; returns the run id. A sweep is
-        tagged with its own name.
-
-        Without a description, the run's page says what its recipe is. `rbnn.recipe` (the recipe's
-        name) is the caller's to give in `tags`; without it, `name` stands there.
-        """
-        env = run_environment(recipe)
-        if recipe and not description:
-            description = described(kind, recipe, (tags or {}).get("rbnn.recipe", name))
+    def _tags(self, run: RunFolder, info: RunInfo) -> dict[str, str]:
+        """All tags of a run but those that say how far it is."""
+        file = run.directory / ENVIRONMENT
+        environment = yaml.safe_load(file.read_text()) if file.is_file() else {}
+        has_recipe = (run.directory / RECIPE).is_file()
+        recipe = run.recipe if has_recipe else None
+        note = info.description
+        if recipe and not note:
+            note = described(info.kind, recipe, info.tags.get("rbnn.recipe", info.name))
+        parent = self._parent(run, info)
+        process = str(Process(**info.process)) if info.process else ""
         values = {
-            "rbnn.kind": kind,
-            "rbnn.recipe": name if recipe else "",
-            "mlflow.source.name": env["command"],
-        }
-        values |= {
-            "mlflow.source.type": "LOCAL",
-            "mlflow.user": _user(),
-            "mlflow.source.git.commit": env["git_commit"],
-        }
-        values |= {
-            "rbnn.sweep": name if kind == "sweep" else "",
-            PARENT_TAG: parent or "",
-            NOTE_TAG: description,
-        }
-        values |= {
+            ID_TAG: info.id,
+            "rbnn.kind": info.kind,
             "rbnn.seed": str(recipe.seed) if recipe else "",
-            "rbnn.process": str(Process.current()),
-            **(tags or {}),
+            "rbnn.process": process,
+            "rbnn.data_fingerprint": info.data.get("fingerprint", ""),
+            PARENT_TAG: parent.run_id if parent else "",
+            NOTE_TAG: note,
+            "mlflow.source.name": environment.get("command", ""),
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": environment.get("git_commit", ""),
+            "mlflow.user": user_name(),
+            **info.tags,
         }
-        run_id = self._create_run(
-            name, {key: str(value)[:MAX_TAG_LENGTH] for key, value in values.items() if value != ""}
-        )
-        if recipe is not None:
-            self.log_params(run_id, recipe.to_dict())
-            self.log_text(run_id, recipe.to_yaml(), "recipe.yaml")
-        self.log_text(run_id, yaml.safe_dump(env, sort_keys=False), "environment.yaml")
-        if source_changes():
-            self.log_text(run_id, source_changes(), "source_changes.diff")
-        return run_id
+        return {key: str(value)[:MAX_TAG_LENGTH] for key, value in values.items() if value != ""}
 
-    def _create_run(self, name: str, tags: dict[str, str]) -> str:
-        """The new run's id; one of ours, which the store's will replace, where the store is away
-        and writes are buffered.
+    def _tag(self, known: Known, tags: dict[str, str], metrics: list[Metric] | None = None) -> None:
+        """Set the tags that are not so yet, in one call with the metrics."""
+        from mlflow.entities import RunTag
+
+        new = {key: value for key, value in tags.items() if known.tags.get(key) != value}
+        if new or metrics:
+            entries = [RunTag(key, value) for key, value in new.items()]
+            self.client.log_batch(known.run_id, metrics=metrics or [], tags=entries)
+            known.tags |= new
+
+    def _describe(self, run: RunFolder, info: RunInfo, known: Known) -> None:
+        """Params and inputs: logged once, as they do not change."""
+        from mlflow.entities import Param
+
+        values = dict(info.params)
+        if (run.directory / RECIPE).is_file():
+            values |= run.recipe.to_dict()
+        missing = [
+            Param(key, param_text(value))
+            for key, value in values.items()
+            if key not in known.params
+        ]
+        for first in range(0, len(missing), MAX_PARAMS):
+            self.client.log_batch(known.run_id, params=missing[first : first + MAX_PARAMS])
+        known.params |= values.keys()
+        if info.data and not known.has_data:
+            self.client.log_inputs(known.run_id, data_inputs(info.data))
+            known.has_data = True
+
+    def _files(self, run: RunFolder, info: RunInfo, known: Known) -> None:
+        """Copy the folder's files to the run's artifacts where they changed."""
+        names = dict.fromkeys(ALWAYS, "")
+        if info.state != "running":
+            names |= dict.fromkeys(AT_THE_END, "")
+        if info.kind == "sweep":
+            names |= dict.fromkeys(REPORTS, "report")
+        for name, folder in names.items():
+            file = run.directory / name
+            if not file.is_file():
+                continue
+            state = file.stat()
+            if known.files.get(name) == (state.st_size, state.st_mtime_ns):
+                continue
+            if name == "sweep.yaml":  # the artifact names storages without their passwords
+                self.client.log_text(known.run_id, without_secrets(file.read_text()), name)
+            else:
+                self.client.log_artifact(known.run_id, str(file), folder or None)
+            known.files[name] = (state.st_size, state.st_mtime_ns)
+
+    def _epochs(self, run: RunFolder, known: Known) -> None:
+        """The epochs that the store lacks, their digests first."""
+        journal = self._journals.setdefault(run.directory, Journal(run.directory))
+        journal.refresh()
+        rows = journal.rows
+        if len(rows) <= known.num_epochs:
+            return
+        lines = [
+            f"{row['epoch']} {key} {value}"
+            for row in rows
+            for key, value in epoch_metrics(row).items()
+            if key.startswith("digest")
+        ]
+        if lines:
+            self.client.log_text(known.run_id, "\n".join(lines) + "\n", "digests.txt")
+        for count, metrics in batches(rows, known.num_epochs, "epoch"):
+            self._tag(known, {EPOCHS_TAG: str(count)}, metrics)
+            known.num_epochs = count
+
+    def _points(self, run: RunFolder, known: Known) -> None:
+        """The values that do not come by epoch; those of the test set, at the last epoch."""
+        for count, metrics in batches(run.points, known.num_points, "step"):
+            self._tag(known, {POINTS_TAG: str(count)}, metrics)
+            known.num_points = count
+
+    def _checkpoints(self, run: RunFolder, known: Known, *, ended: bool) -> None:
+        """Checkpoints as artifacts and logged models: periodic ones as they come, the others at the
+        end.
         """
-        began = _now_ms()
-        if self._buffer is None:
-            return self._applier.create_run("", name, tags, began)
-        if (
-            not self._buffer.away and self._answers()
-        ):  # asked first, as the client itself tries for long
-            try:
-                return self._applier.create_run("", name, tags, began)
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-        ours = uuid.uuid4().hex
-        self._buffer.put(
-            {"op": "create_run", "run": ours, "name": name, "tags": tags, "start_ms": began}
-        )
-        return ours
+        files = sorted(run.directory.glob(f"{PERIODIC}*.ckpt"))
+        periodic = tuple(file.name for file in files)
+        if ended:
+            files = [run.directory / name for name in CHECKPOINTS] + files
+        files = [file for file in files if file.is_file()]
+        if files and (ended or known.files.get("periodic") != periodic):
+            keep_checkpoints(self.client, known.run_id, files)
+            known.files["periodic"] = periodic
 
-    def resume_run(self, run_id: str) -> None:
-        """Mark a run that ended, or whose process died, as RUNNING again; what it logged stays and
-        is not logged twice.
-        """
-        self._write("resume", run_id)
-        self.set_tags(run_id, {"rbnn.process": str(Process.current())})
+    def _resume(self, known: Known) -> None:
+        """Mark a run that had ended as running, and take back what its end left."""
+        self.client.update_run(known.run_id, status="RUNNING")
+        known.status = "RUNNING"
+        for tag in ("rbnn.cause", "rbnn.pruned", STATE_TAG, MARK_TAG):
+            if known.tags.pop(tag, None) is not None:
+                self.client.delete_tag(known.run_id, tag)
 
-    def log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
-        """Record each value as text: a list as its items with spaces between, true and false as in
-        a recipe file.
-        """
-        self._write("params", run_id, values={name: _text(value) for name, value in values.items()})
+    def _end(self, run: RunFolder, info: RunInfo, known: Known) -> None:
+        """Say how the run ended, after all that its end left."""
+        if info.kind == "sweep":
+            save_view(self.client, known.experiment_id, info.id, searched_in(info.params))
+        if scores := test_scores(run):
+            self.client.log_batch(known.run_id, metrics=scores)
+        tags = {STATE_TAG: RUN_STATES.get(info.state, info.state), MARK_TAG: mark_of(run, info)}
+        if info.state == "pruned":
+            tags["rbnn.pruned"] = "true"
+        if info.cause:
+            tags["rbnn.cause"] = info.cause[:MAX_TAG_LENGTH]
+        self._tag(known, tags)
+        if known.status != status_of(info):
+            ended = int((info.ended or info.began) * 1000)
+            self.client.set_terminated(known.run_id, status_of(info), ended)
+            known.status = status_of(info)
 
-    def log_epoch(self, run_id: str, metrics: Mapping[str, Any], epoch: int) -> None:
-        """Record one epoch (0-based) in one call; an epoch that the run already holds, as after a
-        resume, is left as it is.
-
-        Keys that begin with `digest` hold text and become lines "epoch key value" of digests.txt;
-        all others hold numbers.
-        """
-        numbers = {key: value for key, value in metrics.items() if not key.startswith("digest")}
-        texts = [key for key, value in numbers.items() if isinstance(value, str) or value is None]
-        if texts:
-            raise TypeError(
-                f"metric {texts[0]!r} is {numbers[texts[0]]!r}, not a number; name text digest..."
-            )
-        digests = {key: str(value) for key, value in metrics.items() if key.startswith("digest")}
-        values = {key: written(float(value)) for key, value in numbers.items()}
-        self._write(
-            "epoch", run_id, metrics=values, digests=digests, epoch=epoch, time_ms=_now_ms()
-        )
-
-    def log_points(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """Record values that do not come by epoch, such as a sweep's best by trial number."""
-        values = {key: written(float(value)) for key, value in metrics.items()}
-        self._write("points", run_id, metrics=values, step=step, time_ms=_now_ms())
-
-    def log_checkpoints(self, run_id: str, files: Sequence[Path]) -> None:
-        """Keep these files, and the periodic checkpoints beside them, as artifacts in checkpoints/
-        and as LoggedModels.
-
-        Files of the same name are replaced; periodic ones that are no longer there are dropped from
-        the store as well.
-        """
-        folders = dict.fromkeys(file.parent for file in files)
-        beside = [file for folder in folders for file in sorted(folder.glob(f"{PERIODIC}*.ckpt"))]
-        self._write(
-            "checkpoints",
-            run_id,
-            files=[str(file.resolve()) for file in dict.fromkeys([*files, *beside])],
-        )
-
-    def log_artifact(self, run_id: str, file: Path, folder: str = "") -> None:
-        """Copy a file to the run's artifacts."""
-        self._write("artifact", run_id, path=str(file.resolve()), folder=folder)
-
-    def log_data(self, run_id: str, name: str, fingerprint: str, sizes: Mapping[str, int]) -> None:
-        """Record the data set as MLflow inputs, one per split: `sizes` maps a context (train,
-        validation) to its images.
-        """
-        self._write("inputs", run_id, name=name, fingerprint=fingerprint, sizes=dict(sizes))
-        self.set_tags(run_id, {"rbnn.data_fingerprint": fingerprint})
-
-    def log_text(self, run_id: str, text: str, artifact_file: str) -> None:
-        """Write `text` as the artifact of that name, replacing it."""
-        self._write("text", run_id, text=text, file=artifact_file)
-
-    def log_dict(self, run_id: str, content: Mapping[str, Any], artifact_file: str) -> None:
-        """Write a mapping as a .json or .yaml artifact, by the name's ending."""
-        as_json = artifact_file.endswith(".json")
-        text = (
-            json.dumps(content, indent=2)
-            if as_json
-            else yaml.safe_dump(dict(content), sort_keys=False)
-        )
-        self.log_text(run_id, text, artifact_file)
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set or replace tags, in one call."""
-        self._write(
-            "tags", run_id, tags={key: str(value)[:MAX_TAG_LENGTH] for key, value in tags.items()}
-        )
-
-    def tag_experiment(self, key: str, value: str) -> None:
-        """Set or replace a tag of the experiment."""
-        self._write("experiment_tag", "", key=key, value=value)
-
-    def finish(self, run_id: str, status: Status, *, pruned: bool = False, cause: str = "") -> None:
-        """End the run: FINISHED ran to its end, KILLED was stopped (always so when pruned), FAILED
-        broke, for `cause`.
-        """
-        if pruned and status != "KILLED":
-            raise ValueError(f"a pruned run ends as KILLED, not {status}")
-        tags = {
-            STATE_TAG: "pruned" if pruned else STATES[status],
-            **({"rbnn.pruned": "true"} if pruned else {}),
+    def _note_copy(self, run: RunFolder, known: Known) -> None:
+        """Tell the folder by which id people find the run in MLflow."""
+        copy = {
+            "store": shown(self.reader.uri),
+            "experiment": known.experiment_id,
+            "run": known.run_id,
         }
-        tags |= {"rbnn.cause": without_secrets(cause)} if cause else {}
-        self.set_tags(run_id, tags)
-        self._write("end", run_id, status=status, end_ms=_now_ms())
+        if run.mirrored != copy:
+            write_atomically(run.directory / MIRROR_FILE, json.dumps(copy))
 
 
-def _now_ms() -> int:
-    return int(time.time() * 1000)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""
+def end_dead(client: MlflowClient, run_id: str) -> None:
+    """End a run whose process died, and whose folder nobody knows."""
+    client.set_tag(run_id, STATE_TAG, "killed")
+    client.set_tag(run_id, "rbnn.cause", "its process died")
+    client.set_terminated(run_id, "KILLED")

@@ -2,31 +2,71 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import math
+import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from rbnn.errors import RequestError
-from rbnn.recipe import Recipe, load_recipe
-from tune.tracking.address import shown
+from rbnn.recipe import FIELDS, Recipe, load_recipe
+from tune.run.record import Epoch, RunRecord
+from tune.tracking.address import (
+    check_reachable,
+    quiet_client,
+    shown,
+    sqlite_path,
+    tracking_uri,
+    unreachable,
+)
+from tune.tracking.view import run_page
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 PARENT_TAG = "mlflow.parentRunId"
-LOCAL_ID_TAG = "rbnn.local_id"  # the id that a run had before the store could give it one
+ID_TAG = "rbnn.id"  # the id that a run has in its own folder
+EXPERIMENT = "rbnn"
+ID_LENGTH = 32
 
 
 class RunReader:
-    """The runs of one MLflow experiment, read only."""
+    """The runs of an MLflow store, whichever experiment they are in by now; read only."""
 
-    def __init__(self, client: MlflowClient, uri: str, experiment_id: str) -> None:
+    def __init__(self, client: MlflowClient, uri: str) -> None:
         self.client = client
         self.uri = uri
-        self.experiment_id = experiment_id
+
+    @classmethod
+    def open(cls, uri: str = "", *, create: bool = False) -> RunReader:
+        """The store at `uri` (default: `tracking_uri()`); create: also where its file is missing.
+
+        Raises RequestError, one line, within seconds where it does not answer or refuses.
+        """
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        uri = uri or tracking_uri()
+        path = sqlite_path(uri)
+        if path and not create and not path.is_file():
+            raise unreachable(uri, "there is no such file, and nothing is recorded in it yet")
+        check_reachable(uri)
+        reader = cls(quiet_client(uri), uri)
+        try:
+            reader.client.search_experiments(max_results=1)
+        except (MlflowException, SQLAlchemyError) as error:
+            raise unreachable(uri, error) from error
+        return reader
+
+    @functools.cached_property
+    def experiment_ids(self) -> list[str]:
+        """The experiments that runs may be in."""
+        return [each.experiment_id for each in self.client.search_experiments()]
 
     def lifecycle(self, run_id: str) -> str:
         """`active`, `deleted`, or "" where the store does not hold the run."""
@@ -42,37 +82,28 @@ class RunReader:
     def find_run(self, run_id_or_prefix: str) -> Run:
         """The run of that id, or the only one whose id begins so; RequestError for none or several.
 
-        A run that began while the store was away is found by the id that it was given then, too.
+        An id may be MLflow's, or the one that the run has in its own folder.
         """
-        from mlflow.exceptions import MlflowException
-
         wanted = run_id_or_prefix.strip().lower()
         if not wanted or not wanted.isalnum():
             raise RequestError(
                 f"run '{run_id_or_prefix}' is not a run id; give one, or its first characters, "
                 "from rbnn status"
             )
-        if len(wanted) == 32:
-            try:
-                return self.client.get_run(wanted)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-        found = self._search(f"attributes.run_id LIKE '{wanted}%'") or self._search(
-            f"tags.`{LOCAL_ID_TAG}` LIKE '{wanted}%'"
-        )
+        if len(wanted) == ID_LENGTH and self.lifecycle(wanted):
+            return self.client.get_run(wanted)
+        found = self.search(f"attributes.run_id LIKE '{wanted}%'")
+        found = found or self.search(f"tags.`{ID_TAG}` LIKE '{wanted}%'")
         if len(found) == 1:
             return found[0]
-        problem = (
-            f"begins {len(found)} run ids; give more characters"
-            if found
-            else "is unknown; see rbnn status, or rbnn ui"
-        )
+        problem = "is unknown; see rbnn status, or rbnn ui"
+        if found:
+            problem = f"begins {len(found)} run ids; give more characters"
         raise RequestError(f"run '{run_id_or_prefix}' in {shown(self.uri)} {problem}")
 
     def recipe_of(self, run_id: str) -> Recipe:
         """The recipe that the run recorded, loaded strictly; RequestError where it holds none."""
-        text = self._artifact_text(run_id, "recipe.yaml")
+        text = artifact_text(self.client, run_id, "recipe.yaml")
         if not text:
             raise RequestError(
                 f"run '{run_id}' holds no recipe.yaml; choose a run of rbnn train, sweep or replay"
@@ -84,19 +115,19 @@ class RunReader:
 
     def text_of(self, run_id: str, artifact_file: str) -> str:
         """The text of an artifact at the top of the run; "" where it is not there."""
-        return self._artifact_text(run_id, artifact_file)
+        return artifact_text(self.client, run_id, artifact_file)
 
     def environment_of(self, run_id: str) -> dict[str, str]:
         """What the run ran on, as `tune.run.environment` listed it; empty where it
         recorded none.
         """
-        found = yaml.safe_load(self._artifact_text(run_id, "environment.yaml") or "{}")
+        found = yaml.safe_load(artifact_text(self.client, run_id, "environment.yaml") or "{}")
         return {str(key): str(value) for key, value in found.items()}
 
     def digests_of(self, run_id: str) -> dict[int, dict[str, str]]:
         """Epoch -> digests of the network's bits by name."""
         found: dict[int, dict[str, str]] = {}
-        for line in self._artifact_text(run_id, "digests.txt").splitlines():
+        for line in artifact_text(self.client, run_id, "digests.txt").splitlines():
             epoch, key, value = line.split()
             found.setdefault(int(epoch), {})[key] = value
         return found
@@ -105,17 +136,15 @@ class RunReader:
         """The parent run of a sweep, by the sweep's name (the latest of that name) or by run id;
         RequestError for none.
         """
-        named = self._search(
+        named = self.search(
             f"tags.`rbnn.sweep` = {quoted(name_or_run_id)} and tags.`rbnn.kind` = 'sweep'"
         )
         if named:
             return named[-1]
         known = sorted({run.info.run_name for run in self.sweeps()})
-        hint = (
-            f"known: {', '.join(known)}"
-            if known
-            else "this store holds no sweep; start one with rbnn sweep"
-        )
+        hint = "this store holds no sweep; start one with rbnn sweep"
+        if known:
+            hint = f"known: {', '.join(known)}"
         refusal = RequestError(f"sweep '{name_or_run_id}' in {shown(self.uri)} is unknown; {hint}")
         try:
             run = self.find_run(name_or_run_id)
@@ -125,39 +154,30 @@ class RunReader:
             raise refusal
         return run
 
-    def trial_run(self, sweep: str, number: int) -> str:
-        """The id of the run of a sweep's trial; RequestError where the store holds none."""
-        named = (
-            f"tags.`rbnn.sweep` = {quoted(sweep)} and tags.`rbnn.kind` = 'trial' and "
-            f"tags.`rbnn.trial` = '{number}'"
-        )
-        found = self._search(named)
-        if not found:
-            raise RequestError(
-                f"trial {number} of sweep '{sweep}' has no run in {shown(self.uri)}; see rbnn "
-                f"doctor {sweep}"
-            )
-        return str(found[-1].info.run_id)
-
     def sweeps(self) -> list[Run]:
         """The parent runs of all sweeps, oldest first."""
-        return self._search("tags.`rbnn.kind` = 'sweep'")
+        return self.search("tags.`rbnn.kind` = 'sweep'")
 
     def children(self, parent_run_id: str, kind: str = "trial") -> list[Run]:
         """The trials of a sweep, or its runs of another kind (confirm), in the order in which they
         started.
         """
-        return self._search(
+        return self.search(
             f"tags.`{PARENT_TAG}` = {quoted(parent_run_id)} and tags.`rbnn.kind` = {quoted(kind)}"
         )
 
-    def _search(self, filter_string: str) -> list[Run]:
+    def search(self, filter_string: str, *, deleted: bool = False) -> list[Run]:
+        """The runs that a filter holds of, the oldest first; deleted ones only on request."""
+        from mlflow.entities import ViewType
+
         found: list[Run] = []
+        view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
         token = None
         while True:
             page = self.client.search_runs(
-                [self.experiment_id],
+                self.experiment_ids,
                 filter_string,
+                view,
                 max_results=1000,
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
@@ -167,9 +187,48 @@ class RunReader:
             if not token:
                 return found
 
-    def _artifact_text(self, run_id: str, artifact_file: str) -> str:
-        """The text of an artifact at the top of the run; "" where it is not there."""
-        return artifact_text(self.client, run_id, artifact_file)
+    def record_of(self, run_id: str) -> RunRecord:
+        """The record of a run in the store; RequestError where it recorded no recipe."""
+        run = self.find_run(run_id)
+        run_id = run.info.run_id
+        recipe = self.recipe_of(run_id).to_dict()
+        metrics: dict[int, dict[str, float]] = {}
+        for key in sorted(run.data.metrics):
+            for point in self.client.get_metric_history(run_id, key):
+                metrics.setdefault(point.step, {})[key] = _read(point.value)
+        digests = self.digests_of(run_id)
+        epochs = [
+            Epoch(epoch, digests.get(epoch, {}), metrics.get(epoch, {}))
+            for epoch in sorted(metrics.keys() | digests.keys())
+        ]
+        sizes: dict[str, int] = {}
+        data: dict[str, Any] = {
+            "name": "",
+            "fingerprint": run.data.tags.get("rbnn.data_fingerprint", ""),
+        }
+        for entry in run.inputs.dataset_inputs if run.inputs else []:
+            data["name"] = json.loads(entry.dataset.source).get("name", "")
+            sizes[entry.tags[0].value] = int(json.loads(entry.dataset.profile)["num_rows"])
+        tags = run.data.tags
+        return RunRecord(
+            run_id=run_id,
+            name=run.info.run_name,
+            kind=tags.get("rbnn.kind", ""),
+            status=run.info.status,
+            recipe_name=tags.get("rbnn.recipe", ""),
+            recipe={name: recipe[name] for name in FIELDS},
+            environment=self.environment_of(run_id),
+            data={**data, "sizes": sizes},
+            epochs=epochs,
+            page=run_page(run.info.experiment_id, run_id),
+        )
+
+
+def existing_reader() -> RunReader | None:
+    """The store where runs are recorded, None where it is a file that is not there yet."""
+    uri = tracking_uri()
+    path = sqlite_path(uri)
+    return None if path and not path.is_file() else RunReader.open(uri)
 
 
 def artifact_text(client: MlflowClient, run_id: str, artifact_file: str) -> str:
@@ -187,3 +246,8 @@ def quoted(text: str) -> str:
     if "'" in text and '"' in text:
         raise RequestError(f"name {text} holds both kinds of quotation marks; use one kind or none")
     return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def _read(value: float) -> float:
+    """MLflow stores an infinite value as the largest finite one."""
+    return math.copysign(math.inf, value) if abs(value) == sys.float_info.max else value

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rbnn.documented import documented_accuracies
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
-from tune.tracking.mirror import Tracker
 from tune.tracking.models import models_of
+from tune.tracking.reader import RunReader
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -57,7 +57,7 @@ class Registration:
     text: str
 
 
-def candidate_of(winner: Winner, sweep: str, tracker: Tracker) -> Candidate:
+def candidate_of(winner: Winner, sweep: str, reader: RunReader) -> Candidate:
     """The confirmed winner of a sweep; RequestError where it is not confirmed, or its run is not in
     the store.
     """
@@ -69,21 +69,16 @@ def candidate_of(winner: Winner, sweep: str, tracker: Tracker) -> Candidate:
             f"confirm it: rbnn resume {sweep} --confirm-seeds 3"
         )
     measure = "test/top1" if setting.test else "val/top1"
-    named = winner.row.run_id
-    run_id = (
-        tracker.find_run(named).info.run_id
-        if named
-        else tracker.trial_run(sweep, winner.row.number)
-    )
+    run_id = reader.find_run(winner.row.run_id).info.run_id
     return Candidate(run_id, winner.recipe, sweep, measure, tuple(setting.scores))
 
 
-def register_champion(tracker: Tracker, candidate: Candidate) -> Registration:
+def register_champion(reader: RunReader, candidate: Candidate) -> Registration:
     """Register a confirmed network and make it the champion, unless the present one is as good or
     cannot be compared.
     """
-    client, name = tracker.client, candidate.model_name
-    present = champion_of(tracker, name)
+    client, name = reader.client, candidate.model_name
+    present = champion_of(reader, name)
     held = f"{name} version {present.version}" if present else ""
     if present is not None:
         if present.run_id == candidate.run_id:
@@ -103,7 +98,7 @@ def register_champion(tracker: Tracker, candidate: Candidate) -> Registration:
             return Registration(
                 False, "", f"{held} stays {ALIAS}: {measure} {figures} over fresh seeds"
             )
-    version = _register(tracker, candidate)
+    version = _register(reader, candidate)
     client.set_registered_model_alias(name, ALIAS, version)
     over = f", in place of version {present.version}" if present else ""
     return Registration(
@@ -114,23 +109,23 @@ def register_champion(tracker: Tracker, candidate: Candidate) -> Registration:
     )
 
 
-def champion_of(tracker: Tracker, name: str) -> ModelVersion | None:
+def champion_of(reader: RunReader, name: str) -> ModelVersion | None:
     """The version that is champion, None where there is none."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return tracker.client.get_model_version_by_alias(name, ALIAS)
+        return reader.client.get_model_version_by_alias(name, ALIAS)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
 
 
-def _register(tracker: Tracker, candidate: Candidate) -> str:
+def _register(reader: RunReader, candidate: Candidate) -> str:
     """A new version with its scores, its recipe and the documented figure; its number."""
     from mlflow.exceptions import MlflowException
 
-    client, name = tracker.client, candidate.model_name
+    client, name = reader.client, candidate.model_name
     run = client.get_run(candidate.run_id)
     model = models_of(client, run).get(CHECKPOINT)
     if model is None:

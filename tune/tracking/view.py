@@ -9,18 +9,16 @@ a filter of its own would override it.
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-import yaml
-
-from tune.tracking.reader import quoted
+from rbnn.recipe import Recipe
+from tune.run.folder import RunFolder
+from tune.tracking.address import is_server, without_login
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Run
-
-    from tune.tracking.mirror import Tracker
 
 TAG = "mlflow.sharedViewState."
 METRIC = "val/top1"
@@ -28,41 +26,47 @@ MAX_OPTIONS = 8
 USUAL = ("lr", "Tmin", "Tmax", "rotation_update", "warm_up")
 
 
-def view_key(sweep: str) -> str:
-    """The name under which a sweep's view is saved."""
-    return re.sub(r"[^A-Za-z0-9_-]", "-", sweep)
+def run_page(experiment_id: str, run_id: str) -> str:
+    """The address of a run within MLflow's pages."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}"
 
 
-def view_link(base_url: str, experiment_id: str, sweep: str, *, charts: bool = True) -> str:
+def view_link(base_url: str, experiment_id: str, sweep_id: str, *, charts: bool = True) -> str:
     """The address that opens a sweep's saved view: its charts beside the runs, or the table of runs
     alone.
     """
     mode = {"compareRunsMode": "CHART"} if charts else {}
-    query = urlencode(
-        {"workflowType": "machine_learning", **mode, "viewStateShareKey": view_key(sweep)}
-    )
+    query = urlencode({"workflowType": "machine_learning", **mode, "viewStateShareKey": sweep_id})
     return f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
 
 
-def save_view(tracker: Tracker, sweep: str, options: list[str]) -> None:
+def sweep_pages(uri: str, sweep: RunFolder) -> str:
+    """Where a server shows a sweep's trials; "" for a database, whose pages nobody serves now."""
+    experiment = sweep.mirrored.get("experiment")
+    if not experiment or not is_server(uri):
+        return ""
+    return view_link(without_login(uri), experiment, sweep.info.id)
+
+
+def sweep_id_of(run: Run) -> str:
+    """The id of the sweep that a run is of; its own for runs of rbnn-tune 0.1."""
+    return str(run.data.tags.get("rbnn.sweep_id", run.info.run_id))
+
+
+def save_view(client: MlflowClient, experiment_id: str, sweep_id: str, options: list[str]) -> None:
     """Save the view of a sweep on the experiment; of many options, the first MAX_OPTIONS."""
-    text = json.dumps(view_state(sweep, options[:MAX_OPTIONS]), separators=(",", ":"))
-    tracker.tag_experiment(TAG + view_key(sweep), text)
+    text = json.dumps(view_state(sweep_id, options[:MAX_OPTIONS]), separators=(",", ":"))
+    client.set_experiment_tag(experiment_id, TAG + sweep_id, text)
 
 
-def searched_options(tracker: Tracker, parent: Run) -> list[str]:
-    """The options that a sweep searched, from the sweep file on its run; the usual ones where there
-    is none.
-    """
-    found = yaml.safe_load(tracker.text_of(parent.info.run_id, "sweep.yaml") or "{}").get(
-        "space", {}
-    )
-    return [
-        name for name, entry in found.items() if not (isinstance(entry, dict) and "fixed" in entry)
-    ] or list(USUAL)
+def searched_in(params: dict[str, Any]) -> list[str]:
+    """The options that a sweep searches, from its params; the usual ones where none is named."""
+    prefix = "space/"
+    found = [name.removeprefix(prefix) for name in params if name.startswith(prefix)]
+    return [name for name in found if not params[prefix + name].startswith("fixed")] or list(USUAL)
 
 
-def view_state(sweep: str, options: list[str]) -> dict[str, Any]:
+def view_state(sweep_id: str, options: list[str]) -> dict[str, Any]:
     """What the pages show: trials best first, their options, epochs and state as columns, and three
     kinds of charts.
     """
@@ -96,7 +100,7 @@ def view_state(sweep: str, options: list[str]) -> dict[str, Any]:
         },
     ]
     return {
-        "searchFilter": f"tags.`rbnn.sweep` = {quoted(sweep)} and tags.`rbnn.kind` = 'trial'",
+        "searchFilter": f"tags.`rbnn.sweep_id` = '{sweep_id}' and tags.`rbnn.kind` = 'trial'",
         "orderByKey": f"metrics.`{METRIC}`",
         "orderByAsc": False,
         "startTime": "ALL",
@@ -138,3 +142,26 @@ def _line(metric: str) -> dict[str, Any]:
         "lineSmoothness": 0,
         **axis,
     }
+
+
+ABOUT = """Rotated binary neural networks, recorded by rbnn-tune: sweeps with their trials,
+trainings, replays.
+
+`rbnn ui SWEEP` opens on a sweep's trials, best first; so does the link at the head of a
+sweep's own run. The tag `rbnn.kind` tells runs apart (sweep, trial, confirm, train, replay),
+`rbnn.sweep` names the sweep. Metrics are by epoch; checkpoints are in a run's
+`checkpoints/` and among its logged models."""
+
+
+def described(kind: str, recipe: Recipe, name: str) -> str:
+    """What a run is, in Markdown, for its page."""
+    bits = "1W32A" if recipe.a32 else "1W1A"
+    warm_up = "with" if recipe.warm_up else "without"
+    return (
+        f"**{kind}** of `{name}`: {recipe.model} ({bits}) on {recipe.dataset}, {recipe.epochs} "
+        f"epochs, seed {recipe.seed}.\n\n"
+        f"lr {recipe.lr:.4g} {warm_up} warm-up, t from {recipe.Tmin:.4g} to {recipe.Tmax:.4g}, "
+        "rotations updated every "
+        f"{recipe.rotation_update} epoch(s). Its checkpoints are artifacts and logged models: "
+        '`mlflow.pytorch.load_model("models:/MODEL_ID")`.'
+    )

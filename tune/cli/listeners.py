@@ -1,0 +1,69 @@
+"""Who hears of the runs that a command starts: the terminal, and the mirror in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tune.report.console import SweepDisplay, say
+from tune.run.diagnostics import diagnostics_files
+from tune.run.folder import RunFolder
+from tune.run.listener import Listener, Listeners
+from tune.tracking.mirror import Mirror
+from tune.tracking.thread import MirrorThread
+
+
+class SweepTerminal(Listener):
+    """Shows a sweep's trials as they run."""
+
+    def __init__(self) -> None:
+        self.display: SweepDisplay | None = None
+
+    def trials_began(self, table: Any) -> None:
+        self.display = SweepDisplay(table).__enter__()
+
+    def trials_ended(self) -> None:
+        if self.display:
+            self.display.__exit__()
+        self.display = None
+
+    def _changed(self, run: RunFolder) -> None:
+        if self.display and run.directory.name.isdigit():
+            row = self.display.board.rows.get(int(run.directory.name))
+            if row:
+                self.display.changed(row)
+
+    def run_began(self, run: RunFolder) -> None:
+        self._changed(run)
+
+    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
+        self._changed(run)
+
+    def run_ended(self, run: RunFolder) -> None:
+        self._changed(run)
+
+    def said(self, text: str) -> None:
+        say(text)
+
+
+class DiagnosticsPicture(Listener):
+    """Draws a run's diagnostics into its folder when it has ended."""
+
+    def run_ended(self, run: RunFolder) -> None:
+        diagnostics_files(run.directory)
+
+
+@contextmanager
+def watched(store: str) -> Iterator[tuple[Listener, Mirror]]:
+    """(what hears of a sweep or a run, the mirror in the store at that URI, "" for the default).
+
+    At its end the store has everything, or it was said that it has not. RequestError where the
+    store does not answer at the beginning.
+    """
+    mirror = Mirror.open(store, say=say)
+    thread = MirrorThread(mirror)
+    try:
+        yield Listeners(SweepTerminal(), DiagnosticsPicture(), thread), mirror
+    finally:
+        thread.close()
