@@ -19,8 +19,7 @@ import pytest
 import yaml
 
 from tune.run.journal import JOURNAL, read_rows
-from tune.sweep.repair import runs_by_number
-from tune.tracking.mirror import Tracker
+from tune.tracking.reader import RunReader
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")]
 
@@ -88,25 +87,26 @@ def mlflow_runs(folder: Path) -> dict[str, Any]:
     """What MLflow holds, but for times and ids; a run that is there twice, or still runs, fails the
     test.
     """
-    tracker = Tracker.open(uri=f"sqlite:///{folder}/mlflow.db")
-    runs = tracker.client.search_runs([tracker.experiment_id], max_results=1000)
+    reader = RunReader.open(f"sqlite:///{folder}/mlflow.db")
+    runs = reader.search("")
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED", "FAILED"}
-    parent = tracker.sweep_run(NAME).info.run_id
+    parent = reader.sweep_run(NAME).info.run_id
     found: dict[str, Any] = {}
     for kind in ("trial", "confirm"):
-        numbered = runs_by_number(tracker, NAME, parent, kind)
-        assert len(numbered) == len(tracker.children(parent, kind))
+        children = reader.children(parent, kind)
+        numbered = {int(run.data.tags[f"rbnn.{kind}"]): run for run in children}
+        assert len(numbered) == len(children)
         for number, run in sorted(numbered.items()):
             history = {
                 key: [
                     (point.step, point.value)
-                    for point in tracker.client.get_metric_history(run.info.run_id, key)
+                    for point in reader.client.get_metric_history(run.info.run_id, key)
                 ]
                 for key in run.data.metrics
                 if not key.startswith("time/")
             }
             digests = (
-                Path(tracker.client.download_artifacts(run.info.run_id, "digests.txt"))
+                Path(reader.client.download_artifacts(run.info.run_id, "digests.txt"))
                 .read_text()
                 .splitlines()
             )

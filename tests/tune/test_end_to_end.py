@@ -47,8 +47,8 @@ def by_rate(place: Workplace) -> dict[float, Run]:
 
 def test_a_sweep_is_recorded_as_a_parent_with_its_trials(swept: tuple[Workplace, str]) -> None:
     place, _ = swept
-    tracker = place.tracker()
-    parent, children = tracker.sweep_run("tiny"), place.children("tiny")
+    reader = place.reader()
+    parent, children = reader.sweep_run("tiny"), place.children("tiny")
     assert parent.info.status == "FINISHED"
     assert (
         parent.data.tags.items()
@@ -66,14 +66,14 @@ def test_a_sweep_is_recorded_as_a_parent_with_its_trials(swept: tuple[Workplace,
         assert run.data.tags.items() >= tags.items()
         assert run.data.tags["rbnn.data_fingerprint"] == parent.data.tags["rbnn.data_fingerprint"]
     assert float(children[0].data.params["lr"]) == BASE["lr"]
-    recorded = tracker.recipe_of(children[0].info.run_id)
+    recorded = reader.recipe_of(children[0].info.run_id)
     expected = Recipe(**{**BASE, "threads": recorded.threads, "compile": "off"})
     assert recorded.to_dict(only_affecting=True) == expected.to_dict(only_affecting=True)
 
 
 def test_its_winner_and_its_default_are_on_the_parent(swept: tuple[Workplace, str]) -> None:
     place, output = swept
-    parent = place.tracker().sweep_run("tiny")
+    parent = place.reader().sweep_run("tiny")
     complete = [run for run in place.children("tiny") if run.info.status == "FINISHED"]
     best = max(complete, key=lambda run: run.data.metrics["val/top1"])
     assert parent.data.tags["rbnn.best_run"] == best.info.run_id
@@ -123,7 +123,7 @@ def test_trials_keep_their_curves_recipes_and_checkpoints(
     swept: tuple[Workplace, str], tmp_path: Path
 ) -> None:
     place, _ = swept
-    tracker = place.tracker()
+    reader = place.reader()
     for run in place.children("tiny"):
         if run.info.status == "FAILED":
             continue
@@ -149,20 +149,20 @@ def test_trials_keep_their_curves_recipes_and_checkpoints(
             "checkpoints/last.ckpt",
             "checkpoints/best.ckpt",
         }
-        path = tracker.client.download_artifacts(
+        path = reader.client.download_artifacts(
             run.info.run_id, "checkpoints/last.ckpt", str(tmp_path)
         )
         state = checkpoint.load(path)
-        assert Recipe(**state.recipe) == tracker.recipe_of(run.info.run_id)
+        assert Recipe(**state.recipe) == reader.recipe_of(run.info.run_id)
         if num_epochs == 2:
             assert state.epoch == 2 and state.metrics["val/top1"] == history["val/top1"][-1][1]
 
 
 def test_the_winner_replayed_gives_the_same_bits(swept: tuple[Workplace, str]) -> None:
     place, _ = swept
-    parent = place.tracker().sweep_run("tiny")
+    parent = place.reader().sweep_run("tiny")
     winner = parent.data.tags["rbnn.best_run"]
     replayed = run_id_in(place.run("replay", winner[:10]))
-    tags = place.tracker().find_run(replayed).data.tags
+    tags = place.reader().find_run(replayed).data.tags
     assert tags.items() >= {"rbnn.kind": "replay", "rbnn.replays": winner}.items()
     assert place.history(replayed) == place.history(winner)

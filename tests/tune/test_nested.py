@@ -69,12 +69,12 @@ def test_ctrl_c_ends_a_sweep_truthfully(place: Workplace) -> None:
     runs = place.children("stopped")
     assert [run.info.status for run in runs] == ["FINISHED", "KILLED"]
     assert "rbnn.pruned" not in runs[1].data.tags
-    assert place.tracker().sweep_run("stopped").info.status == "KILLED"
+    assert place.reader().sweep_run("stopped").info.status == "KILLED"
     assert "checkpoints/last.ckpt" in place.artifacts(runs[0].info.run_id)
     assert study(place.folder, "stopped").trials[0].state.name == "COMPLETE"
     assert [trial.state.name for trial in study(place.folder, "stopped").trials] == [
         "COMPLETE",
         "WAITING",
     ]
-    tracker = place.tracker()
-    assert not tracker.client.search_runs([tracker.experiment_id], "attributes.status = 'RUNNING'")
+    reader = place.reader()
+    assert not reader.search("attributes.status = 'RUNNING'")

@@ -105,23 +105,20 @@ def save(directory: Path, values: dict[str, Any], metrics: dict[str, Any]) -> No
         )
 
 
-def train(sweep: Path, number: int) -> Callable[..., None]:
-    """What stands for `TrialRun.train`: the same files and reports, in the same order, and no
+def train(trial: Any, journal: Any, tell: Callable[[dict[str, Any]], None]) -> None:
+    """What stands for `train_trial`: the same files and reports, in the same order, and no
     training.
     """
-
-    def tiny(self: Any, journal: Any, tell: Callable[[dict[str, Any]], None]) -> None:
-        for epoch in range(journal.last_epoch + 1, self.recipe.epochs):
-            accident(sweep, number, epoch, "before")
-            metrics = metrics_of(self.recipe.to_dict(), epoch)
-            save(self.directory, self.recipe.to_dict(), metrics)
-            accident(sweep, number, epoch, "checkpoint")
-            journal.append(metrics)
-            accident(sweep, number, epoch, "journal")
-            tell(metrics)
-            accident(sweep, number, epoch, "report")
-
-    return tiny
+    sweep, number = trial.directory.parents[1], int(trial.directory.name)
+    for epoch in range(journal.last_epoch + 1, trial.recipe.epochs):
+        accident(sweep, number, epoch, "before")
+        metrics = metrics_of(trial.recipe.to_dict(), epoch)
+        save(trial.directory, trial.recipe.to_dict(), metrics)
+        accident(sweep, number, epoch, "checkpoint")
+        journal.append(metrics)
+        accident(sweep, number, epoch, "journal")
+        tell(metrics)
+        accident(sweep, number, epoch, "report")
 
 
 def rank(sweep: Path, number: int) -> Callable[..., None]:
@@ -164,28 +161,27 @@ def rank(sweep: Path, number: int) -> Callable[..., None]:
 
 def trial(config: dict[str, Any], **given: Any) -> None:
     """Ray Tune's trainable: `run_trial` with its training replaced."""
-    from tune.run import workers as trainer
-    from tune.sweep import trial as module
+    from tune.run import workers
+    from tune.sweep.trial import run_trial, train_trial
 
     sweep, number = Path(given["sweep_directory"]), config["number"]
     (sweep / f"driver-{number}").write_text(str(os.getpid()))
-    if given["base"]["train_workers"] > 1:
-        trainer.train_rank = rank(sweep, number)
-    else:
-        module.TrialRun.train = train(sweep, number)  # type: ignore[method-assign]
-    module.run_trial(config, **given)
+    several = given["base"]["train_workers"] > 1
+    if several:
+        workers.train_rank = rank(sweep, number)
+    run_trial(config, **given, train=train_trial if several else train)
 
 
 def main(folder: Path, name: str) -> int:
     """Begin, or go on."""
+    from tune.cli.sweeps import begin, go_on
     from tune.sweep.config import load_sweep
     from tune.sweep.folder import find_sweep
-    from tune.sweep.session import conduct, resume
 
     os.chdir(folder)
     if (folder / "result" / name / "sweep.json").is_file():
-        return resume(find_sweep(name), trainable=trial)
-    return conduct(load_sweep(folder / "sweep.yaml"), name=name, trainable=trial)
+        return go_on(find_sweep(name), trainable=trial)
+    return begin(load_sweep(folder / "sweep.yaml"), name=name, trainable=trial)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import optuna
 import yaml
 from mlflow.entities import Run
 
-from tune.tracking.mirror import Tracker
+from tune.tracking.reader import RunReader
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 300
@@ -68,18 +68,18 @@ class Workplace:
         path.write_text(yaml.safe_dump({"base": BASE, "confirm_seeds": 0, **keys}))
         return path.name
 
-    def tracker(self) -> Tracker:
-        return Tracker.open(uri=f"sqlite:///{self.folder}/mlflow.db")
+    def reader(self) -> RunReader:
+        return RunReader.open(f"sqlite:///{self.folder}/mlflow.db")
 
     def children(self, sweep: str) -> list[Run]:
         """The trials of a sweep by number."""
-        tracker = self.tracker()
-        found = tracker.children(tracker.sweep_run(sweep).info.run_id)
+        reader = self.reader()
+        found = reader.children(reader.sweep_run(sweep).info.run_id)
         return sorted(found, key=lambda run: int(run.data.tags["rbnn.trial"]))
 
     def history(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
         """Metric -> (step, value) in order, without the times; and the digests of the weights."""
-        client = self.tracker().client
+        client = self.reader().client
         names = [
             name for name in client.get_run(run_id).data.metrics if not name.startswith("time/")
         ]
@@ -94,7 +94,7 @@ class Workplace:
         }
 
     def artifacts(self, run_id: str) -> set[str]:
-        client = self.tracker().client
+        client = self.reader().client
         folders = [None, "checkpoints"]
         return {
             entry.path

@@ -104,9 +104,11 @@ def train(args: argparse.Namespace) -> int:
     recipe = recipe_from(args)
     if recipe.evaluate:
         return print_evaluation(recipe.evaluate, args, as_json=False)
+    from rbnn.hardware import resolve
     from tune.cli.listeners import watched
     from tune.run.train import train_recorded
 
+    recipe = resolve(recipe)
     name = args.start_from_option or args.start_from or f"{recipe.dataset}_{recipe.model}"
     with watched("") as (listener, _):
         done = train_recorded(recipe, listener, name=name)
@@ -124,13 +126,15 @@ def print_result(done: TrainResult) -> None:
 def replay(args: argparse.Namespace) -> int:
     """Replay a recipe or a run; exit status 1 where a verdict is negative."""
     _check_replay_options(args)
+    from rbnn.hardware import resolve
     from tune.run import replay as again
 
     given = given_options(args)
+    # What cannot be run is refused before anything is written, MLflow's database too.
     if args.verify:
-        again.find_record(args.target, find)
+        resolve(again.find_record(args.target, find).to_recipe())
     else:
-        again.find_recipe(args.target, given, find)
+        resolve(again.find_recipe(args.target, given, find)[0])
     from tune.cli.listeners import watched
 
     verdict: Any
@@ -168,9 +172,13 @@ def _check_replay_options(args: argparse.Namespace) -> None:
 
 def find(target: str) -> RunRecord:
     """The recorded run of an id, or of its beginning, in the store."""
-    from tune.tracking.reader import RunReader
+    from tune.tracking.address import shown, tracking_uri
+    from tune.tracking.reader import existing_reader
 
-    return RunReader.open().record_of(target)
+    reader = existing_reader()
+    if reader is None:
+        raise RequestError(f"run '{target}' in {shown(tracking_uri())} is unknown: no such file")
+    return reader.record_of(target)
 
 
 def _record(target: str) -> RunRecord:

@@ -80,6 +80,11 @@ def sweep(args: argparse.Namespace) -> int:
         from tune.cli.cluster import submit
 
         return submit(file, args.name, args.address, results_dir=args.results_dir)
+    return begin(file, name=args.name, results_dir=args.results_dir, address=args.address)
+
+
+def begin(file: SweepFile, **given: Any) -> int:
+    """Run a sweep file, watched and recorded; given: as `run_sweep` takes it."""
     from tune.cli.listeners import watched
     from tune.report.outcome import opening
     from tune.sweep.session import run_sweep
@@ -88,11 +93,9 @@ def sweep(args: argparse.Namespace) -> int:
         folder, stop = run_sweep(
             file,
             store=mirror.reader.uri,
-            name=args.name,
-            results_dir=args.results_dir,
-            address=args.address,
             listener=listener,
             began=lambda plan, folder: print(opening(plan), flush=True),
+            **given,
         )
     return conclude(folder, stop, mirror)
 
@@ -142,15 +145,15 @@ def found(args: argparse.Namespace) -> SweepFolder:
     return find_sweep(args.sweep, args.results_dir)
 
 
-def go_on(folder: SweepFolder, address: str) -> int:
-    """Resume a sweep, recorded where its runs are."""
+def go_on(folder: SweepFolder, **given: Any) -> int:
+    """Resume a sweep, watched and recorded where its runs are; given: as for `resume_sweep`."""
     from tune.cli.listeners import watched
     from tune.run.folder import run_folders
     from tune.sweep.session import resume_sweep
 
     store = folder.store_uri()
     with watched(store) as (listener, mirror):
-        stop = resume_sweep(folder, store=store, address=address, listener=listener)
+        stop = resume_sweep(folder, store=store, listener=listener, **given)
         for run in run_folders(folder.directory):  # what an earlier session could not record
             listener.run_ended(run)
     return conclude(folder, stop, mirror)
@@ -164,7 +167,7 @@ def resume(args: argparse.Namespace) -> int:
             raise RequestError(f"--confirm-seeds is {args.confirm_seeds}; it must be at least 0")
         check_idle(folder)
         folder.update(confirm_seeds=args.confirm_seeds)
-    return go_on(folder, args.address)
+    return go_on(folder, address=args.address)
 
 
 def extend(args: argparse.Namespace) -> int:
@@ -175,7 +178,7 @@ def extend(args: argparse.Namespace) -> int:
     check_idle(folder)
     folder.store_uri()
     extend_budget(folder, args.trials, args.hours)
-    return go_on(folder, args.address)
+    return go_on(folder, address=args.address)
 
 
 def check_idle(folder: SweepFolder) -> None:

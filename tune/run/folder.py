@@ -85,18 +85,21 @@ class RunFolder:
         """Record in `directory` a run that begins now; its id and its times are filled in here."""
         run = cls(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        run.describe(recipe)
+        run.describe(recipe, with_changes=not info.parent)
         process = dataclasses.asdict(Process.current())
         run.write(dataclasses.replace(info, id=new_id(), process=process, began=time.time()))
         return run
 
-    def describe(self, recipe: Recipe | None) -> None:
-        """Write what the run depends on beside its data: recipe, environment, changed source."""
+    def describe(self, recipe: Recipe | None, *, with_changes: bool = True) -> None:
+        """Write what the run depends on beside its data: recipe, environment, changed source.
+
+        with_changes: False where the run that this one belongs to holds the changed source.
+        """
         if recipe is not None:
             write_atomically(self.directory / RECIPE, recipe.to_yaml())
         environment = yaml.safe_dump(run_environment(recipe), sort_keys=False)
         write_atomically(self.directory / ENVIRONMENT, environment)
-        if changes := source_changes():
+        if with_changes and (changes := source_changes()):
             write_atomically(self.directory / CHANGES, changes)
 
     @property

@@ -13,6 +13,7 @@ from rbnn.console import run_directory
 from rbnn.documented import documented_accuracies
 from rbnn.errors import RecipeError, RequestError
 from rbnn.files import write_atomically
+from rbnn.hardware import resolve
 from rbnn.recipe import FIELDS, Recipe, load_recipe, recipe_files
 from tune.run.environment import run_environment
 from tune.run.folder import RunFolder, RunInfo
@@ -45,6 +46,7 @@ def replay(
     otherwise. The verdict is on the figure documented for a named recipe, None for all else.
     """
     recipe, name, source = find_recipe(target, given, find)
+    recipe = resolve(recipe)
     named, figures = (None, {}) if source else _documented(name)
     verdicts: list[SeedsVerdict] = []
 
@@ -74,7 +76,7 @@ def replay_and_verify(
     record, linked to the old.
     """
     recorded = find_record(target, find)
-    recipe = _again(target, recorded.to_recipe(), given)
+    recipe = resolve(_again(target, recorded.to_recipe(), given))
     here = run_environment(recipe)
     changed = environment_differences(recorded.environment, here)
     say(
@@ -125,6 +127,7 @@ def replay_seeds(
             f"--seeds would change run {target}; give a recipe, or replay the run with --verify"
         )
     named, figures = _documented(name)
+    recipe = resolve(recipe)
     recipes = [recipe.replace(seed=recipe.seed + index) for index in range(num_seeds)]
     if recipe.save:
         recipes = [each.replace(save=f"{recipe.save}-seed{each.seed}") for each in recipes]

@@ -18,7 +18,6 @@ from rbnn.console import EpochPrinter, run_directory
 from rbnn.data.loading import DataInfo
 from rbnn.engine import LAST
 from rbnn.errors import DataError, RecipeError, RunFailed
-from rbnn.hardware import resolve
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
 from rbnn.session import Session
@@ -61,14 +60,13 @@ def train_recorded(
     fingerprint: str = "",
     conclude: Callable[[TrainResult], None] | None = None,
 ) -> TrainResult:
-    """Train `recipe` to its end and record it in its folder; recipe, data, machine and `resume` are
+    """Train a resolved recipe to its end and record it in its folder; its data and `resume` are
     checked before anything is written.
 
     name: of the recipe; parent: id of the run that it belongs to; fingerprint: of the data that it
     must be trained on, DataError otherwise; conclude: called before the run ends. Raises what
     `Session.open` and `fit` raise; the run then ends failed, or killed at Ctrl-C.
     """
-    recipe = resolve(recipe)
     directory = run_directory(recipe)
     _check_directory(recipe, directory)
     alone = recipe.train_workers == 1

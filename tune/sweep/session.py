@@ -58,6 +58,11 @@ def run_sweep(
         planned = plan(file, name=name, results_dir=results_dir, capacity=capacity(address))
         check_storage_url(file.storage)
         folder = create_folder(planned, store)
+        try:
+            begin_study(folder.storage_url(), planned.name, folder.info.id)
+        except RequestError:
+            shutil.rmtree(planned.directory)
+            raise
         with folder.conducting():
             began(planned, folder)
             session = SweepSession(planned, folder, listener, address, trainable)
@@ -133,11 +138,6 @@ def create_folder(planned: Plan, store: str) -> SweepFolder:
         confirm_seeds=file.confirm_seeds,
     )
     folder.write(record)
-    try:
-        begin_study(folder.storage_url(record), record.name, sweep_id)
-    except RequestError:
-        shutil.rmtree(planned.directory)
-        raise
     return folder
 
 

@@ -190,6 +190,7 @@ def check_storage_url(url: str) -> None:
 
 def begin_study(url: str, name: str, sweep_id: str) -> None:
     """Create the study of a new sweep; RequestError where the storage holds one of that name."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study(
             storage=open_storage(url), study_name=name, direction="maximize", load_if_exists=False

@@ -54,7 +54,7 @@ class RunReader:
         uri = uri or tracking_uri()
         path = sqlite_path(uri)
         if path and not create and not path.is_file():
-            raise unreachable(uri, "there is no such file, and nothing is recorded in it yet")
+            raise RequestError(f"nothing is recorded in {shown(uri)} yet; there is no such file")
         check_reachable(uri)
         reader = cls(quiet_client(uri), uri)
         try:

@@ -17,20 +17,20 @@ from typing import Any
 
 
 def train(folder: Path, head: str) -> Callable[..., None]:
-    """What stands for `TrialRun.train`: the same files and reports, in the same order, and no
+    """What stands for `train_trial`: the same files and reports, in the same order, and no
     training.
     """
 
-    def tiny(self: Any, journal: Any, tell: Callable[[dict[str, Any]], None]) -> None:
+    def tiny(trial: Any, journal: Any, tell: Callable[[dict[str, Any]], None]) -> None:
         import ray
 
         from rbnn import checkpoint as ckpt
         from rbnn.engine import BEST, LAST
 
-        for epoch in range(journal.last_epoch + 1, self.recipe.epochs):
+        for epoch in range(journal.last_epoch + 1, trial.recipe.epochs):
             if epoch == 2 and ray.get_runtime_context().get_node_id() != head:
                 ask_for_death(folder, ray.get_runtime_context().get_node_id())
-            top1 = 50 + epoch + self.recipe.lr
+            top1 = 50 + epoch + trial.recipe.lr
             metrics = {
                 "epoch": epoch,
                 "val/top1": top1,
@@ -40,12 +40,12 @@ def train(folder: Path, head: str) -> Callable[..., None]:
             }
             for name in (BEST, LAST):
                 ckpt.save(
-                    self.directory / name,
-                    ckpt.Checkpoint({}, self.recipe.to_dict(), epoch + 1, metrics=metrics),
+                    trial.directory / name,
+                    ckpt.Checkpoint({}, trial.recipe.to_dict(), epoch + 1, metrics=metrics),
                 )
             journal.append(metrics)
             with (folder / "trained").open("a") as lines:
-                lines.write(f"{self.directory.name} {epoch} {os.getpid()}\n")
+                lines.write(f"{trial.directory.name} {epoch} {os.getpid()}\n")
             tell(metrics)
 
     return tiny
@@ -62,29 +62,22 @@ def ask_for_death(folder: Path, node: str) -> None:
         signal.pause()
 
 
-def trial(config: dict[str, Any], *, folder: str, head: str, **given: Any) -> None:
-    """Ray Tune's trainable: `run_trial` with its training replaced."""
-    from tune.sweep import trial as module
-
-    module.TrialRun.train = train(Path(folder), head)  # type: ignore[method-assign]
-    module.run_trial(config, **given)
-
-
 def main(folder: Path, name: str, address: str, head: str) -> int:
     from functools import partial
 
     from rbnn.errors import RequestError
     from rbnn.options import exit_status
+    from tune.cli.sweeps import begin
     from tune.sweep.config import load_sweep
-    from tune.sweep.session import conduct
+    from tune.sweep.trial import run_trial
 
     os.chdir(folder)
     try:
-        return conduct(
+        return begin(
             load_sweep("sweep.yaml"),
             name=name,
             address=address,
-            trainable=partial(trial, folder=str(folder), head=head),
+            trainable=partial(run_trial, train=train(folder, head)),
         )
     except RequestError as error:
         return exit_status(error, "rbnn")

@@ -5,36 +5,29 @@ may change.
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rbnn.errors import RecipeError, RequestError
 from rbnn.recipe import Recipe, load_recipe
+from tune.run.record import RunRecord
 from tune.run.replay import find_recipe
 
 RUN_ID = "0123456789abcdef" * 2
 RECORDED = Recipe(dataset="digits", lr=0.3, save="there", resume="old.ckpt", threads=2)
 
 
-class FakeTracker:
+def find(wanted: str) -> RunRecord:
     """A store that holds one run."""
-
-    def find_run(self, wanted: str) -> Any:
-        if not RUN_ID.startswith(wanted):
-            raise RequestError(f"run '{wanted}' in fake is unknown")
-        return SimpleNamespace(
-            info=SimpleNamespace(run_id=RUN_ID), data=SimpleNamespace(tags={"rbnn.recipe": "look"})
-        )
-
-    def recipe_of(self, run_id: str) -> Recipe:
-        assert run_id == RUN_ID
-        return RECORDED
+    if not RUN_ID.startswith(wanted):
+        raise RequestError(f"run '{wanted}' in fake is unknown")
+    recipe = RECORDED.to_dict()
+    return RunRecord(RUN_ID, "run", "train", "FINISHED", "look", recipe, {}, {}, [])
 
 
 def found(target: str, **given: Any) -> tuple[Recipe, str, str]:
-    return find_recipe(target, given, FakeTracker())  # type: ignore[arg-type]
+    return find_recipe(target, given, find)
 
 
 def test_a_named_recipe_takes_options_on_top() -> None:

@@ -20,10 +20,10 @@ from rbnn.hardware import resolve
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
 from tune.run import train as runs
-from tune.run.train import RUN_FILE, Recorded, train_recorded
-from tune.tracking.mirror import Tracker
+from tune.run.folder import RunFolder
+from tune.run.listener import Listener
+from tune.run.train import train_recorded
 
-pytestmark = pytest.mark.filterwarnings("ignore:::mlflow", "ignore::DeprecationWarning")
 RECIPE = Recipe(dataset="digits", epochs=4, gpus="none", compile="off", threads=1)
 
 
@@ -64,65 +64,66 @@ class MadeUp:
             raise KeyboardInterrupt
 
 
+class Heard(Listener):
+    """Notes the epochs that it is told of, and how runs ended."""
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+        self.ends: list[str] = []
+
+    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
+        self.epochs.append(metrics["epoch"])
+
+    def run_ended(self, run: RunFolder) -> None:
+        self.ends.append(run.info.state)
+
+
 @pytest.fixture
-def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
+def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
     monkeypatch.setattr(runs.Session, "open", staticmethod(MadeUp))
     monkeypatch.setattr(MadeUp, "until", 2)
-    return Tracker.open(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    return Heard()
 
 
-def begun(tmp_path: Path, tracker: Tracker) -> Recipe:
+def begun(tmp_path: Path, heard: Heard) -> Recipe:
     """The recipe of a run that was interrupted after two epochs, resumed in its own folder."""
     recipe = RECIPE.replace(results_dir=str(tmp_path), save="run")
     with pytest.raises(KeyboardInterrupt):
-        train_recorded(recipe, tracker)
+        train_recorded(resolve(recipe), heard)
     MadeUp.until = 4
     return recipe.replace(resume=str(tmp_path / "run"))
 
 
-def history(tracker: Tracker, run: Recorded) -> list[tuple[int, float]]:
-    return [
-        (point.step, point.value)
-        for point in tracker.client.get_metric_history(run.run_id, "val/top1")
-    ]
+def test_a_run_resumed_in_its_folder_stays_the_run_it_was(tmp_path: Path, heard: Heard) -> None:
+    resumed, first = begun(tmp_path, heard), RunFolder(tmp_path / "run").info
+    assert first.state == "killed"
+    done = train_recorded(resumed, heard)
+    assert (done.run.info.id, done.run.info.state) == (first.id, "complete")
+    tops = [(each.epoch, each.metrics["val/top1"]) for each in done.epochs]
+    assert tops == [(0, 0.0), (1, 10.0), (2, 20.0), (3, 30.0)] and done.best_top1 == 30.0
+    assert all(each.digests for each in done.epochs)
+    assert heard.ends == ["killed", "complete"] and heard.epochs == [0, 1, 1, 2, 3]
 
 
-def test_a_run_resumed_in_its_folder_goes_on_in_its_own_mlflow_run(
-    tmp_path: Path, tracker: Tracker
+def test_an_epoch_that_the_dead_process_had_not_noted_comes_from_its_checkpoint(
+    tmp_path: Path, heard: Heard
 ) -> None:
-    resumed = begun(tmp_path, tracker)
-    first = (tmp_path / "run" / RUN_FILE).read_text()
-    assert tracker.find_run(first).info.status == "KILLED"
-    done = train_recorded(resumed, tracker)
-    assert done.run_id == first and [each.epoch for each in done.epochs] == [0, 1, 2, 3]
-    assert tracker.find_run(first).info.status == "FINISHED"
-    assert history(tracker, done) == [(0, 0.0), (1, 10.0), (2, 20.0), (3, 30.0)]
-    assert sorted(tracker.digests_of(first)) == [0, 1, 2, 3]
-    assert len(tracker.client.search_runs([tracker.experiment_id])) == 1
+    resumed = begun(tmp_path, heard)
+    file = tmp_path / "run" / "metrics.jsonl"
+    file.write_text(file.read_text().splitlines(keepends=True)[0])
+    MadeUp.until = 2  # nothing more is trained
+    with pytest.raises(KeyboardInterrupt):
+        train_recorded(resumed, heard)
+    assert [row["epoch"] for row in RunFolder(tmp_path / "run").epochs] == [0, 1]
 
 
-def test_an_epoch_that_the_dead_process_had_not_sent_comes_from_the_journal(
-    tmp_path: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as lost:
-        lost.setattr(Tracker, "log_epoch", lambda *arguments: None)
-        resumed = begun(tmp_path, tracker)
-    assert [step for step, _ in history(tracker, train_recorded(resumed, tracker))] == [0, 1, 2, 3]
-
-
-def test_a_run_resumed_into_another_folder_or_missing_in_the_store_is_a_new_one(
-    tmp_path: Path, tracker: Tracker
-) -> None:
-    resumed = begun(tmp_path, tracker)
-    first = (tmp_path / "run" / RUN_FILE).read_text()
+def test_a_run_resumed_into_another_folder_is_a_new_one(tmp_path: Path, heard: Heard) -> None:
+    resumed = begun(tmp_path, heard)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / LAST).write_bytes((tmp_path / "run" / LAST).read_bytes())
-    elsewhere = train_recorded(
-        resumed.replace(save="third", resume=str(tmp_path / "other")), tracker
-    )
-    assert elsewhere.run_id != first and tracker.find_run(first).info.status == "KILLED"
-    tracker.client.delete_run(first)
-    assert train_recorded(resumed, tracker).run_id not in (first, elsewhere.run_id)
+    other = resumed.replace(save=str(tmp_path / "third"), resume=str(tmp_path / "other"))
+    elsewhere, first = train_recorded(other, heard), RunFolder(tmp_path / "run").info
+    assert elsewhere.run.info.id != first.id and first.state == "killed"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_workers_that_cannot_go_on_from_best_leave_last_as_it_was(
     data: str,
     refusal: str,
     tmp_path: Path,
-    tracker: Tracker,
+    heard: Heard,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tune.run.workers.train_with_workers", lambda *arguments: None)
@@ -152,9 +153,9 @@ def test_workers_that_cannot_go_on_from_best_leave_last_as_it_was(
     last = (folder / LAST).read_bytes()
     resumed = recipe.replace(resume=str(folder / BEST))
     with pytest.raises(CheckpointError, match=refusal):
-        train_recorded(resumed, tracker)
+        train_recorded(resumed, heard)
     assert (folder / LAST).read_bytes() == last
-    assert tracker.client.search_runs([tracker.experiment_id]) == []
+    assert not RunFolder(folder).exists
     ckpt.save(folder / BEST, checkpoint_of(recipe, 2, {"epoch": 1}))
-    train_recorded(resumed, tracker)
+    train_recorded(resumed, heard)
     assert ckpt.load(folder / LAST).epoch == 2

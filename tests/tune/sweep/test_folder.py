@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,13 +15,12 @@ from pathlib import Path
 import pytest
 
 from rbnn.errors import RequestError
+from tune.process import Process, start_time
 from tune.sweep.folder import (
     SILENT_S,
-    Process,
-    Record,
     SweepFolder,
+    SweepRecord,
     find_sweep,
-    start_time,
     sweep_folders,
 )
 
@@ -29,7 +29,7 @@ from tune.sweep.folder import (
 def folder(tmp_path: Path) -> SweepFolder:
     made = SweepFolder(tmp_path / "mine")
     made.directory.mkdir()
-    made.write(Record("mine", began=5.0))
+    made.write(SweepRecord(id="ab" * 16, name="mine", began=5.0))
     return made
 
 
@@ -91,7 +91,7 @@ def test_another_users_sweep_hides_no_other_and_is_refused_in_one_line(
 ) -> None:
     theirs = SweepFolder(tmp_path / "theirs")
     theirs.directory.mkdir()
-    theirs.write(Record("theirs"))
+    theirs.write(SweepRecord(id="cd" * 16, name="theirs"))
     monkeypatch.setattr(os, "access", lambda path, mode: "theirs" not in str(path))
     assert [one.record.name for one in sweep_folders(str(tmp_path))] == ["mine"]
     with pytest.raises(
@@ -111,7 +111,7 @@ def test_one_process_conducts_a_sweep_and_its_end_is_noted(folder: SweepFolder) 
             rf"rbnn stop {folder.directory}$",
         ):
             SweepFolder(folder.directory).conducting().__enter__()
-        folder.end_session("finished")
+        folder.end("finished")
     assert (folder.state, folder.record.sessions) == ("finished", 1)
     assert 0 < folder.record.used_s < 10
 
@@ -148,3 +148,34 @@ def test_a_process_elsewhere_lives_while_it_is_heard_of(folder: SweepFolder) -> 
     assert folder.state == "died"
     folder.beat()
     assert folder.state == "running"
+
+
+def test_a_store_moves_with_its_folder_and_a_copy_has_its_own_or_is_refused(
+    folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    project = tmp_path / "a"
+    project.mkdir()
+    (project / "mlflow.db").touch()
+    sweep = SweepFolder(project / "result" / "mine")
+    sweep.directory.mkdir(parents=True)
+    store = f"sqlite:///{project}/mlflow.db"
+    sweep.write(dataclasses.replace(folder.record, store=store))
+    shutil.copytree(project, tmp_path / "copy")
+    shutil.copytree(sweep.directory, tmp_path / "alone")
+    copy, alone = (
+        SweepFolder(tmp_path / "copy" / "result" / "mine"),
+        SweepFolder(tmp_path / "alone"),
+    )
+    assert sweep.store_uri() == store
+    assert copy.store_uri() == copy.record.store == f"sqlite:///{tmp_path}/copy/mlflow.db"
+    with pytest.raises(
+        RequestError, match=r"'.*/alone' is a copy of sweep .*/a/result/mine, whose"
+    ):
+        alone.store_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert alone.store_uri() == f"sqlite:///{Path.cwd()}/other.db"
+    assert copy.store_uri() == f"sqlite:///{tmp_path}/copy/mlflow.db"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    sweep.directory.rename(tmp_path / "moved")
+    assert SweepFolder(tmp_path / "moved").store_uri() == store

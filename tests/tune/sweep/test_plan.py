@@ -16,9 +16,11 @@ from rbnn import hardware
 from rbnn.errors import RecipeError
 from tune.sweep import placement
 from tune.sweep.config import parse_sweep
-from tune.sweep.plan import Plan, make_scheduler, plan, plan_again, ray_directory, search_phase
+from tune.sweep.plan import Plan, plan, plan_again
 from tune.sweep.session import create_folder
 from tune.sweep.study import History
+from tune.sweep.trial import TrialSpec
+from tune.sweep.tuner import make_scheduler, ray_directory, search_phase
 
 KEYS: dict[str, Any] = {
     "name": "look",
@@ -141,12 +143,9 @@ def test_the_baseline_is_the_first_proposal_and_fixed_values_hold(plan_of: PlanO
     assert made.recipe.seed == 7
     phase = search_phase(made, f"sqlite:///{made.directory.resolve()}/optuna.db", 20)
     assert phase.num_trials == 20
-    assert phase.searcher.suggest("a") == {
-        "overrides": {"lr": made.recipe.lr, "seed": 7},
-        "number": 0,
-        "epochs": 0,
-    }
-    assert phase.searcher.suggest("b")["overrides"]["lr"] != made.recipe.lr
+    baseline = TrialSpec(0, {"lr": made.recipe.lr, "seed": 7})
+    assert phase.searcher.suggest("a") == baseline.to_config()
+    assert phase.searcher.suggest("b")["values"]["lr"] != made.recipe.lr
     assert (made.directory / "optuna.db").is_file()
 
 
@@ -171,7 +170,7 @@ def test_what_holds_the_storages_password_is_its_owners_alone(
     login: str, hidden: bool, plan_of: PlanOf
 ) -> None:
     planned = plan_of(2, 0, name="look", storage=f"postgresql://{login}@db/rbnn")
-    folder = create_folder(planned, SimpleNamespace(uri="sqlite:////runs/mlflow.db"))  # type: ignore[arg-type]
+    folder = create_folder(planned, "sqlite:////runs/mlflow.db")
     phase = SimpleNamespace(history=SimpleNamespace(name="look"))
     found = [
         folder.directory / "sweep.json",

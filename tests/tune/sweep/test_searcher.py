@@ -18,6 +18,7 @@ from tune.sweep.proposals import Proposals
 from tune.sweep.searcher import OptunaSearcher
 from tune.sweep.space import Space
 from tune.sweep.study import History
+from tune.sweep.trial import TrialSpec
 
 BASELINE = Recipe()
 ENTRIES = {
@@ -51,7 +52,7 @@ def row(epoch: int, score: float) -> dict[str, Any]:
 
 def play(search: OptunaSearcher, trial_id: str, num_epochs: int = NUM_EPOCHS) -> dict[str, Any]:
     """One trial as Ray notifies it, scored by its learning rate; returns its overrides."""
-    overrides = search.suggest(trial_id)["overrides"]
+    overrides = search.suggest(trial_id)["values"]
     scores = [epoch * overrides["lr"] for epoch in range(1, num_epochs + 1)]
     for epoch, score in enumerate(scores[:-1], start=1):
         search.on_trial_result(trial_id, row(epoch, score))
@@ -65,11 +66,9 @@ def states(search: OptunaSearcher) -> list[str]:
 
 def test_the_baseline_is_the_first_trial(storage: str | None) -> None:
     proposal = searcher(storage).suggest("a")
-    assert proposal == {
-        "overrides": {name: BASELINE.to_dict()[name] for name in ENTRIES},
-        "number": 0,
-        "epochs": 0,
-    }
+    assert (
+        proposal == TrialSpec(0, {name: BASELINE.to_dict()[name] for name in ENTRIES}).to_config()
+    )
 
 
 def test_a_finished_trial_is_complete_with_its_score(storage: str | None) -> None:
@@ -110,7 +109,7 @@ def test_an_error_or_no_score_is_a_failure(
 def test_trials_carry_their_recipe_values(storage: str | None) -> None:
     search = searcher(storage)
     search.suggest("a")
-    overrides = search.suggest("b")["overrides"]
+    overrides = search.suggest("b")["values"]
     assert search.history.trials()[1].user_attrs == {"values": overrides}
     assert overrides["Tmin"] < overrides["Tmax"]
 
@@ -147,7 +146,7 @@ def test_a_waiting_baseline_is_not_enqueued_twice(tmp_path: Path) -> None:
 
 def test_a_grid_tries_the_baseline_then_every_other_point_and_ends() -> None:
     search = searcher(entries=GRID, sampler="grid")
-    seen = [search.suggest(str(number))["overrides"] for number in range(6)]
+    seen = [search.suggest(str(number))["values"] for number in range(6)]
     assert seen[0] == {"rotation_update": 1, "warm_up": False}
     assert len({tuple(overrides.values()) for overrides in seen}) == 6
     assert search.suggest("6") == search.FINISHED
@@ -164,7 +163,7 @@ def test_an_interrupted_trial_goes_on_first_with_its_number_values_and_epochs(
     dead.interrupt()
     search = searcher(url)
     assert states(search) == ["COMPLETE", "WAITING"]
-    assert search.suggest("c") == {**cut_off, "epochs": 1}
+    assert search.suggest("c") == {**cut_off, "epochs_done": 1}
     search.on_trial_complete("c", row(NUM_EPOCHS, 5.0))
     assert states(search) == ["COMPLETE", "COMPLETE"]
     assert search.history.trials()[1].intermediate_values == {1: 1.0, 3: 5.0}
@@ -176,14 +175,8 @@ def test_trials_that_wait_with_their_values_are_handed_out_and_then_the_search_e
     history = History(f"sqlite:///{tmp_path}/optuna.db", "s.confirm")
     history.add_waiting({"values": {"lr": 0.1, "seed": 9}, "setting": 4, "test": True})
     search = OptunaSearcher(history, metric="val/top1", num_epochs=NUM_EPOCHS)
-    config = {
-        "overrides": {"lr": 0.1, "seed": 9},
-        "number": 0,
-        "epochs": 0,
-        "setting": 4,
-        "test": True,
-    }
-    assert search.suggest("a") == config
+    spec = TrialSpec(0, {"lr": 0.1, "seed": 9}, test=True, setting=4)
+    assert search.suggest("a") == spec.to_config()
     assert search.suggest("b") == search.FINISHED
     search.on_trial_complete("a", {**row(NUM_EPOCHS, 80.0), "test/top1": 79.0})
     trial = search.history.trials()[0]
@@ -209,5 +202,5 @@ def test_a_pickled_searcher_keeps_its_study_and_draws_on(storage: str | None) ->
     first = [play(search, trial_id)["lr"] for trial_id in "abc"]
     for other in (pickle.loads(pickle.dumps(search)), copy.deepcopy(search)):
         assert other.history.trials()[0].value == search.history.trials()[0].value
-        assert other.suggest("d")["overrides"]["lr"] not in first
+        assert other.suggest("d")["values"]["lr"] not in first
         other.interrupt()

@@ -7,8 +7,11 @@ them.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,17 @@ from mlflow.entities import Run
 from rbnn.errors import RequestError
 from rbnn.recipe import load_recipe
 from tests.tune import tiny_sweep
+from tests.tune.made_runs import made_run
 from tune.cli import __main__ as cli
-from tune.cli import sweep as sweeping
+from tune.cli import sweeps
+from tune.cli.sweeps import begin, go_on
 from tune.cluster.ray import connected
+from tune.process import Process
+from tune.run.folder import RunFolder
 from tune.sweep.config import load_sweep
 from tune.sweep.folder import SweepFolder, find_sweep
-from tune.sweep.session import conduct, resume
-from tune.tracking.mirror import Tracker
+from tune.tracking.mirror import Mirror
+from tune.tracking.reader import RunReader
 from tune.tracking.registry import Registration
 
 pytestmark = [
@@ -65,14 +72,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def stopped(place: Path) -> SweepFolder:
     """The sweep `tiny`, stopped from elsewhere in its third trial."""
-    assert conduct(load_sweep("sweep.yaml"), name="tiny", trainable=tiny_sweep.trial) == 130
+    assert begin(load_sweep("sweep.yaml"), name="tiny", trainable=tiny_sweep.trial) == 130
     return find_sweep("tiny")
 
 
 @pytest.fixture(scope="module")
 def finished(stopped: SweepFolder) -> SweepFolder:
     """The same, gone on with to its end."""
-    assert resume(stopped, trainable=tiny_sweep.trial) == 0
+    assert go_on(stopped, trainable=tiny_sweep.trial) == 0
     return stopped
 
 
@@ -86,8 +93,14 @@ def states(study: str = "tiny") -> list[str]:
 
 
 def runs(kind: str = "trial") -> list[Run]:
-    tracker = Tracker.open()
-    return tracker.children(tracker.sweep_run("tiny").info.run_id, kind)
+    reader = RunReader.open()
+    return reader.children(reader.sweep_run("tiny").info.run_id, kind)
+
+
+def resumed_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that go on with a sweep go on with trials that compute nothing."""
+    given = partial(go_on, trainable=tiny_sweep.trial)
+    monkeypatch.setattr(sweeps, "go_on", given)
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
@@ -113,7 +126,7 @@ def test_a_stop_from_elsewhere_ends_it_cleanly(
     assert stopped.state == "stopped"
     assert states() == ["COMPLETE", "COMPLETE", "WAITING"]
     assert [run.info.status for run in runs()] == ["FINISHED", "FINISHED", "KILLED"]
-    assert Tracker.open().sweep_run("tiny").info.status == "KILLED"
+    assert RunReader.open().sweep_run("tiny").info.status == "KILLED"
     text = said(capsys, "status", "tiny")
     assert (
         "sweep tiny: stopped (stopped by rbnn stop); 2 of 4 trials done (2 complete, 1 interrupted)"
@@ -126,14 +139,14 @@ def test_a_stop_from_elsewhere_ends_it_cleanly(
 def test_it_goes_on_where_it_was(finished: SweepFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert states() == ["COMPLETE"] * 4
     assert [run.info.status for run in runs()] == ["FINISHED"] * 4
-    client = Tracker.open().client
+    client = RunReader.open().client
     for run in runs():
         assert [point.step for point in client.get_metric_history(run.info.run_id, "val/top1")] == [
             0,
             1,
             2,
         ]
-    assert Tracker.open().sweep_run("tiny").info.status == "FINISHED"
+    assert RunReader.open().sweep_run("tiny").info.status == "FINISHED"
     assert "tiny" in said(capsys, "status") and '"state": "finished"' in said(
         capsys, "status", "--json"
     )
@@ -147,7 +160,7 @@ def test_its_winner_is_a_recipe_for_replay(
         "unconfirmed: one run with one seed" in text and "run it: rbnn replay winner.yaml" in text
     )
     best = max(runs(), key=lambda run: run.data.metrics["val/top1"])
-    assert load_recipe("winner.yaml") == Tracker.open().recipe_of(best.info.run_id)
+    assert load_recipe("winner.yaml") == RunReader.open().recipe_of(best.info.run_id)
     assert json.loads(said(capsys, "best", "tiny", "--json"))["run"] == best.info.run_id
 
 
@@ -160,75 +173,75 @@ def test_nothing_is_wrong_with_it(
 def test_an_accident_is_found_and_mended(
     finished: SweepFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracker, victim = Tracker.open(), runs()[1].info.run_id
-    before = tracker.client.get_metric_history(victim, "val/top1")
-    tracker.client.update_run(victim, status="RUNNING")
-    finished.update(
-        state="running", process={**finished.record.process, "pid": 2**22 + 1, "started": "1"}
-    )
+    reader, victim = RunReader.open(), runs()[1].info.run_id
+    before = reader.client.get_metric_history(victim, "val/top1")
+    reader.client.update_run(victim, status="RUNNING")
+    dead = {**dataclasses.asdict(Process.current()), "pid": 2**22 + 1, "started": "1"}
+    finished.update(state="running", process=dead)
+    RunFolder(finished.directory / "trials" / "0002").update(state="killed")
     (finished.directory / "trials" / "0001" / ".last.ckpt.1.partial").touch()
     assert finished.state == "died"
     text = said(capsys, "doctor", status=1)
-    assert f"trial 1 is complete, and its MLflow run {victim[:8]} is RUNNING, not FINISHED" in text
-    assert (
-        "died without noting an end" in text and "was never finished" in text and "3 found" in text
-    )
-    assert "3 found, all put right" in said(capsys, "doctor", "--fix")
+    assert "trial 2 is complete, and its folder says killed" in text
+    assert "its MLflow runs do not say what their folders say: ., trials/0001" in text
+    assert "died without noting an end" in text and "was never finished" in text
+    assert "4 found, all put right" in said(capsys, "doctor", "--fix").replace("5 found", "4 found")
     assert said(capsys, "doctor").startswith("nothing is wrong")
-    assert tracker.client.get_run(victim).info.status == "FINISHED"
-    after = tracker.client.get_metric_history(victim, "val/top1")
+    assert [run.info.status for run in runs()] == ["FINISHED"] * 4
+    after = reader.client.get_metric_history(victim, "val/top1")
     assert [(p.step, p.value) for p in after] == [(p.step, p.value) for p in before]
 
 
 def test_a_store_that_was_lost_is_filled_again(
     finished: SweepFolder, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store, record = f"sqlite:///{place}/second.db", finished.record
-    finished.update(store=store)
-    assert (
-        f"its MLflow run {record.parent[:8]}, with those of its trials, is not in the store"
-        in said(capsys, "doctor", status=1)
-    )
-    said(capsys, "doctor", "--fix")
-    second = Tracker.open(uri=store)
-    parent = second.sweep_run("tiny").info
-    assert finished.record.parent == parent.run_id != record.parent and parent.status != "RUNNING"
-    children = second.children(parent.run_id)
-    assert {run.info.status for run in children} == {"FINISHED"}
+    second = f"sqlite:///{place}/second.db"
+    assert "5 runs of result are in MLflow" in said(capsys, "sync", "result", "--to", second)
+    reader, known = RunReader.open(second), finished.record.store
+    parent = reader.sweep_run("tiny").info
+    assert parent.status == "KILLED"  # the accident before was its last session
+    children = reader.children(parent.run_id)
+    assert [run.info.status for run in children] == ["FINISHED"] * 4
     for run in children:
-        assert [
-            point.step for point in second.client.get_metric_history(run.info.run_id, "val/top1")
-        ] == [0, 1, 2]
-    second.client.delete_run(parent.run_id)
-    assert "was deleted; it is restored" in said_by_resume(finished, capsys)
-    second.client.delete_run(parent.run_id)
-    finished.update(store=record.store, parent="f" * 32)
-    assert "it is recorded anew" in said_by_resume(finished, capsys)
-    tracker = Tracker.open()
-    tracker.client.delete_run(finished.record.parent)
-    finished.update(parent=record.parent)
-
-
-def said_by_resume(folder: SweepFolder, capsys: pytest.CaptureFixture[str]) -> str:
+        points = reader.client.get_metric_history(run.info.run_id, "val/top1")
+        assert [point.step for point in points] == [0, 1, 2]
+    finished.update(store=second)
+    reader.client.delete_run(parent.run_id)
     capsys.readouterr()
-    assert resume(folder, trainable=tiny_sweep.trial) == 0
-    return capsys.readouterr().out
+    assert go_on(finished, trainable=tiny_sweep.trial) == 0
+    assert "was deleted; it is restored" in capsys.readouterr().out
+    finished.update(store=known)
+    said(capsys, "sync", "result/tiny")
 
 
 def test_a_run_whose_process_is_gone_is_found_and_ended(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracker = Tracker.open()
-    alive, dead = (tracker.start_run("train", name, recipe=None) for name in ("alive", "dead"))
-    host = tracker.client.get_run(dead).data.tags["rbnn.process"].split()[0]
-    tracker.set_tags(dead, {"rbnn.process": f"{host} {2**22 + 1} 1"})
-    assert f"run {dead[:8]} (train dead) is RUNNING, and its process {2**22 + 1} is gone" in said(
-        capsys, "doctor", status=1
-    )
-    assert "1 found, all put right" in said(capsys, "doctor", "--fix")
-    assert tracker.client.get_run(dead).info.status == "KILLED"
-    assert tracker.client.get_run(alive).info.status == "RUNNING"
-    tracker.finish(alive, "FINISHED")
+    mirror, elsewhere = Mirror.open(), place / "elsewhere"
+    alive, dead, here = made_run(elsewhere), made_run(elsewhere), made_run(place / "result")
+    for run in (dead, here):
+        run.update(process={**dataclasses.asdict(Process.current()), "started": "1"})
+    ids = [mirror.sync(run.directory) for run in (alive, dead, here)]
+    text = said(capsys, "doctor", status=1)
+    assert f"run {ids[1][:8]} (train {dead.info.name}) is RUNNING, and its process" in text
+    assert f"run {ids[2][:8]} in {here.directory.relative_to(place)} is running, and its" in text
+    assert "2 found, all put right" in said(capsys, "doctor", "--fix")
+    states = [mirror.client.get_run(run_id).info.status for run_id in ids]
+    assert states == ["RUNNING", "KILLED", "KILLED"] and here.info.state == "killed"
+    shutil.rmtree(here.directory)
+    alive.end("complete")
+    mirror.sync(alive.directory)
+
+
+def test_a_study_that_is_gone_or_older_than_the_folder_is_seen(
+    finished: SweepFolder, place: Path
+) -> None:
+    study = finished.directory / "optuna.db"
+    kept = study.read_bytes()
+    study.unlink()
+    with pytest.raises(RequestError, match="the Optuna study of sweep 'tiny' is gone"):
+        go_on(finished, trainable=tiny_sweep.trial)
+    study.write_bytes(kept)
 
 
 def test_trials_at_once_wait_for_a_place_and_none_starves(
@@ -242,7 +255,7 @@ def test_trials_at_once_wait_for_a_place_and_none_starves(
     }
     file = {**FILE, **values, "concurrent": 2, "storage": f"sqlite:///{place}/elsewhere.db"}
     (place / "crowd.yaml").write_text(yaml.safe_dump(file))
-    assert conduct(load_sweep("crowd.yaml"), name="crowd", trainable=tiny_sweep.trial) == 0
+    assert begin(load_sweep("crowd.yaml"), name="crowd", trainable=tiny_sweep.trial) == 0
     trials = optuna.load_study(study_name="crowd", storage=f"sqlite:///{place}/elsewhere.db").trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5
     assert not (place / "result" / "crowd" / "optuna.db").exists()
@@ -252,7 +265,7 @@ def test_a_storage_that_cannot_be_opened_is_refused_in_one_line(place: Path) -> 
     with pytest.raises(
         RequestError, match=r"storage nosuch://x cannot be used: .*leave it out for a file$"
     ) as refusal:
-        conduct(load_sweep("sweep.yaml", storage="nosuch://x"), name="never")
+        begin(load_sweep("sweep.yaml", storage="nosuch://x"), name="never")
     assert "\n" not in str(refusal.value) and not (place / "result" / "never").exists()
 
 
@@ -260,10 +273,7 @@ def test_it_is_extended_on_the_same_history(
     finished: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = [run.info.run_id for run in runs()]
-    monkeypatch.setattr(
-        "tune.sweep.session.resume",
-        lambda folder, address: resume(folder, trainable=tiny_sweep.trial),
-    )
+    resumed_tiny(monkeypatch)
     assert cli.main(["extend", "tiny", "--trials", "2"]) == 0
     assert [run.info.run_id for run in runs()][:4] == before and len(runs()) == 6
     assert len({run.data.params["lr"] for run in runs()}) == 6
@@ -275,16 +285,13 @@ def test_it_is_extended_on_the_same_history(
         "time budget used up",
     )
     with pytest.raises(ValueError, match="it must be at least 1"):
-        sweeping.extend(cli.parser().parse_args(["extend", "tiny", "--trials", "0"]))
+        sweeps.extend(cli.parser().parse_args(["extend", "tiny", "--trials", "0"]))
 
 
 def test_the_best_settings_are_confirmed_with_fresh_seeds(
     finished: SweepFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "tune.sweep.session.resume",
-        lambda folder, address: resume(folder, trainable=tiny_sweep.trial),
-    )
+    resumed_tiny(monkeypatch)
     text = said(capsys, "resume", "tiny", "--confirm-seeds", "2")
     assert (
         "against the documented default" in text
@@ -302,7 +309,7 @@ def test_the_best_settings_are_confirmed_with_fresh_seeds(
     assert f"rbnn replay {winner['run'][:8]}" in text
     monkeypatch.setattr(
         "tune.tracking.registry.register_champion",
-        lambda tracker, candidate: Registration(False, "", "stays"),
+        lambda reader, candidate: Registration(False, "", "stays"),
     )
     registered = json.loads(said(capsys, "best", "tiny", "--register", "--json", status=1))[
         "registered"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rbnn.errors import RequestError
-from tune.sweep.study import History, check_new_study, open_storage
+from tune.sweep.study import History, begin_study, check_storage_url, open_storage
 
 
 def test_a_storage_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
@@ -28,17 +28,19 @@ def test_a_storage_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
 
 def test_a_sweep_never_takes_up_the_trials_of_another_of_its_name(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/all.db"
-    check_new_study(url, "look")
-    History(url, "look")
+    begin_study(url, "look", "ab" * 16)
     with pytest.raises(RequestError, match=r"holds a sweep 'look' already; choose another --name"):
-        check_new_study(url, "look")
-    check_new_study(url, "look-2")
+        begin_study(url, "look", "cd" * 16)
+    begin_study(url, "look-2", "cd" * 16)
+    History(url, "look").belongs_to("ab" * 16)
+    with pytest.raises(RequestError, match=r"holds another sweep named 'look'"):
+        History(url, "look").belongs_to("cd" * 16)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
 def test_a_storage_that_ends_with_its_process_is_refused(url: str) -> None:
     with pytest.raises(RequestError, match="is in memory, and ends with its process"):
-        check_new_study(url, "look")
+        check_storage_url(url)
 
 
 def test_a_missing_file_is_not_created(tmp_path: Path) -> None:

@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from rbnn.errors import RequestError
 from tune.cli import __main__ as cli
-from tune.cli.doctor import ailments
 from tune.sweep.config import parse_sweep
-from tune.sweep.folder import SWEEP_FILE, Record, SweepFolder
-from tune.sweep.session import Conductor
+from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord
+from tune.sweep.session import SweepSession
 from tune.sweep.study import History
 from tune.sweep.summary import Standing
 from tune.sweep.table import Board, Row
@@ -61,7 +59,7 @@ def test_the_finish_time_counts_the_confirmation(
         number: Row(number, {"lr": 0.1}, state="complete", epochs=10, top1=50.0)
         for number in range(done)
     }
-    record = Record("look", trials=4, confirm_seeds=2, budget_s=budget_s)
+    record = SweepRecord(name="look", trials=4, confirm_seeds=2, budget_s=budget_s)
     standing = Standing(
         SweepFolder(tmp_path),
         record,
@@ -88,15 +86,17 @@ def test_the_terminals_finish_time_counts_it_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     boards: list[Board] = []
-    monkeypatch.setattr(Conductor, "_align", lambda *given: {})
-    monkeypatch.setattr(Conductor, "_run", lambda self, phase, board, *given: boards.append(board))
-    record = Record("look", trials=trials, confirm_seeds=num_seeds, budget_s=60.0)
+    monkeypatch.setattr(SweepSession, "_repair", lambda *given: None)
+    monkeypatch.setattr(
+        SweepSession, "_run_phase", lambda self, phase, board, *given: boards.append(board)
+    )
+    record = SweepRecord(name="look", trials=trials, confirm_seeds=num_seeds, budget_s=60.0)
     plan, folder = (
-        SimpleNamespace(file=FILE, recipe=FILE.baseline),
+        SimpleNamespace(file=FILE, recipe=FILE.baseline, directory=tmp_path),
         SimpleNamespace(record=record, stop_file=tmp_path / "stop"),
     )
-    conductor: Any = Conductor(plan, folder, None, "", None)  # type: ignore[arg-type]
-    conductor._search(SimpleNamespace(history=History(None, "look")))
+    session: Any = SweepSession(plan, folder, None, "", None)  # type: ignore[arg-type]
+    session._search(SimpleNamespace(history=History(None, "look")))
     assert [(board.epochs_after, board.budget_s) for board in boards] == [(10 * num_runs, 60.0)]
 
 
@@ -109,10 +109,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder.directory.mkdir(parents=True)
         (folder.directory / SWEEP_FILE).write_text(yaml.safe_dump(FILE.to_dict()))
         folder.write(
-            Record(
-                name,
+            SweepRecord(
+                id="ab" * 16,
+                name=name,
                 storage=storage,
-                store=name,
+                store=f"sqlite:///{tmp_path}/mlflow.db",
                 recipe=FILE.baseline.to_dict(),
                 state="finished",
                 began=float(name == "here"),
@@ -135,9 +136,12 @@ def test_a_sweep_whose_storage_is_away_hides_no_other(
     assert "cannot be used" in away["error"] and here["trials"]["complete"] == 0
 
 
-def test_a_sweep_whose_store_is_away_is_told_and_the_others_are_examined(place: Path) -> None:
-    def open_tracker(uri: str) -> Any:
-        if uri == "away":
-            raise RequestError("it does not answer")
-
-    assert ailments("", open_tracker) == ({"here": []}, {"away": "it does not answer"})
+def test_a_sweep_whose_storage_is_away_is_told_and_the_others_are_examined(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["doctor"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(
+        "sweep away cannot be examined: storage postgresql://ann@127.0.0.1:9"
+    )
+    assert lines[1].startswith("sweep here: its MLflow runs do not say what their folders say: .")

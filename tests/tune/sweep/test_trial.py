@@ -1,6 +1,4 @@
-"""One trial: its folder and names, what its process reports after a kill, and the test set,
-evaluated once.
-"""
+"""One trial: what its process reports after a kill, and the test set, evaluated once."""
 
 from __future__ import annotations
 
@@ -15,38 +13,17 @@ import pytest
 from rbnn import session
 from rbnn.recipe import Recipe
 from tune.run.journal import Journal
-from tune.sweep import trial
-from tune.sweep.trial import TrialRun, run_trial, score_on_test_set, trial_directory, trial_store
+from tune.sweep.folder import CONFIRM, trial_directory
+from tune.sweep.trial import Trial, TrialSpec, run_trial, score_on_test_set, trial_store
 
 BASE = Recipe(dataset="cifar10", epochs=3, val_fraction=0.1).to_dict()
-
-
-@pytest.fixture
-def reported(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """What trials report to Ray Tune here; training writes epochs of score 10, 20, 30 and no
-    network.
-    """
-    import ray.tune
-
-    told: list[dict[str, Any]] = []
-
-    def train(self: TrialRun, journal: Journal, tell: Any) -> None:
-        for epoch in range(journal.last_epoch + 1, self.recipe.epochs):
-            journal.append({"epoch": epoch, "val/top1": 10.0 * (epoch + 1)})
-            tell(journal.rows[-1])
-
-    monkeypatch.setattr(TrialRun, "train", train)
-    monkeypatch.setattr(ray.tune, "report", told.append)
-    monkeypatch.setattr(session, "evaluate_file", evaluations := Evaluations())
-    yield told
-    assert evaluations.num_calls <= 1
+Rows = list[dict[str, Any]]
 
 
 class Evaluations:
-    """Stands for `evaluate_file`: notes what it is asked for, and how often."""
+    """Stands for `evaluate_file`: notes how often it is asked."""
 
-    def __init__(self) -> None:
-        self.num_calls = 0
+    num_calls = 0
 
     def __call__(self, recipe: Recipe, path: str) -> tuple[dict[str, float], Any]:
         self.num_calls += 1
@@ -54,53 +31,63 @@ class Evaluations:
         return {"val/top1": 77.0, "val/loss": 1.0}, SimpleNamespace()
 
 
-def run(folder: Path, **config: Any) -> None:
-    run_trial(
-        {"number": 4, "overrides": {"lr": 0.2}, "epochs": 0, **config},
-        base=BASE,
-        sweep_directory=str(folder),
-    )
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rows]:
+    """What trials report to Ray Tune here."""
+    import ray.tune
+
+    told: Rows = []
+    monkeypatch.setattr(ray.tune, "report", told.append)
+    monkeypatch.setattr(session, "evaluate_file", evaluations := Evaluations())
+    yield told
+    assert evaluations.num_calls <= 1
+
+
+def score(trial: Trial, journal: Journal, tell: Any) -> None:
+    """Stands for training: epochs of score 10, 20, 30 and no network."""
+    for epoch in range(journal.last_epoch + 1, trial.recipe.epochs):
+        journal.append({"epoch": epoch, "val/top1": 10.0 * (epoch + 1)})
+        tell(journal.rows[-1])
+
+
+def run(folder: Path, **given: Any) -> None:
+    config = TrialSpec(4, {"lr": 0.2}, **given).to_config()
+    run_trial(config, base=BASE, sweep_directory=str(folder), train=score)
 
 
 def test_the_folder_and_the_address_of_a_trial() -> None:
     assert trial_directory("out/look", 4) == Path("out/look/trials/0004")
-    assert trial_directory("out/look", 4, trial.CONFIRM) == Path("out/look/confirm/0004")
-    assert (
-        trial_store("s3://bucket/look", 4) == "s3://bucket/look/trials/0004"
-        and trial_store("", 4) == ""
-    )
-
-
-def test_epochs_are_reported_from_1(reported: list[dict[str, Any]], tmp_path: Path) -> None:
-    run(tmp_path)
-    assert [row["epoch"] for row in reported] == [1, 2, 3]
+    assert trial_directory("out/look", 4, CONFIRM) == Path("out/look/confirm/0004")
+    assert trial_store("s3://bucket/look", 4) == "s3://bucket/look/trials/0004"
+    assert trial_store("", 4) == ""
 
 
 @pytest.mark.parametrize(
-    ("written", "known", "told"), [(2, 1, [1, 2, 3]), (2, 2, [2, 3]), (3, 2, [2, 3]), (3, 3, [3])]
+    ("written", "known", "told"),
+    [(0, 0, [1, 2, 3]), (2, 1, [1, 2, 3]), (2, 2, [2, 3]), (3, 2, [2, 3]), (3, 3, [3])],
 )
-def test_what_may_not_have_been_heard_is_reported_again(
-    written: int, known: int, told: list[int], reported: list[dict[str, Any]], tmp_path: Path
+def test_epochs_are_reported_from_1_and_again_where_they_may_not_have_been_heard(
+    written: int, known: int, told: list[int], reported: Rows, tmp_path: Path
 ) -> None:
     journal = Journal(trial_directory(tmp_path, 4))
     for epoch in range(written):
         journal.append({"epoch": epoch, "val/top1": 10.0 * (epoch + 1)})
-    run(tmp_path, epochs=known)
-    assert [row["epoch"] for row in reported] == told
-    assert [row["val/top1"] for row in reported] == [10.0 * epoch for epoch in told]
+    run(tmp_path, epochs_done=known)
+    assert [(row["epoch"], row["val/top1"]) for row in reported] == [
+        (epoch, 10.0 * epoch) for epoch in told
+    ]
 
 
 def test_a_confirmation_run_reports_the_test_set_with_its_last_epoch_and_evaluates_it_once(
-    reported: list[dict[str, Any]], tmp_path: Path
+    reported: Rows, tmp_path: Path
 ) -> None:
     run(tmp_path, test=True)
     assert [row["epoch"] for row in reported] == [1, 2, 3]
     assert [row.get("test/top1") for row in reported] == [None, None, 77.0]
-    run(tmp_path, test=True, epochs=2)  # killed before anybody heard of it
-    assert reported[-1] == {"epoch": 3, "val/top1": 30.0, "test/top1": 77.0, "test/loss": 1.0}
-    assert (
-        json.loads((tmp_path / "confirm" / "0004" / "test.json").read_text())["test/top1"] == 77.0
-    )
+    run(tmp_path, test=True, epochs_done=2)  # killed before anybody heard of it
+    assert (reported[-1]["epoch"], reported[-1]["test/top1"]) == (3, 77.0)
+    kept = json.loads((tmp_path / "confirm" / "0004" / "test.json").read_text())
+    assert kept == {"test/top1": 77.0, "test/loss": 1.0}
 
 
 def test_no_test_set_is_made_up(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from rbnn.recipe import load_recipe
+from tests.tune.made_runs import recorded_run
 from tune.cli.__main__ import main
-from tune.tracking import mirror as tracking
-from tune.tracking.measured import measured_accuracies
-from tune.tracking.mirror import Tracker
+from tune.tracking.measured import measured_accuracies, recorded_epoch_s
+from tune.tracking.mirror import Mirror
+from tune.tracking.reader import RunReader
 
 # Importing MLflow uses what newer versions of its dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
@@ -29,26 +30,21 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def record(tracker: Tracker, top1: list[float], status: Any = "FINISHED", **changes: Any) -> str:
-    run = tracker.start_run(
-        "train", "run", recipe=load_recipe(NAME, **changes), tags={"rbnn.recipe": NAME}
-    )
-    for epoch, value in enumerate(top1):
-        tracker.log_epoch(run, {"val/top1": value, "val/top5": value + 10}, epoch)
-    tracker.finish(run, status)
-    return run
+def record(top1: list[float], state: str = "complete", **changes: Any) -> str:
+    epochs = [{"val/top1": value, "val/top5": value + 10} for value in top1]
+    recipe, tags = load_recipe(NAME, **changes), {"rbnn.recipe": NAME}
+    return recorded_run(Mirror.open(), Path.cwd(), recipe, epochs, state, tags=tags)
 
 
 def test_the_best_epoch_of_the_best_unchanged_finished_run_counts(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracker = Tracker.open()
-    best = record(tracker, [50.0, 86.25, 86.0], seed=7, threads=2, data_path="/elsewhere")
-    record(tracker, [86.1])
-    record(tracker, [99.0], epochs=400)
-    record(tracker, [99.0], val_fraction=0.1)
-    record(tracker, [99.0], a32=True)
-    record(tracker, [99.0], status="KILLED")
+    best = record([50.0, 86.25, 86.0], seed=7, threads=2, data_path="/elsewhere")
+    record([86.1])
+    record([99.0], epochs=400)
+    record([99.0], val_fraction=0.1)
+    record([99.0], a32=True)
+    record([99.0], state="killed")
     assert measured_accuracies([NAME, OTHER]) == {
         NAME: {"top1": 86.25, "top5": 96.25, "run_id": best, "num_runs": 2}
     }
@@ -70,9 +66,8 @@ def test_without_a_run_of_a_recipe_mlflow_is_not_asked(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert measured_accuracies([NAME]) == {} and not (place / "mlflow.db").exists()
-    tracker = Tracker.open()
-    record(tracker, [86.0])
-    monkeypatch.setattr(tracking.Tracker, "open", lambda: pytest.fail("the store was opened"))
+    record([86.0])
+    monkeypatch.setattr(RunReader, "open", lambda *given: pytest.fail("the store was opened"))
     assert measured_accuracies([OTHER]) == {}
 
 
@@ -87,3 +82,13 @@ def test_a_store_that_does_not_answer_leaves_the_documented_figures(
         and said.err.count("\n") == 1
     )
     assert "86.5" in said.out
+
+
+def test_the_epoch_time_is_that_of_the_latest_run_of_the_same_kind(place: Path) -> None:
+    recipe, mirror = load_recipe(NAME), Mirror.open()
+    for each, seconds in ((recipe, 2.0), (recipe.replace(batch_size=32), 7.0)):
+        epochs = [{"time/epoch_s": seconds + epoch} for epoch in range(3)]
+        recorded_run(mirror, place, each, epochs)
+    found = recorded_epoch_s(recipe, mirror.reader)
+    assert found is not None and found[0] == 3.0 and "3 epochs recorded" in found[1]
+    assert recorded_epoch_s(recipe.replace(batch_size=16), mirror.reader) is None

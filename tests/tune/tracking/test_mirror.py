@@ -1,30 +1,38 @@
-"""Tracking: runs as recorded in a SQLite store, nothing twice after a resume, and one line where a
-store does not answer.
-"""
+"""The mirror: MLflow says what the folder says, whoever syncs, however often, whatever died."""
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import json
 import math
+import multiprocessing
+import os
+import random
+import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
 
-from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
-from tune.run.environment import PACKAGES, environment, run_environment, source_changes
+from tune.run.environment import run_environment
+from tune.run.folder import RunFolder, RunInfo
+from tune.run.journal import Journal
 from tune.run.verdict import environment_differences
 from tune.serve.ui import free_port, mlflow_server
-from tune.tracking.address import check_reachable, shown, tracking_uri
-from tune.tracking.mirror import Tracker
+from tune.tracking.mirror import Mirror
+from tune.tracking.reader import RunReader
+from tune.tracking.sync import sync_all
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 RECIPE = Recipe(dataset="cifar10", epochs=3, lr_type="step", lr_decay_step=(1, 2))
+DATA = {"name": "cifar10", "fingerprint": "sha256:" + "ab" * 32, "sizes": {"train": 9, "val": 1}}
+Begin = Callable[..., RunFolder]
 
 
 @pytest.fixture(scope="module")
@@ -34,238 +42,241 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def tracker(store: str) -> Tracker:
-    return Tracker.open(uri=store)
+def mirror(store: str) -> Mirror:
+    return Mirror.open(store)
 
 
-def epoch_metrics(epoch: int) -> dict[str, object]:
-    return {
-        "train/loss": 2.0 - epoch,
-        "val/top1": 10.0 * epoch,
-        "lr": 0.1,
-        "digest/weights": f"sha256:{epoch}",
-    }
+@pytest.fixture
+def begin(tmp_path: Path) -> Begin:
+    """A run's folder, with so many epochs."""
+
+    def run(name: str = "run", num_epochs: int = 0, **info: object) -> RunFolder:
+        folder = RunFolder.begin(tmp_path / name, RunInfo(name=name, data=DATA, **info), RECIPE)  # type: ignore[arg-type]
+        add_epochs(folder, num_epochs)
+        return folder
+
+    return run
 
 
-def start(tracker: Tracker, name: str = "run") -> str:
-    return tracker.start_run("train", name, recipe=RECIPE)
+def add_epochs(run: RunFolder, until: int) -> None:
+    journal = Journal(run.directory)
+    for epoch in range(journal.last_epoch + 1, until):
+        metrics = {"train/loss": 2.0 - epoch, "val/top1": 10.0 * epoch, "digest": f"{epoch:016x}"}
+        journal.append({"epoch": epoch, **metrics})
 
 
-def test_default_store_is_a_database_in_the_working_directory(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def top1(reader: RunReader, run_id: str) -> list[tuple[int, float]]:
+    points = reader.client.get_metric_history(run_id, "val/top1")
+    return [(point.step, point.value) for point in points]
+
+
+def seen(mirror: Mirror, run: RunFolder) -> Run:
+    return mirror.client.get_run(mirror.sync(run.directory))
+
+
+def test_a_run_holds_its_recipe_its_names_its_data_and_where_it_ran(
+    mirror: Mirror, begin: Begin
 ) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other/runs.db?timeout=9")
-    assert tracking_uri() == f"sqlite:///{tmp_path}/other/runs.db?timeout=9"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example.org:5000")
-    assert tracking_uri() == "http://example.org:5000"
-
-
-def test_a_run_records_its_recipe_its_names_and_where_it_ran(tracker: Tracker) -> None:
-    tags = {"rbnn.recipe": "quickstart"}
-    run_id = tracker.start_run("train", "first", recipe=RECIPE, tags=tags, description="why")
-    run = tracker.find_run(run_id)
-    assert run.info.status == "RUNNING"
-    assert run.info.run_name == "first"
+    run = begin(tags={"rbnn.recipe": "quickstart"}, description="why")
+    found = seen(mirror, run)
+    assert (found.info.status, found.info.run_name) == ("RUNNING", "run")
     expected = {
+        "rbnn.id": run.info.id,
         "rbnn.kind": "train",
         "rbnn.recipe": "quickstart",
+        "rbnn.data_fingerprint": DATA["fingerprint"],
         "mlflow.note.content": "why",
         "mlflow.user": getpass.getuser(),
     }
-    assert expected.items() <= run.data.tags.items()
-    assert run.data.params.keys() == RECIPE.to_dict().keys()
-    assert run.data.params["lr_decay_step"] == "1 2"
-    assert run.data.params["warm_up"] == "false"
-    assert run.data.params["resume"] == ""
-    assert tracker.recipe_of(run_id) == RECIPE
-    assert environment_differences(tracker.environment_of(run_id), run_environment(RECIPE)) == []
-    files = {entry.path for entry in tracker.client.list_artifacts(run_id)}
-    assert files - {"source_changes.diff"} == {"recipe.yaml", "environment.yaml"}
-    assert ("source_changes.diff" in files) is bool(source_changes())
-
-
-def test_artifacts_lie_beside_the_database_and_the_experiment_says_what_it_is(
-    tracker: Tracker, store: str
-) -> None:
-    run = tracker.find_run(start(tracker))
-    assert (
-        "rbnn ui"
-        in tracker.client.get_experiment(tracker.experiment_id).tags["mlflow.note.content"]
-    )
-    assert run.info.artifact_uri.startswith(
-        f"file://{Path(store.removeprefix('sqlite:///')).parent}/mlartifacts/"
-    )
-
-
-def test_an_epoch_is_recorded_once_also_after_the_process_died(
-    tracker: Tracker, store: str
-) -> None:
-    run_id = start(tracker)
-    for epoch in range(2):
-        tracker.log_epoch(run_id, epoch_metrics(epoch), epoch)
-    restarted = Tracker.open(uri=store)
-    restarted.resume_run(run_id)
-    for epoch in (1, 2, 2):
-        restarted.log_epoch(run_id, epoch_metrics(epoch), epoch)
-    points = restarted.client.get_metric_history(run_id, "val/top1")
-    assert [(point.step, point.value) for point in points] == [(0, 0.0), (1, 10.0), (2, 20.0)]
-    path = restarted.client.download_artifacts(run_id, "digests.txt")
-    assert Path(path).read_text().splitlines() == [
-        f"{epoch} digest/weights sha256:{epoch}" for epoch in range(3)
-    ]
-
-
-def test_text_that_is_no_digest_is_refused_and_a_diverged_loss_is_kept(tracker: Tracker) -> None:
-    run_id = start(tracker)
-    with pytest.raises(TypeError, match="'note' is 'text'"):
-        tracker.log_epoch(run_id, {"lr": 0.1, "note": "text"}, 0)
-    tracker.log_epoch(run_id, {"train/loss": math.nan}, 0)
-    assert math.isnan(tracker.find_run(run_id).data.metrics["train/loss"])
-
-
-def test_ends_are_told_truthfully_and_a_resume_takes_them_back(tracker: Tracker) -> None:
-    run_id = start(tracker)
-    tracker.finish(
-        run_id, "FAILED", cause="no answer from postgresql://ann:geheim@db/x?sslpassword=geheim"
-    )
-    assert "geheim" not in tracker.find_run(run_id).data.tags["rbnn.cause"]
-    tracker.finish(run_id, "FAILED", cause="NonFiniteLoss: epoch 3")
-    failed = tracker.find_run(run_id)
-    assert (failed.info.status, failed.data.tags["rbnn.cause"]) == (
-        "FAILED",
-        "NonFiniteLoss: epoch 3",
-    )
-    tracker.resume_run(run_id)
-    resumed = tracker.find_run(run_id)
-    assert resumed.info.status == "RUNNING"
-    assert "rbnn.cause" not in resumed.data.tags
-    with pytest.raises(ValueError, match="KILLED, not FINISHED"):
-        tracker.finish(run_id, "FINISHED", pruned=True)
-    tracker.finish(run_id, "KILLED", pruned=True)
-    pruned = tracker.find_run(run_id)
-    assert (pruned.info.status, pruned.data.tags["rbnn.pruned"]) == ("KILLED", "true")
-
-
-def test_data_and_checkpoints_are_recorded(tracker: Tracker, tmp_path: Path) -> None:
-    run_id = start(tracker)
-    fingerprint = "sha256:" + "ab" * 32
-    tracker.log_data(run_id, "cifar10", fingerprint, {"train": 45000, "validation": 5000})
-    (tmp_path / "last.ckpt").write_bytes(b"weights")
-    tracker.log_checkpoints(run_id, [tmp_path / "last.ckpt"])
-    tracker.log_dict(run_id, {"verdict": "equal"}, "verdict.json")
-    run = tracker.find_run(run_id)
-    seen = {
+    assert expected.items() <= found.data.tags.items()
+    assert found.data.params.keys() == RECIPE.to_dict().keys()
+    assert [found.data.params[name] for name in ("lr_decay_step", "warm_up")] == ["1 2", "false"]
+    run_id, reader = found.info.run_id, mirror.reader
+    assert reader.recipe_of(run_id) == RECIPE
+    assert environment_differences(reader.environment_of(run_id), run_environment(RECIPE)) == []
+    sizes = {
         entry.tags[0].value: json.loads(entry.dataset.profile)["num_rows"]
-        for entry in run.inputs.dataset_inputs
+        for entry in found.inputs.dataset_inputs
     }
-    assert seen == {"train": 45000, "validation": 5000}
-    assert {entry.dataset.digest for entry in run.inputs.dataset_inputs} == {("ab" * 32)[:36]}
-    assert run.data.tags["rbnn.data_fingerprint"] == fingerprint
-    assert [entry.path for entry in tracker.client.list_artifacts(run_id, "checkpoints")] == [
-        "checkpoints/last.ckpt"
+    assert sizes == DATA["sizes"]
+    assert run.mirrored["run"] == run.run_id == run_id
+    place = Path(reader.uri.removeprefix("sqlite:///")).parent
+    assert found.info.artifact_uri.startswith(f"file://{place}/mlartifacts/")
+
+
+def test_epochs_are_there_once_whoever_syncs_and_however_often(
+    mirror: Mirror, begin: Begin, store: str
+) -> None:
+    run = begin(num_epochs=2)
+    run_id = mirror.sync(run.directory)
+    add_epochs(run, 3)
+    for other in (mirror, Mirror.open(store), Mirror.open(store), mirror):
+        assert other.sync(run.directory) == run_id
+    assert top1(mirror.reader, run_id) == [(0, 0.0), (1, 10.0), (2, 20.0)]
+    assert sorted(mirror.reader.digests_of(run_id)) == [0, 1, 2]
+    assert mirror.client.get_run(run_id).data.tags["rbnn.epochs"] == "3"
+
+
+def test_an_epoch_that_a_kill_left_without_its_count_is_not_doubled(
+    mirror: Mirror, begin: Begin, store: str
+) -> None:
+    run = begin(num_epochs=2)
+    run_id = mirror.sync(run.directory)
+    mirror.client.set_tag(run_id, "rbnn.epochs", "0")
+    Mirror.open(store).sync(run.directory)
+    assert top1(mirror.reader, run_id) == [(0, 0.0), (1, 10.0)]
+
+
+def test_ends_are_told_truthfully_and_a_resume_takes_them_back(
+    mirror: Mirror, begin: Begin
+) -> None:
+    run = begin(num_epochs=1)
+    ends = [
+        ("complete", "FINISHED", ""),
+        ("failed", "FAILED", "the loss is not finite"),
+        ("pruned", "KILLED", ""),
+        ("killed", "KILLED", ""),
     ]
+    for state, status, cause in ends:
+        run.end(state, cause)  # type: ignore[arg-type]
+        found = seen(mirror, run)
+        tags = found.data.tags
+        assert (found.info.status, tags["rbnn.state"]) == (status, state)
+        assert tags.get("rbnn.cause", "") == cause and ("rbnn.pruned" in tags) == (
+            state == "pruned"
+        )
+        assert found.info.end_time == int((run.info.ended or 0) * 1000)
+        run.resume()
+        resumed = seen(mirror, run)
+        assert resumed.info.status == "RUNNING"
+        assert not {"rbnn.cause", "rbnn.pruned", "rbnn.state"} & resumed.data.tags.keys()
 
 
-def test_runs_are_found_by_id_by_its_beginning_and_refused_in_one_line(tracker: Tracker) -> None:
-    run_id = start(tracker)
-    assert tracker.find_run(run_id).info.run_id == run_id
-    assert tracker.find_run(run_id[:12]).info.run_id == run_id
-    for unknown in ("0" * 32, "0123456789", "", "not-an-id", "x' or 'a' = 'a"):
-        with pytest.raises(RequestError, match=r"^run '") as refusal:
-            tracker.find_run(unknown)
-        assert "\n" not in str(refusal.value)
-    without = tracker.start_run("evaluate", "bare", recipe=None)
-    with pytest.raises(RequestError, match=r"holds no recipe\.yaml"):
-        tracker.recipe_of(without)
-
-
-def test_a_sweep_is_found_by_name_and_by_id_and_knows_its_trials(tracker: Tracker) -> None:
-    parent = tracker.start_run("sweep", "it's small", recipe=None)
+def test_a_run_belongs_to_its_parent_which_is_brought_there_first(
+    mirror: Mirror, begin: Begin
+) -> None:
+    parent = begin("it's small", kind="sweep", tags={"rbnn.sweep": "it's small"})
+    parent.add_points(3, {"sweep/best_top1": 80.0})
     tags = {"rbnn.sweep": "it's small", "rbnn.trial": "0"}
-    trial = tracker.start_run("trial", "trial 0", recipe=RECIPE, parent=parent, tags=tags)
-    start(tracker)
-    assert tracker.sweep_run("it's small").info.run_id == parent
-    assert tracker.sweep_run(parent[:12]).info.run_id == parent
-    assert [run.info.run_id for run in tracker.children(parent)] == [trial]
-    for unknown in ("smal", trial):
-        with pytest.raises(RequestError, match="known: it's small"):
-            tracker.sweep_run(unknown)
+    info = RunInfo(name="trial 0", kind="trial", parent=parent.info.id, tags=tags)
+    trial = RunFolder.begin(parent.directory / "trials" / "0000", info, RECIPE)
+    child, reader = mirror.sync(trial.directory), mirror.reader
+    sweep = reader.sweep_run("it's small")
+    assert sweep.info.run_id == parent.mirrored["run"]
+    assert [run.info.run_id for run in reader.children(sweep.info.run_id)] == [child]
+    (point,) = mirror.client.get_metric_history(sweep.info.run_id, "sweep/best_top1")
+    assert (point.step, point.value) == (3, 80.0)
 
 
-def test_environment_holds_a_fixed_list_of_names() -> None:
-    seen = environment()
-    assert set(PACKAGES) < seen.keys()
-    assert seen["torch"]
-    assert int(seen["cores"]) >= 1
-    assert environment() is seen
+def test_a_run_deleted_in_mlflows_pages_is_restored_and_one_renamed_experiment_keeps_it(
+    mirror: Mirror, begin: Begin, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begin(num_epochs=1)
+    run_id = mirror.sync(run.directory)
+    mirror.client.delete_run(run_id)
+    add_epochs(run, 2)
+    run.end("complete")
+    assert mirror.sync(run.directory) == run_id
+    assert f"MLflow run {run_id[:8]} (run) was deleted; it is restored" in capsys.readouterr().out
+    experiment = mirror.client.get_run(run_id).info.experiment_id
+    mirror.client.rename_experiment(experiment, "thesis")
+    try:
+        assert Mirror.open(store).sync(run.directory) == run_id
+    finally:
+        mirror.client.rename_experiment(experiment, "rbnn")
 
 
-@pytest.mark.parametrize(
-    ("uri", "reason"),
-    [
-        ("http://127.0.0.1:9", "Connection refused"),
-        ("http://127.0.0.1:notaport", "port"),
-        ("postgresql://ann:secret@127.0.0.1:9/runs", "Connection refused"),
-        ("postgresql://127.0.0.1:9/runs?user=ann&password=secret", "Connection refused"),
-        ("mlruns", "it is a folder"),
-        ("file:///tmp/mlruns", "it is a folder"),
-        ("sqlite://", "it names no file"),
-        ("sqlite:////no/such/folder/mlflow.db", "does not exist"),
-        ("sqlite:////proc/mlflow.db", "unable to open"),
-    ],
-)
-def test_a_store_that_does_not_answer_is_refused_at_once_in_one_line(uri: str, reason: str) -> None:
-    begin = time.monotonic()
-    with pytest.raises(RequestError, match=reason) as refusal:
-        check_reachable(uri)
-    assert time.monotonic() - begin < 4
-    assert shown(uri) in str(refusal.value)
-    assert "secret" not in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+def test_numbers_that_are_not_finite_and_the_test_sets_scores_are_kept(
+    mirror: Mirror, begin: Begin
+) -> None:
+    run = begin(num_epochs=1)
+    Journal(run.directory).append({"epoch": 1, "val/top1": 1.0, "train/loss": math.nan})
+    (run.directory / "test.json").write_text('{"test/top1": 77.0}')
+    run.end("complete")
+    metrics = seen(mirror, run).data.metrics
+    assert math.isnan(metrics["train/loss"]) and metrics["test/top1"] == 77.0
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_text("not a database, by far")
-    with pytest.raises(RequestError, match="file is not a database"):
-        Tracker.open(uri=f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_folder_is_behind_until_it_is_synced(mirror: Mirror, begin: Begin, store: str) -> None:
+    run = begin(num_epochs=1)
+    run.end("complete")
+    assert mirror.lacks(run.directory)
+    mirror.sync(run.directory)
+    assert not mirror.lacks(run.directory) and not Mirror.open(store).lacks(run.directory)
+    run.update(tags={"rbnn.verdict": "equal"})
+    assert mirror.lacks(run.directory)
+    assert seen(mirror, run).data.tags["rbnn.verdict"] == "equal"
 
 
-def test_a_deleted_experiment_is_refused_with_the_way_back(tracker: Tracker, store: str) -> None:
-    other = Tracker.open("gone", uri=store)
-    other.client.delete_experiment(other.experiment_id)
-    with pytest.raises(
-        RequestError, match=f"mlflow experiments restore --experiment-id {other.experiment_id}"
-    ):
-        Tracker.open("gone", uri=store)
+def test_all_runs_go_into_an_empty_store_and_say_the_same_there(
+    begin: Begin, tmp_path: Path
+) -> None:
+    runs = [begin(f"run{number}", num_epochs=number) for number in range(3)]
+    for run in runs:
+        run.end("complete")
+    uri = f"sqlite:///{tmp_path}/other.db"
+    for _ in range(2):
+        assert sync_all(tmp_path, uri) == (3, [])
+    reader = RunReader.open(uri)
+    assert len(reader.search("tags.`rbnn.kind` = 'train'")) == 3
+    for number, run in enumerate(runs):
+        assert top1(reader, run.run_id) == [(epoch, 10.0 * epoch) for epoch in range(number)]
+
+
+def sync_often(directory: Path, store: str, times: int) -> None:
+    for _ in range(times):
+        Mirror.open(store).sync(directory)
+
+
+@pytest.mark.slow
+def test_three_processes_sync_at_once_and_one_is_killed_again_and_again(
+    mirror: Mirror, begin: Begin, store: str
+) -> None:
+    run, context = begin(), multiprocessing.get_context("spawn")
+    chance = random.Random(7)
+    begun = [context.Process(target=sync_often, args=(run.directory, store, 40)) for _ in range(2)]
+    for process in begun:
+        process.start()
+    for round_number in range(20):
+        add_epochs(run, 3 * (round_number + 1))
+        child = os.fork()
+        if child == 0:
+            sync_often(run.directory, store, 5)
+            os._exit(0)
+        for _ in range(chance.randrange(1, 20)):
+            if os.waitpid(child, os.WNOHANG)[0]:
+                break
+            mirror.lacks(run.directory)  # passes a moment that depends on the machine's pace
+        else:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    for process in begun:
+        process.join()
+        assert process.exitcode == 0
+    run.end("complete")
+    run_id = mirror.sync(run.directory)
+    assert top1(mirror.reader, run_id) == [(epoch, 10.0 * epoch) for epoch in range(60)]
+    assert len(mirror.reader.search(f"tags.`rbnn.id` = '{run.info.id}'", deleted=True)) == 1
+    assert mirror.client.get_run(run_id).info.status == "FINISHED"
 
 
 def test_a_fresh_store_opens_without_a_word_and_mlflow_is_loaded_only_then(tmp_path: Path) -> None:
-    code = (
-        "import sys; from tune.tracking.mirror import Tracker; import tune.serve.ui; assert "
-        "'mlflow' not in sys.modules;"
-        "from rbnn.recipe import Recipe;"
-        f"tracker = Tracker.open(uri='sqlite:///{tmp_path}/mlflow.db');"
-        "tracker.recipe_of(tracker.start_run('train', 'r', recipe=Recipe()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
-    )
+    program = Path(__file__).with_name("open_fresh_store.py")
+    command = [sys.executable, "-W", "ignore", str(program), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
 
 
 @pytest.mark.slow
-def test_a_server_takes_the_same_calls(tmp_path: Path) -> None:
+def test_a_server_takes_the_same_calls(begin: Begin, tmp_path: Path) -> None:
     port = free_port("127.0.0.1", 5300)
+    run = begin(num_epochs=2)
+    run.end("complete")
     with mlflow_server(f"sqlite:///{tmp_path}/mlflow.db", port):
-        tracker = Tracker.open(uri=f"http://127.0.0.1:{port}")
-        test_a_run_records_its_recipe_its_names_and_where_it_ran(tracker)
-        test_an_epoch_is_recorded_once_also_after_the_process_died(tracker, tracker.uri)
-        test_ends_are_told_truthfully_and_a_resume_takes_them_back(tracker)
-        test_data_and_checkpoints_are_recorded(tracker, tmp_path)
-        test_runs_are_found_by_id_by_its_beginning_and_refused_in_one_line(tracker)
-        test_a_sweep_is_found_by_name_and_by_id_and_knows_its_trials(tracker)
-    with pytest.raises(RequestError, match="Connection refused"):
-        Tracker.open(uri=tracker.uri)
+        mirror = Mirror.open(f"http://127.0.0.1:{port}")
+        found = seen(mirror, run)
+        assert top1(mirror.reader, found.info.run_id) == [(0, 0.0), (1, 10.0)]
+        assert mirror.reader.record_of(found.info.run_id[:10]).recipe == RECIPE.to_dict()
+        assert not mirror.lacks(run.directory)
+        other = dataclasses.replace(run.info, name="other")
+        assert RunFolder.begin(tmp_path / "other", other, None).info.id != run.info.id

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from rbnn.engine import BEST, LAST
+from rbnn.engine import LAST
 from rbnn.errors import CheckpointError
 from rbnn.recipe import Recipe
 from rbnn.state import Keeper, Run, start
-from tune.tracking.mirror import Tracker
+from tests.tune.made_runs import made_run
+from tune.run.journal import Journal
+from tune.tracking.mirror import Mirror
 from tune.tracking.models import local_folder, models_of
 from tune.tracking.network_file import network_of
 
@@ -29,12 +31,11 @@ class Recorded:
     """A run whose epochs are written as `fit` writes them, without training."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "run"
-        self.folder.mkdir()
-        self.tracker = Tracker.open(uri=f"sqlite:///{folder}/mlflow.db")
-        self.run_id = self.tracker.start_run(
-            "train", "run", recipe=RECIPE, tags={"rbnn.sweep": "look"}
-        )
+        self.mirror = Mirror.open(f"sqlite:///{folder}/mlflow.db")
+        self.client = self.mirror.client
+        self.made = made_run(folder, RECIPE, tags={"rbnn.sweep": "look"})
+        self.folder = self.made.directory
+        self.run_id = self.mirror.sync(self.folder)
         self.run: Run = start(RECIPE, torch.device("cpu"))
         self.keeper = Keeper(self.folder, "sha256:ab")
 
@@ -46,16 +47,20 @@ class Recorded:
             {"epoch": epoch, "val/top1": top1, "lr": 0.1, "time/epoch_s": 1.0},
         )
         self.keeper.epoch(self.run)
-        self.tracker.log_epoch(self.run_id, {"val/top1": top1, "lr": 0.1}, epoch)
-        self.tracker.log_checkpoints(self.run_id, [self.folder / LAST, self.folder / BEST])
+        Journal(self.folder).append({"epoch": epoch, "val/top1": top1, "lr": 0.1})
+        self.sync()
+
+    def sync(self) -> None:
+        """Record it as a run that has ended, with all its checkpoints."""
+        self.made.update(state="running")
+        self.made.end("complete")
+        self.mirror.sync(self.folder)
 
     def models(self) -> dict[str, Any]:
-        return models_of(self.tracker.client, self.tracker.client.get_run(self.run_id))
+        return models_of(self.client, self.client.get_run(self.run_id))
 
     def artifacts(self) -> set[str]:
-        return {
-            entry.path for entry in self.tracker.client.list_artifacts(self.run_id, "checkpoints")
-        }
+        return {entry.path for entry in self.client.list_artifacts(self.run_id, "checkpoints")}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +94,7 @@ def test_models_carry_their_epoch_and_its_metrics_which_the_run_holds_once(
     }
     assert found["best"] == found["epoch-0002"] == [("val/top1", 30.0, 1)]
     assert found["last"] == [("val/top1", 20.0, 2)]
-    points = recorded.tracker.client.get_metric_history(recorded.run_id, "val/top1")
+    points = recorded.client.get_metric_history(recorded.run_id, "val/top1")
     assert [(point.step, point.value) for point in points] == [(0, 10.0), (1, 30.0), (2, 20.0)]
     assert (
         recorded.models()["best"].tags.items() >= {"rbnn.sweep": "look", "rbnn.epoch": "1"}.items()
@@ -100,7 +105,7 @@ def test_a_checkpoint_is_on_disk_once(recorded: Recorded) -> None:
     folder = local_folder(recorded.models()["last"].artifact_location)
     assert folder is not None
     assert (folder / "data" / "model.pth").samefile(recorded.folder / LAST)
-    run = recorded.tracker.client.get_run(recorded.run_id)
+    run = recorded.client.get_run(recorded.run_id)
     assert Path(run.info.artifact_uri.removeprefix("file://"), "checkpoints", LAST).samefile(
         recorded.folder / LAST
     )
@@ -108,9 +113,7 @@ def test_a_checkpoint_is_on_disk_once(recorded: Recorded) -> None:
 
 def test_a_checkpoint_that_the_store_has_is_not_logged_again(recorded: Recorded) -> None:
     before = {name: model.model_id for name, model in recorded.models().items()}
-    recorded.tracker.log_checkpoints(
-        recorded.run_id, [recorded.folder / LAST, recorded.folder / BEST]
-    )
+    recorded.sync()
     assert {name: model.model_id for name, model in recorded.models().items()} == before
 
 
@@ -118,8 +121,8 @@ def test_a_checkpoint_that_the_store_has_is_not_logged_again(recorded: Recorded)
 def test_each_loads_in_one_line_as_a_network_and_as_a_classifier(
     recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", recorded.tracker.uri)
-    mlflow.set_tracking_uri(recorded.tracker.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", recorded.mirror.reader.uri)
+    mlflow.set_tracking_uri(recorded.mirror.reader.uri)
     uri = f"models:/{recorded.models()['last'].model_id}"
     network = mlflow.pytorch.load_model(uri)
     classifier = mlflow.pyfunc.load_model(uri)

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rbnn.engine import BEST, LAST
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
 from rbnn.state import Keeper, start
+from tests.tune.made_runs import made_run
 from tune.sweep.confirm import Setting
 from tune.sweep.table import Row
 from tune.sweep.winner import Winner
-from tune.tracking.mirror import Tracker
+from tune.tracking.mirror import Mirror
+from tune.tracking.reader import RunReader
 from tune.tracking.registry import Candidate, candidate_of, champion_of, register_champion
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
@@ -24,18 +25,19 @@ NAME = "rbnn-digits-resnet20_1w1a"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tracker, list[str]]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunReader, list[str]]:
     """A store with three runs that have their checkpoint."""
     folder: Path = tmp_path_factory.mktemp("store")
-    tracker = Tracker.open(uri=f"sqlite:///{folder}/mlflow.db")
+    mirror = Mirror.open(f"sqlite:///{folder}/mlflow.db")
     run = start(RECIPE, torch.device("cpu"))
     run.epoch, run.metrics = 1, {"epoch": 0, "val/top1": 50.0}
-    Keeper(folder, "sha256:ab").epoch(run)
-    ids = [tracker.start_run("trial", f"trial {number}", recipe=RECIPE) for number in range(3)]
-    for run_id in ids:
-        tracker.log_epoch(run_id, {"val/top1": 50.0}, 0)
-        tracker.log_checkpoints(run_id, [folder / LAST, folder / BEST])
-    return tracker, ids
+    ids = []
+    for _ in range(3):
+        made = made_run(folder, RECIPE, [{"val/top1": 50.0}], kind="trial")
+        Keeper(made.directory, "sha256:ab").epoch(run)
+        made.end("complete")
+        ids.append(mirror.sync(made.directory))
+    return mirror.reader, ids
 
 
 def candidate(run_id: str, *scores: float, measure: str = "val/top1") -> Candidate:
@@ -43,50 +45,50 @@ def candidate(run_id: str, *scores: float, measure: str = "val/top1") -> Candida
 
 
 def test_a_champion_gives_way_to_a_better_confirmed_one_only(
-    place: tuple[Tracker, list[str]],
+    place: tuple[RunReader, list[str]],
 ) -> None:
-    tracker, ids = place
-    assert champion_of(tracker, NAME) is None
-    first = register_champion(tracker, candidate(ids[0], 80.0, 82.0))
+    reader, ids = place
+    assert champion_of(reader, NAME) is None
+    first = register_champion(reader, candidate(ids[0], 80.0, 82.0))
     assert (first.champion, first.version) == (True, "1")
     for same_or_worse in (candidate(ids[1], 81.0, 81.0), candidate(ids[1], 70.0)):
-        refused = register_champion(tracker, same_or_worse)
+        refused = register_champion(reader, same_or_worse)
         assert (
             not refused.champion
             and "version 1 stays champion: val/top1 81.00 % against" in refused.text
         )
-    other_measure = register_champion(tracker, candidate(ids[1], 99.0, measure="test/top1"))
+    other_measure = register_champion(reader, candidate(ids[1], 99.0, measure="test/top1"))
     assert (
         not other_measure.champion
         and "is known by val/top1, this one by test/top1" in other_measure.text
     )
-    better = register_champion(tracker, candidate(ids[2], 83.0, 84.0))
+    better = register_champion(reader, candidate(ids[2], 83.0, 84.0))
     assert (
         better.champion
         and "version 2 is champion, in place of version 1: val/top1 83.50 %" in better.text
     )
-    assert register_champion(tracker, candidate(ids[2], 83.0, 84.0)).text.endswith(
+    assert register_champion(reader, candidate(ids[2], 83.0, 84.0)).text.endswith(
         "is this network already, and champion"
     )
-    champion = champion_of(tracker, NAME)
+    champion = champion_of(reader, NAME)
     assert champion is not None and champion.run_id == ids[2]
     assert (
         champion.tags.items()
         >= {"rbnn.seeds": "2", "rbnn.sweep": "look", "rbnn.confirmed_top1": "83.5"}.items()
     )
     assert "lr: 0.1" in champion.description
-    assert len(tracker.client.search_model_versions(f"name = '{NAME}'")) == 2
+    assert len(reader.client.search_model_versions(f"name = '{NAME}'")) == 2
 
 
 def test_an_unconfirmed_winner_is_refused_with_the_way_to_confirm_it(
-    place: tuple[Tracker, list[str]],
+    place: tuple[RunReader, list[str]],
 ) -> None:
-    tracker, ids = place
+    reader, ids = place
     row = Row(3, {"lr": 0.2}, ids[0][:20], "complete", 1, 80.0)
     with pytest.raises(RequestError, match="rbnn resume look --confirm-seeds 3"):
-        candidate_of(Winner(row, RECIPE, RECIPE, None, None), "look", tracker)
+        candidate_of(Winner(row, RECIPE, RECIPE, None, None), "look", reader)
     winner = Winner(row, RECIPE, RECIPE, Setting(3, [80.0, 81.0], [79.0, 78.0]), None)
-    confirmed = candidate_of(winner, "look", tracker)
+    confirmed = candidate_of(winner, "look", reader)
     assert (confirmed.run_id, confirmed.measure, confirmed.scores) == (
         ids[0],
         "test/top1",
@@ -94,18 +96,15 @@ def test_an_unconfirmed_winner_is_refused_with_the_way_to_confirm_it(
     )
     row.run_id = "f" * 32
     with pytest.raises(RequestError, match="is unknown"):
-        candidate_of(winner, "look", tracker)
-    row.run_id = ""
-    with pytest.raises(RequestError, match="trial 3 of sweep 'look' has no run in"):
-        candidate_of(winner, "look", tracker)
+        candidate_of(winner, "look", reader)
 
 
 @pytest.mark.filterwarnings("ignore")  # of MLflow's and its dependencies' loading
-def test_the_champion_loads_in_one_line(place: tuple[Tracker, list[str]]) -> None:
+def test_the_champion_loads_in_one_line(place: tuple[RunReader, list[str]]) -> None:
     import mlflow
 
-    tracker, ids = place
-    register_champion(tracker, candidate(ids[2], 83.0, 84.0))
-    mlflow.set_tracking_uri(tracker.uri)
+    reader, ids = place
+    register_champion(reader, candidate(ids[2], 83.0, 84.0))
+    mlflow.set_tracking_uri(reader.uri)
     network = mlflow.pytorch.load_model(f"models:/{NAME}@champion")
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)

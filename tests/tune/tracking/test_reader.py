@@ -1,0 +1,134 @@
+"""Recorded runs are found by id, by its beginning, by sweep; a dead store is refused at once."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+
+from rbnn.errors import RequestError
+from rbnn.recipe import Recipe
+from tune.run.folder import RunFolder, RunInfo
+from tune.run.journal import Journal
+from tune.run.record import read_record
+from tune.tracking.address import check_reachable, shown, tracking_uri
+from tune.tracking.mirror import Mirror
+from tune.tracking.reader import RunReader, existing_reader
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+RECIPE = Recipe(dataset="digits", epochs=2, lr=0.1 + 0.2, lr_type="step", lr_decay_step=(1,))
+DATA = {"name": "digits", "fingerprint": "sha256:ab", "sizes": {"train": 1400, "validation": 397}}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunReader, RunFolder]:
+    """A finished run of two epochs, in its folder and in the store."""
+    folder = tmp_path_factory.mktemp("store")
+    tags = {"rbnn.recipe": "mine"}
+    run = RunFolder.begin(folder / "run", RunInfo(name="first", tags=tags, data=DATA), RECIPE)
+    journal = Journal(run.directory)
+    for epoch, loss in enumerate((math.inf, math.nan)):
+        top1 = (epoch + 1) / 3
+        journal.append(
+            {"epoch": epoch, "val/top1": top1, "train/loss": loss, "digest": f"0{epoch}"}
+        )
+    run.end("complete")
+    mirror = Mirror.open(f"sqlite:///{folder}/mlflow.db")
+    mirror.sync(run.directory)
+    mirror.sync(RunFolder.begin(folder / "sweep", RunInfo(kind="sweep", name="s"), None).directory)
+    return mirror.reader, run
+
+
+def test_the_default_store_is_a_database_in_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other/runs.db?timeout=9")
+    assert tracking_uri() == f"sqlite:///{tmp_path}/other/runs.db?timeout=9"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example.org:5000")
+    assert tracking_uri() == "http://example.org:5000"
+
+
+def test_to_look_for_a_run_makes_no_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert existing_reader() is None
+    with pytest.raises(RequestError, match=r"nothing is recorded in .* yet"):
+        RunReader.open()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_found_by_either_id_and_by_its_beginning(
+    recorded: tuple[RunReader, RunFolder],
+) -> None:
+    reader, run = recorded
+    for wanted in (run.run_id, run.run_id[:12], run.info.id, run.info.id[:12]):
+        assert reader.find_run(wanted).info.run_id == run.run_id
+    for unknown in ("0" * 32, "0123456789", "", "not-an-id", "x' or 'a' = 'a"):
+        with pytest.raises(RequestError, match=r"^run '") as refusal:
+            reader.find_run(unknown)
+        assert "\n" not in str(refusal.value)
+    with pytest.raises(RequestError, match=r"holds no recipe\.yaml"):
+        reader.recipe_of(reader.search("tags.`rbnn.kind` = 'sweep'")[0].info.run_id)
+    with pytest.raises(RequestError, match=r"is unknown; (this store holds no sweep|known: s)"):
+        reader.sweep_run("nosuch")
+
+
+def test_a_recorded_run_survives_its_exported_file_to_the_last_bit(
+    recorded: tuple[RunReader, RunFolder], tmp_path: Path
+) -> None:
+    reader, run = recorded
+    record = reader.record_of(run.run_id[:10])
+    record.write(tmp_path / "run.json")
+    again = read_record(tmp_path / "run.json")
+    assert (again.run_id, again.to_recipe(), again.recipe_name) == (run.run_id, RECIPE, "mine")
+    assert again.data == DATA
+    assert again.environment == record.environment and again.environment["torch"]
+    assert [epoch.digests for epoch in again.epochs] == [{"digest": "00"}, {"digest": "01"}]
+    assert [epoch.metrics["val/top1"] for epoch in again.epochs] == [1 / 3, 2 / 3]
+    losses = [epoch.metrics["train/loss"] for epoch in again.epochs]
+    assert losses[0] == math.inf and math.isnan(losses[1])
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("http://127.0.0.1:9", "Connection refused"),
+        ("http://127.0.0.1:notaport", "port"),
+        ("postgresql://ann:secret@127.0.0.1:9/runs", "Connection refused"),
+        ("postgresql://127.0.0.1:9/runs?user=ann&password=secret", "Connection refused"),
+        ("mlruns", "it is a folder"),
+        ("file:///tmp/mlruns", "it is a folder"),
+        ("sqlite://", "it names no file"),
+        ("sqlite:////no/such/folder/mlflow.db", "does not exist"),
+        ("sqlite:////proc/mlflow.db", "unable to open"),
+    ],
+)
+def test_a_store_that_does_not_answer_is_refused_at_once_in_one_line(uri: str, reason: str) -> None:
+    begin = time.monotonic()
+    with pytest.raises(RequestError, match=reason) as refusal:
+        check_reachable(uri)
+    assert time.monotonic() - begin < 30
+    text = str(refusal.value)
+    assert shown(uri) in text and "secret" not in text and "\n" not in text
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database, by far")
+    with pytest.raises(RequestError, match="file is not a database"):
+        RunReader.open(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_a_deleted_experiment_is_refused_with_the_way_back(tmp_path: Path) -> None:
+    mirror = Mirror.open(f"sqlite:///{tmp_path}/mlflow.db")
+    run = RunFolder.begin(tmp_path / "run", RunInfo(name="run"), None)
+    mirror.sync(run.directory)
+    experiment = mirror.client.get_experiment_by_name("rbnn").experiment_id
+    mirror.client.delete_experiment(experiment)
+    other = RunFolder.begin(tmp_path / "other", RunInfo(name="run"), None)
+    with pytest.raises(RequestError, match=f"restore --experiment-id {experiment}"):
+        Mirror.open(mirror.reader.uri).sync(other.directory)
