@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from docs.browser import Browser, chromium_missing
-from tune.serve.ui import free_port, mlflow_server
+from tune.serve.mlflow import free_port, mlflow_server
 from tune.sweep.folder import SweepFolder, find_sweep
 from tune.tracking.mirror import Tracker
 from tune.tracking.view import save_view, searched_options, view_link

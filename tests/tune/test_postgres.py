@@ -20,10 +20,9 @@ from pathlib import Path
 import pytest
 
 from rbnn.errors import RequestError
+from tune.process import Process
 from tune.serve.head import wait_until_answering
-from tune.serve.mlflow import SWEEPS, TeamServer
-from tune.serve.processes import Process
-from tune.serve.ui import free_port
+from tune.serve.mlflow import SWEEPS, TeamServer, free_port
 from tune.tracking.address import check_reachable
 
 pytestmark = [

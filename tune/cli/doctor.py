@@ -13,10 +13,12 @@ from pathlib import Path
 from rbnn.data.loading import DataInfo
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
+from tune.cluster.ray import ray_processes
+from tune.process import Process
 from tune.report.outcome import STATUS, start_parent
 from tune.sweep.callback import RecordConfirmation, RecordTrials
 from tune.sweep.confirm import SUFFIX
-from tune.sweep.folder import Process, SweepFolder, sweep_folders
+from tune.sweep.folder import SweepFolder, sweep_folders
 from tune.sweep.plan import Plan
 from tune.sweep.repair import Finding, examine, runs_by_number
 from tune.sweep.stop import Stop
@@ -147,24 +149,6 @@ def _remover(file: Path) -> Callable[[], object]:
 
 def _ender(pid: int) -> Callable[[], object]:
     return lambda: os.kill(pid, signal.SIGKILL)
-
-
-def ray_processes(session: str) -> list[tuple[int, str]]:
-    """(process id, program) of this machine's Ray daemons that belong to a session
-    folder of Ray's.
-    """
-    if not session:
-        return []
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = entry.read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        program = Path(words[0]).name
-        if program in ("raylet", "gcs_server") and any(session in word for word in words):
-            found.append((int(entry.parent.name), program))
-    return found
 
 
 def plan_of(folder: SweepFolder) -> Plan:

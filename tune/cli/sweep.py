@@ -103,7 +103,7 @@ def _on_cluster(args: argparse.Namespace) -> bool:
     """Whether a question is one for a cluster: its address is given, or RAY_ADDRESS takes jobs and
     the sweep is not here.
     """
-    from tune.cluster.address import jobs_address
+    from tune.cluster.ray import jobs_address
     from tune.sweep.folder import find_sweep, sweep_folders
 
     if args.address or not jobs_address():
@@ -126,7 +126,7 @@ def _tracker(uri: str) -> Tracker:
 def status(args: argparse.Namespace) -> int:
     """Print how a sweep, or every sweep, stands."""
     if _on_cluster(args):
-        from tune.serve.jobs import print_status
+        from tune.cli.cluster import print_status
 
         return print_status(args.sweep, args.address, args.json)
     from tune.sweep.summary import look_at, look_at_all, print_list, print_standing
@@ -179,7 +179,7 @@ def _check_idle(folder: SweepFolder) -> None:
 def stop(args: argparse.Namespace) -> int:
     """End a sweep."""
     if _on_cluster(args):
-        from tune.serve.jobs import print_stopped
+        from tune.cli.cluster import print_stopped
 
         return print_stopped(args.sweep, args.address)
     from tune.cli.ending import stop_sweep

@@ -8,8 +8,9 @@ from tune.report.outcome import opening
 from tune.sweep.forecast import Forecast, first_points, forecast, hours
 from tune.sweep.plan import Plan
 from tune.sweep.table import shown
-from tune.tracking.address import sqlite_path, tracking_uri
+from tune.tracking.address import tracking_uri
 from tune.tracking.mirror import Tracker
+from tune.uris import sqlite_path
 
 
 def dry_run(plan: Plan, tracker: Tracker | None) -> list[str]:

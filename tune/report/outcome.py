@@ -9,8 +9,8 @@ from tune.sweep.folder import Record, State
 from tune.sweep.plan import Plan
 from tune.sweep.stop import BUDGET, Stop
 from tune.sweep.table import Board, Row
-from tune.tracking.address import shown
 from tune.tracking.mirror import Status, Tracker
+from tune.uris import shown
 
 NUM_TABLE_ROWS = 10
 STATUS: dict[State, Status] = {"finished": "FINISHED", "stopped": "KILLED"}

@@ -16,7 +16,6 @@ import dataclasses
 import fcntl
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,8 +26,9 @@ from typing import Any, Literal
 import yaml
 
 from rbnn.errors import RequestError
+from tune.process import Process
 from tune.sweep.config import SweepFile, parse_sweep
-from tune.tracking.address import holds_password
+from tune.uris import holds_password
 
 RECORD, SWEEP_FILE, STOP_FILE, LOCK_FILE = "sweep.json", "sweep.yaml", "stop", "sweep.lock"
 DEFAULT_RESULTS = "./result"
@@ -36,54 +36,6 @@ HEARTBEAT_S = 5.0
 # a process on another machine that has not touched sweep.json for so long is taken for dead
 SILENT_S = 60.0
 State = Literal["running", "finished", "stopped", "failed", "died"]
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process of some machine, told apart from a later one of the same number by its
-    start time.
-    """
-
-    host: str
-    pid: int
-    started: str
-
-    @classmethod
-    def current(cls) -> Process:
-        return cls(socket.gethostname(), os.getpid(), start_time(os.getpid()))
-
-    @classmethod
-    def of(cls, text: str) -> Process | None:
-        """The process that `str` wrote of; None for anything else."""
-        parts = text.split()
-        return (
-            cls(parts[0], int(parts[1]), parts[2])
-            if len(parts) == 3 and parts[1].isdigit()
-            else None
-        )
-
-    def __str__(self) -> str:
-        return f"{self.host} {self.pid} {self.started}"
-
-    @property
-    def here(self) -> bool:
-        return self.host == socket.gethostname()
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs; only to be asked on its own machine."""
-        return start_time(self.pid) == self.started != ""
-
-
-def start_time(pid: int) -> str:
-    """When a process of this machine began, in the kernel's units; "" where there is none or it is
-    a zombie.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
 
 
 @dataclass

@@ -25,17 +25,18 @@ from rbnn.errors import RecipeError
 from rbnn.hardware import device_of, gpu_ids
 from rbnn.recipe import Recipe
 from tune.cluster.ray import connected
+from tune.cluster.resources import Capacity
 from tune.run.remote import check_storage, folder_of, store_of
 from tune.run.workers import DRIVER_SHARE
 from tune.sweep.config import SweepFile, check_name
 from tune.sweep.confirm import SUFFIX, chosen
 from tune.sweep.folder import SweepFolder
-from tune.sweep.placement import Capacity, place_here, place_on_cluster
+from tune.sweep.placement import place_here, place_on_cluster
 from tune.sweep.stop import Stop, stopper
 from tune.sweep.study import VALUES, History
 from tune.sweep.table import METRIC, Row
 from tune.sweep.trial import run_trial, shared_data
-from tune.tracking.address import holds_password
+from tune.uris import holds_password
 
 # fewer trials than this for each that runs at once would leave the sampler nothing to learn from
 TRIALS_PER_SLOT = 4

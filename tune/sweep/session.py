@@ -37,9 +37,9 @@ from tune.sweep.stop import BUDGET, SIGNAL, Stop, set_by_signals
 from tune.sweep.study import STORAGE_ERRORS, History, check_new_study, reason_of
 from tune.sweep.table import Board
 from tune.sweep.trial import run_trial
-from tune.tracking.address import is_server, shown, with_absolute_path, without_login
 from tune.tracking.mirror import Tracker
 from tune.tracking.view import view_link
+from tune.uris import is_server, shown, with_absolute_path, without_login
 
 
 def conduct(

@@ -21,13 +21,12 @@ import yaml
 
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
-from tune.run.environment import run_environment, source_changes, without_secrets
-from tune.sweep.folder import Process
+from tune.process import Process
+from tune.run.environment import run_environment, source_changes
 from tune.tracking.address import (
     artifact_folder,
     check_reachable,
     quiet_client,
-    shown,
     tracking_uri,
     unreachable,
 )
@@ -36,6 +35,7 @@ from tune.tracking.models import PERIODIC
 from tune.tracking.reader import PARENT_TAG, RunReader
 from tune.tracking.store_writes import STATE_TAG, Applier, written
 from tune.tracking.write_buffer import CLOSE_PATIENCE_S, WriteBuffer, is_outage
+from tune.uris import shown, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

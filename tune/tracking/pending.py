@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbnn.errors import RequestError
-from tune.run.environment import without_secrets
-from tune.sweep.folder import Process
-from tune.tracking.address import shown, tracking_uri
+from tune.process import Process
+from tune.tracking.address import tracking_uri
 from tune.tracking.mirror import Tracker
 from tune.tracking.store_writes import Applier
 from tune.tracking.write_buffer import PENDING, header_of, is_outage, read_pending
+from tune.uris import shown, without_secrets
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import yaml
 
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe, load_recipe
-from tune.tracking.address import shown
+from tune.uris import shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from rbnn.errors import RequestError
-from tune.run.environment import without_secrets
 from tune.tracking.store_writes import Applier, Write
+from tune.uris import without_secrets
 
 PENDING = "pending.jsonl"
 FORMAT, VERSION = "rbnn-pending", 1

@@ -23,7 +23,8 @@ import yaml
 from rbnn.errors import RecipeError, RequestError
 from rbnn.recipe import Recipe
 from tune.cluster.ray import CODE, check_port, cluster_address, connected, settings, staged_code
-from tune.sweep.placement import Capacity, Node, place_on_cluster
+from tune.cluster.resources import Capacity, Node
+from tune.sweep.placement import place_on_cluster
 
 # MLflow's own code uses what newer versions of its dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")

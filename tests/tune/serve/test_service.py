@@ -20,10 +20,10 @@ import pytest
 import yaml
 
 from rbnn.errors import RequestError
-from tune.cluster.address import jobs_address
+from tune.cluster.ray import jobs_address
+from tune.process import Process
 from tune.serve.jobs import Jobs, entrypoint, portable, status_lines, travelling_environment
 from tune.serve.mlflow import TeamServer, allowed_hosts, kept_secret, user_names
-from tune.serve.processes import Process
 from tune.sweep.config import load_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")

@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from rbnn.errors import RequestError, RunFailed
-from tune.serve.ui import all_runs_link, free_port, mlflow_server, serve_ui
+from tune.serve.mlflow import free_port, mlflow_server
+from tune.serve.ui import all_runs_link, serve_ui
 from tune.tracking.mirror import Tracker
 from tune.tracking.view import (
     MAX_OPTIONS,

@@ -18,9 +18,10 @@ from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
 from tune.run.environment import PACKAGES, environment, run_environment, source_changes
 from tune.run.verdict import environment_differences
-from tune.serve.ui import free_port, mlflow_server
-from tune.tracking.address import check_reachable, shown, tracking_uri
+from tune.serve.mlflow import free_port, mlflow_server
+from tune.tracking.address import check_reachable, tracking_uri
 from tune.tracking.mirror import Tracker
+from tune.uris import shown
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
 

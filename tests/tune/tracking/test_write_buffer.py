@@ -15,8 +15,8 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
+from tune.process import Process
 from tune.run.record import record_of
-from tune.sweep.folder import Process
 from tune.tracking.mirror import Tracker
 from tune.tracking.pending import pending_files, upload_pending
 from tune.tracking.store_writes import Write
