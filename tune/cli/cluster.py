@@ -1,5 +1,5 @@
-"""`rbnn serve` and `rbnn logs`, and `rbnn status` and `rbnn stop` where they ask a cluster: a Ray and
-an MLflow for a team, and the sweeps that were handed over.
+"""`rbnn serve` and `rbnn logs`, and `rbnn status` and `rbnn stop` where they ask a cluster: a Ray
+and an MLflow for a team, and the sweeps that were handed over.
 """
 
 from __future__ import annotations

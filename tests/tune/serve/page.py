@@ -1,0 +1,15 @@
+"""python page.py URI PORT: `serve_ui` until a signal ends it."""
+
+from __future__ import annotations
+
+import sys
+
+from tune.serve.ui import serve_ui
+
+
+def main(uri: str, port: str) -> None:
+    serve_ui(uri, int(port))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
