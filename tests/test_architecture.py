@@ -1,4 +1,5 @@
 """Imports go one way, an engine is known to one room, nothing is long; docstrings hold."""
+
 from __future__ import annotations
 
 import ast

@@ -51,13 +51,12 @@ SETTINGS = {
 # Of a Ray that is started here: its workers add this to the niceness that they inherit. With Ray's
 # own 15 a trial gets 3 % of a core that an ordinary process is busy on.
 NICENESS = ("RAY_worker_niceness", "0")
+QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
 def jobs_address(address: str = "") -> str:
-    """`address`, else RAY_API_SERVER_ADDRESS or RAY_ADDRESS, where it is one that takes jobs; ""
-    where it is not.
-    """
+    """`address`, else that of the ADDRESS_VARIABLES, where it is one that takes jobs; else ""."""
     named = [os.environ[name] for name in ADDRESS_VARIABLES if os.environ.get(name)]
     given = (address or "".join(named[:1])).strip().rstrip("/")
     return given if given.startswith(("http://", "https://")) else ""
@@ -110,21 +109,17 @@ def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
         if joining:
             _join(joining)
         else:
-            env["PYTHONPATH"] = _python_path()
+            path = [str(PROJECT), os.environ.get("PYTHONPATH", "")]  # the same packages for workers
+            env["PYTHONPATH"] = os.pathsep.join(filter(None, path))
             os.environ.setdefault(*NICENESS)
             with _variables(_visible(gpus)):
-                _init({"env_vars": env}, address="local", include_dashboard=True)
+                ray.init(
+                    address="local", include_dashboard=True, runtime_env={"env_vars": env}, **QUIET
+                )
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _init(runtime_env: dict[str, Any], **given: Any) -> None:
-    """Ray's own `init`, quiet."""
-    import ray
-
-    ray.init(runtime_env=runtime_env, logging_level=logging.ERROR, log_to_driver=False, **given)
 
 
 def _visible(gpus: Sequence[int]) -> dict[str, str]:
@@ -182,26 +177,18 @@ def use_token() -> None:
         maybe_enable_token_auth_if_token_available,
     )
 
-    log = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    finally:
-        log.setLevel(level)
+    # it says what it did
+    logging.getLogger(maybe_enable_token_auth_if_token_available.__module__).setLevel(logging.ERROR)
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def without_address_variables() -> AbstractContextManager[None]:
-    """RAY_ADDRESS and RAY_API_SERVER_ADDRESS unset within: Ray prefers them to the address that it
-    is given.
-    """
+    """The ADDRESS_VARIABLES unset within: Ray prefers them to the address that it is given."""
     return _variables(dict.fromkeys(ADDRESS_VARIABLES))
 
 
 def is_source_tree() -> bool:
-    """Whether this code is a checkout, whose packages travel to the nodes, rather than installed
-    there as it is here.
-    """
+    """Whether this code is a checkout, which travels to the nodes, rather than installed there."""
     return (PROJECT / "pyproject.toml").is_file()
 
 
@@ -218,37 +205,27 @@ def staged_code() -> Iterator[Path]:
 
 
 def _join(address: str) -> None:
-    """Connect to a cluster as a driver, the code of a checkout travelling along; a submitted job
-    brings its own already.
-    """
+    """Connect to a cluster as a driver. The code of a checkout travels along; a job has its own."""
     import ray
 
     if address != "auto":
         check_port(address, DEFAULT_PORT)
     use_token()
-    env = {name: value for name, value in settings().items() if name not in _job_settings()}
+    job = json.loads(os.environ.get(JOB_ENVIRONMENT, "{}")).get("runtime_env") or {}
+    set_already = job.get("env_vars") or {}  # by the job's own: Ray refuses to have one set twice
+    env = {name: value for name, value in settings().items() if name not in set_already}
     runtime_env: dict[str, Any] = {"env_vars": env}
     try:
         with without_address_variables(), ExitStack() as stack:
             if JOB_ENVIRONMENT not in os.environ and is_source_tree():
                 runtime_env["working_dir"] = str(stack.enter_context(staged_code()))
-            _init(runtime_env, address=address)
+            ray.init(address=address, runtime_env=runtime_env, **QUIET)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise refused(address, error) from error
 
 
-def _job_settings() -> set[str]:
-    """The variables that the job's own runtime environment sets: Ray refuses to have
-    one set twice.
-    """
-    given = json.loads(os.environ.get(JOB_ENVIRONMENT, "{}")).get("runtime_env") or {}
-    return set(given.get("env_vars") or {})
-
-
 def check_port(address: str, default_port: int) -> None:
-    """RequestError, within CONNECT_TIMEOUT_S, where nothing listens at HOST or HOST:PORT: Ray
-    itself tries for minutes.
-    """
+    """RequestError, within seconds, where nothing listens at HOST[:PORT]: Ray tries for minutes."""
     parts = urlsplit(address if "://" in address else f"ray://{address}")
     try:
         port = parts.port or default_port
@@ -259,7 +236,7 @@ def check_port(address: str, default_port: int) -> None:
 
 def refused(address: str, reason: object) -> RequestError:
     """The one line that says why a cluster cannot be used, and what to do."""
-    text = " ".join(str(reason).split())[:300]
+    text = " ".join(str(reason).split())
     remedy = "check that it runs and that the address is right"
     # "Failed to connect" is what Ray says of a token, too, where the port is open
     if any(word in text for word in ("uthentication", "oken", "Failed to connect")):
@@ -267,14 +244,7 @@ def refused(address: str, reason: object) -> RequestError:
     elif "404" in text:
         text = "what answers there takes no jobs"
         remedy = "give the address of Ray's dashboard, as rbnn serve prints it"
-    return RequestError(f"Ray cluster at {address} cannot be used: {text}; {remedy}")
-
-
-def _python_path() -> str:
-    """PYTHONPATH with this project first, so that workers on this machine import the
-    same packages.
-    """
-    return os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
+    return RequestError(f"Ray cluster at {address} cannot be used: {text[:300]}; {remedy}")
 
 
 def own_ray_session(address: str) -> str:
@@ -285,9 +255,7 @@ def own_ray_session(address: str) -> str:
 
 
 def lost_of_own_ray() -> str:
-    """Which daemon of the Ray that this process started has ended; "" while all run, and for a
-    cluster that it joined.
-    """
+    """Which daemon of the Ray that this process started has ended; "" for none, or none started."""
     from ray._private.worker import global_worker
 
     daemons = global_worker.node.all_processes if global_worker.node else {}
@@ -298,9 +266,7 @@ def lost_of_own_ray() -> str:
 
 
 def ray_processes(session: str) -> list[tuple[int, str]]:
-    """(process id, program) of this machine's Ray daemons that belong to a session folder of
-    Ray's; none for "".
-    """
+    """(process id, program) of the daemons here of a session folder of Ray's; none for ""."""
     found = []
     for process in psutil.process_iter(["cmdline"]) if session else ():
         program, *words = process.info["cmdline"] or [""]

@@ -39,12 +39,6 @@ EVERYWHERE = "0.0.0.0"
 CLIENT_PORT = 9001
 # of what starts jobs; a second Ray here would take Ray's own choice, and no job would ever start
 AGENT_PORT = 9011
-OF_CLIENTS = (
-    "RAY_ADDRESS",
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-)
 
 
 @dataclass(frozen=True)
@@ -94,13 +88,12 @@ def read_state(state: Path) -> Served | None:
 @contextmanager
 def locked(state: Path) -> Iterator[None]:
     """One `rbnn serve` at a time on a state folder; RequestError where another is at it."""
+    busy = f"another rbnn serve is starting or stopping with {state}; wait until it is done"
     with private(state / LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RequestError(
-                f"another rbnn serve is starting or stopping with {state}; wait until it is done"
-            ) from None
+            raise RequestError(busy) from None
         yield
 
 
@@ -114,6 +107,10 @@ class RayHead:
     home: Path
     num_cpus: int | None = None
     num_gpus: int | None = None
+
+    def on_free_ports(self) -> RayHead:
+        dashboard_port = free_port(self.host, self.dashboard_port)
+        return replace(self, port=free_port(EVERYWHERE, self.port), dashboard_port=dashboard_port)
 
     def command(self) -> list[str]:
         """`ray start --block`: its processes end with it, whatever ends it."""
@@ -133,10 +130,9 @@ class RayHead:
         return [*RAY, "start", "--head", "--block", "--disable-usage-stats", *given]
 
     def environment(self, client: dict[str, str]) -> dict[str, str]:
-        """The head's environment, which the sweeps handed to it inherit; `client`: how they reach
-        the MLflow server.
-        """
-        kept = {name: value for name, value in os.environ.items() if name not in OF_CLIENTS}
+        """Of the head and the sweeps handed to it; `client`: how they reach the MLflow server."""
+        others = ("RAY_ADDRESS", "MLFLOW_TRACKING_")
+        kept = {name: text for name, text in os.environ.items() if not name.startswith(others)}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         own = {"RAY_AUTH_MODE": "token", "RBNN_HOME": str(self.home), "PATH": path}
         return {**SETTINGS, **dict([NICENESS]), **kept, **own, **client}
@@ -165,16 +161,10 @@ def start(
     with locked(state):
         before = read_state(state)
         if before and before.alive:
-            raise RequestError(
-                f"MLflow at {before.mlflow} and Ray at {before.jobs} run already; end them with "
-                "rbnn serve --stop"
-            )
+            both = f"MLflow at {before.mlflow} and Ray at {before.jobs}"
+            raise RequestError(f"{both} run already; end them with rbnn serve --stop")
         server = replace(server, port=free_port(server.host, server.port))
-        head = replace(
-            head,
-            port=free_port(EVERYWHERE, head.port),
-            dashboard_port=free_port(head.host, head.dashboard_port),
-        )
+        head = head.on_free_ports()
         for warning in server.prepare_store():
             say(warning)
         head.home.mkdir(parents=True, exist_ok=True)
@@ -196,11 +186,7 @@ def start(
 
 
 def _start_both(
-    state: Path,
-    server: TeamServer,
-    head: RayHead,
-    served: Served,
-    say: Callable[[str], object],
+    state: Path, server: TeamServer, head: RayHead, served: Served, say: Callable[[str], object]
 ) -> None:
     """Start the two in turn, as each answers, and note their processes in `served` and its file."""
     secret = token()
@@ -217,17 +203,13 @@ def _start_both(
     run("mlflow", server.command(), server.environment(), f"{server.base_url}/health")
     server.create_users()
     say("starting Ray")
-    dashboard = served.jobs
-    if server.host in LOOPBACK:
-        dashboard = f"http://127.0.0.1:{head.dashboard_port}"
-    environment = head.environment(server.client_environment())
-    run("ray", head.command(), environment, f"{dashboard}/api/version")
+    host = "127.0.0.1" if head.host in LOOPBACK else own_names(head.host)[0]
+    url = f"http://{host}:{head.dashboard_port}/api/version"
+    run("ray", head.command(), head.environment(server.client_environment()), url)
 
 
 def stop(state: Path) -> Served | None:
-    """End what was started with this state folder, and nothing else; returns it, None where nothing
-    runs.
-    """
+    """End what was started with this state folder, and nothing else; None where nothing runs."""
     if not (state / STATE_FILE).is_file():
         return None
     with locked(state):

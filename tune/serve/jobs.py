@@ -41,9 +41,7 @@ NUM_LOG_LINES = 12
 
 
 def entrypoint(name: str, extra: list[str]) -> str:
-    """The shell command of a job: in the cluster's home for sweeps, with the code and the sweep
-    file that came along.
-    """
+    """The shell command of a job: in the cluster's home for sweeps, with what came along."""
     sweep = shlex.join(["sweep", "--name", name, *extra])
     return (
         'code="$PWD" && home="${RBNN_HOME:-$HOME/rbnn}" && mkdir -p "$home" && cd "$home" && '
@@ -52,19 +50,14 @@ def entrypoint(name: str, extra: list[str]) -> str:
 
 
 def portable(file: SweepFile) -> dict[str, Any]:
-    """The sweep file as it can be read on another machine: a recipe file of one's own travels as
-    its values.
-    """
+    """The sweep file for another machine: a recipe file of one's own travels as its values."""
     values = file.to_dict()
     return values if values["recipe"] in recipe_files() else {**values, "recipe": ""}
 
 
 def travelling_environment() -> dict[str, str]:
     """What a job is told of this machine's environment: where to record, if that is a server.
-    Passwords do not travel.
-
-    Raises RequestError for a server's address that holds a password: the environment of a job is
-    shown on the dashboard.
+    Passwords do not travel: RequestError for an address that holds one.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if holds_password(uri):
@@ -86,9 +79,7 @@ class Jobs:
 
     @classmethod
     def at(cls, address: str = "") -> Jobs:
-        """The jobs of the cluster at `address` or RAY_ADDRESS; RequestError, one line, where it
-        does not answer or refuses.
-        """
+        """The jobs of the cluster at `address` or RAY_ADDRESS; RequestError where it refuses."""
         where = jobs_address(address)
         if not where:
             given = address or os.environ.get("RAY_ADDRESS", "")
@@ -111,9 +102,7 @@ class Jobs:
             raise refused(where, error) from error
 
     def submit(self, file: SweepFile, name: str, extra: list[str]) -> str:
-        """Hand a sweep over; returns the job's id, the sweep's name. extra: options of `rbnn sweep`
-        for the run there.
-        """
+        """Hand a sweep over; returns the job's id. extra: options of `rbnn sweep` there."""
         name = check_name(name) or f"{file.name}-{datetime.now():%Y%m%d-%H%M%S}"
         with staged_code() as folder:
             (folder / SWEEP_FILE).write_text(yaml.safe_dump(portable(file), sort_keys=False))
@@ -125,9 +114,7 @@ class Jobs:
             )
 
     def _submit(self, **job: Any) -> str:
-        """Hand a job over; a cluster that has just begun to answer is given AGENT_WAIT_S to be able
-        to run it.
-        """
+        """Hand a job over; a cluster that has just begun to answer is given AGENT_WAIT_S."""
         deadline = time.monotonic() + AGENT_WAIT_S
         while True:
             try:
@@ -137,10 +124,8 @@ class Jobs:
                     time.sleep(0.5)
                     continue
                 if "already" in str(error):
-                    name = job["submission_id"]
-                    raise RequestError(
-                        f"sweep '{name}' was handed to {self.address} before; choose another --name"
-                    ) from None
+                    before = f"sweep '{job['submission_id']}' was handed to {self.address} before"
+                    raise RequestError(f"{before}; choose another --name") from None
                 raise refused(self.address, error) from error
 
     def details(self, job: str) -> Any:
@@ -164,9 +149,7 @@ class Jobs:
         return str(self.details(job).status.value)
 
     def status(self, job: str) -> dict[str, Any]:
-        """What is known of a job, as plain values: its state, its times in UTC, its reason, the
-        last lines of its output.
-        """
+        """What is known of a job, as plain values; times in UTC."""
         found = self.details(job)
         lines = self.logs(job).splitlines()
         return {

@@ -56,9 +56,7 @@ def server_command(host: str, port: int, num_workers: int) -> list[str]:
 
 
 def server_settings(uri: str) -> dict[str, str]:
-    """The environment of an MLflow server over the database at `uri`, which may hold a password;
-    background jobs and usage statistics stay off.
-    """
+    """Its environment: the database, which may hold a password; nothing in the background."""
     return {
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_REGISTRY_STORE_URI": uri,
@@ -70,9 +68,7 @@ def server_settings(uri: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def mlflow_server(uri: str, port: int, host: str = "127.0.0.1") -> Iterator[Process]:
-    """An MLflow server that answers at host:port inside the block, over the database at `uri`;
-    ended with all its processes. One worker answers this many users.
-    """
+    """An MLflow server for one user that answers inside the block; ended with its processes."""
     environment = {**os.environ, **server_settings(uri)}
     with tempfile.TemporaryDirectory(prefix="rbnn-mlflow-") as folder:
         log = Path(folder) / "log"
@@ -87,9 +83,8 @@ def mlflow_server(uri: str, port: int, host: str = "127.0.0.1") -> Iterator[Proc
 
 @dataclass(frozen=True)
 class TeamServer:
-    """What a team's server is started with. state: the folder for its secrets; users: names, none
-    for a server without login; names: further names by which clients reach this machine, such as
-    that of a proxy in front of it.
+    """What a team's server is started with. state: the folder for its secrets; users: none for a
+    server without login; names: further ones of this machine, such as that of a proxy before it.
     """
 
     database: str
@@ -129,8 +124,8 @@ class TeamServer:
         return f"http://{reached_at(self.host)}:{self.port}"
 
     def prepare_store(self) -> list[str]:
-        """Make the database's tables where they are missing, by one process alone; returns what a
-        team should know of it. RequestError, one line, where the database cannot be used.
+        """Make the database's tables by one process alone; returns what a team should know of it.
+        RequestError, one line, where it cannot be used.
         """
         return [
             f"experiment {name} was made without a server: its files stay in {place}, which "
@@ -147,9 +142,7 @@ class TeamServer:
         return [*server_command(self.host, self.port, NUM_WORKERS if several else 1), *login]
 
     def environment(self) -> dict[str, str]:
-        """The server's environment: this process's, the database, artifacts through the server,
-        allowed hosts, the login.
-        """
+        """The server's environment; artifacts go through the server."""
         kept = {name: text for name, text in os.environ.items() if "MLFLOW_TRACKING_" not in name}
         hosts = allowed_hosts([*own_names(self.host), *self.names], self.port)
         return {
@@ -162,8 +155,7 @@ class TeamServer:
         }
 
     def _login(self) -> dict[str, str]:
-        config = private(self.state / AUTH_CONFIG)
-        users = self.state.absolute() / "users.db"
+        config, users = private(self.state / AUTH_CONFIG), self.state.absolute() / "users.db"
         config.write_text(LOGIN.format(users=users, admin=ADMIN))
         return {
             "MLFLOW_FLASK_SERVER_SECRET_KEY": kept_secret(self.state / SECRET_KEY),
@@ -173,9 +165,7 @@ class TeamServer:
         }
 
     def password_of(self, user: str) -> str:
-        """The password that was made for a user, in a file of the state folder that only its owner
-        can read.
-        """
+        """The password that was made for a user, kept in the state folder."""
         return kept_secret(self.state / PASSWORDS / user)
 
     def client_environment(self) -> dict[str, str]:
@@ -187,9 +177,7 @@ class TeamServer:
         return found
 
     def create_users(self) -> list[str]:
-        """Make the users that the server does not know, with the password that is kept for each;
-        returns who is new.
-        """
+        """Make the users that the server does not know; returns who is new."""
         new = []
         for user in (*self.users, SWEEPS) if self.users else ():
             if self._request("GET", "users/get", params={"username": user}).status_code == 404:
@@ -209,12 +197,11 @@ class TeamServer:
 def wait_until_answering(
     name: str, process: Process, url: str, log: Path, *, token: str = "", log_stays: bool = True
 ) -> None:
-    """Return when the address answers; RunFailed, with the log's last line, where the process ends
-    or takes too long. token: of Ray, asked for by its dashboard.
-    """
+    """RunFailed, with the log's last line, where the process ends or takes too long to answer."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(url, headers=headers)
+    request = urllib.request.Request(url)
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
     while process.alive and time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(request, timeout=5):
@@ -228,23 +215,18 @@ def wait_until_answering(
 
 
 def free_port(host: str, preferred: int) -> int:
-    """`preferred`, or the first free port of the next few; RequestError where none is, or the host
-    is not this machine's.
-    """
+    """`preferred` or the next free port; RequestError for none, or a host that is not this one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in range(preferred, min(preferred + NUM_PORTS_TRIED, 65536)):
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
+                return port
             except OSError as error:
-                reason = error
-                continue
-            return port
-    raise RequestError(
-        f"port {preferred} on {host} and the {NUM_PORTS_TRIED - 1} after it cannot be used: "
-        f"{reason.strerror}"
-    )
+                reason = error.strerror
+    tried = f"port {preferred} on {host} and the {NUM_PORTS_TRIED - 1} after it"
+    raise RequestError(f"{tried} cannot be used: {reason}")
 
 
 def reached_at(host: str) -> str:
@@ -253,9 +235,7 @@ def reached_at(host: str) -> str:
 
 
 def own_names(host: str) -> list[str]:
-    """The names and addresses by which clients may reach a server listening at `host`, as far as
-    this machine knows them.
-    """
+    """The names by which clients may reach a server listening at `host`, as far as known here."""
     found = [host]
     if host in ALL_ADDRESSES:
         from ray.util import get_node_ip_address
