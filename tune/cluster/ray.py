@@ -123,8 +123,8 @@ def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
 
 
 def _visible(gpus: Sequence[int]) -> dict[str, str]:
-    """CUDA_VISIBLE_DEVICES that names the GPUs of these numbers, as torch counts them, alone; empty
-    for none. A Ray that is started hands out the first GPUs it sees.
+    """CUDA_VISIBLE_DEVICES for these GPUs alone, as torch counts them: Ray hands out the first that
+    it sees. Empty for none.
     """
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [seen.split(",")[number] if seen else str(number) for number in gpus]
@@ -156,9 +156,7 @@ def joined(address: str = "") -> Iterator[None]:
 
 
 def capacity(address: str = "") -> Capacity | None:
-    """The nodes of the cluster at `address` or RAY_ADDRESS, within `joined`; None where there is no
-    address: this machine.
-    """
+    """The nodes of the cluster, within `joined`; None where there is no address: this machine."""
     where = cluster_address(address)
     if not where:
         return None
@@ -170,9 +168,7 @@ def capacity(address: str = "") -> Capacity | None:
 
 
 def use_token() -> None:
-    """Turn token authentication on where a token is at hand; Ray does so by itself only for a Ray
-    that it starts or finds.
-    """
+    """Turn token authentication on where a token is at hand, as Ray does for one that it starts."""
     from ray._private.authentication.authentication_token_setup import (
         maybe_enable_token_auth_if_token_available,
     )

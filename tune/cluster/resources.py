@@ -15,9 +15,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Capacity:
-    """The nodes that trials may use. `where`: how to name them in a message, e.g. `the cluster at
-    10.0.0.1:6379`.
-    """
+    """The nodes that trials may use. where: their name in messages, `the cluster at HOST:6379`."""
 
     nodes: tuple[Node, ...]
     where: str
@@ -36,21 +34,19 @@ class Capacity:
         return max((node.gpus for node in self.nodes), default=0.0)
 
     def fitting(self, cpus: float, gpus: float) -> int:
-        """How many processes of so many CPUs and GPUs run at once; each needs a node that has all
-        it takes.
-        """
+        """How many processes of so many CPUs and GPUs run at once, each on one node."""
         return sum(_fitting(node, cpus, gpus) for node in self.nodes)
 
 
 def _fitting(node: Node, cpus: float, gpus: float) -> int:
-    limits = ([int(node.cpus / cpus + 1e-9)] if cpus else []) + (
-        [gpu_slots(node.gpus, gpus)] if gpus else []
-    )
-    return min(limits) if limits else 0
+    limits = [int(node.cpus / cpus + 1e-9)] if cpus else []
+    if gpus:
+        limits.append(gpu_slots(node.gpus, gpus))
+    return min(limits, default=0)
 
 
 def gpu_slots(num_gpus: float, gpus: float) -> int:
-    """How many processes of `gpus` GPUs each fit on so many; a fraction lies on one GPU, so that
-    two of 0.6 need two.
-    """
-    return int(num_gpus) * int(1 / gpus + 1e-9) if gpus < 1 else int(num_gpus / gpus + 1e-9)
+    """How many processes of `gpus` GPUs each fit on so many; two of 0.6 need two."""
+    if gpus < 1:
+        return int(num_gpus) * int(1 / gpus + 1e-9)
+    return int(num_gpus / gpus + 1e-9)
