@@ -216,6 +216,8 @@ def wait_until_answering(
 
 def free_port(host: str, preferred: int) -> int:
     """`preferred` or the next free port; RequestError for none, or a host that is not this one."""
+    if not 0 < preferred < 65536:
+        raise RequestError(f"port {preferred} is not one; give a number from 1 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in range(preferred, min(preferred + NUM_PORTS_TRIED, 65536)):
         with socket.socket(family) as probe:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.tune.workplace import BASE, TIMEOUT_S, Workplace
 from tune.process import Process
-from tune.serve.head import Served, read_state
+from tune.serve.head import RayHead, Served, read_state
 from tune.tracking.mirror import Tracker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
@@ -36,6 +36,16 @@ def test_what_runs_is_read_back_also_as_it_was_written_with_times_of_start(tmp_p
     values["processes"] = [{"name": "ray", "pid": os.getpid(), "created": created}]
     (tmp_path / "serve.json").write_text(json.dumps(values))
     assert read_state(tmp_path) == served
+
+
+def test_a_head_leaves_trials_their_niceness_and_tells_sweeps_of_its_own_store_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    others = {"RAY_ADDRESS": "elsewhere", "MLFLOW_TRACKING_TOKEN": "another's"}
+    monkeypatch.setattr("os.environ", {**others, "PATH": "/bin"})
+    environment = RayHead("127.0.0.1", 1, 2, Path("home")).environment({"MLFLOW_TRACKING_URI": "x"})
+    assert environment["RAY_worker_niceness"] == "0" and environment["MLFLOW_TRACKING_URI"] == "x"
+    assert environment["PATH"].endswith(":/bin") and not set(others) & set(environment)
 
 
 @dataclass

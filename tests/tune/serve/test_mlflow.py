@@ -85,6 +85,12 @@ def test_a_taken_port_is_replaced_by_the_next_free_one() -> None:
         free_port("203.0.113.9", 5000)
 
 
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_what_is_no_port_is_refused(port: int) -> None:
+    with pytest.raises(RequestError, match=f"port {port} is not one; give a number from 1 to"):
+        free_port("127.0.0.1", port)
+
+
 @pytest.mark.slow
 def test_the_server_ends_with_all_its_processes(tmp_path: Path) -> None:
     with mlflow_server(f"sqlite:///{tmp_path}/mlflow.db", free_port("127.0.0.1", 5400)) as server:
