@@ -36,12 +36,7 @@ PODS = "spec.template.spec.containers"
 NEEDED = {  # version, what the API server demands, and what we rely on
     "ConfigMap": ("v1", "data"),
     "PersistentVolumeClaim": ("v1", "spec.accessModes", "spec.resources.requests.storage"),
-    "Deployment": (
-        "apps/v1",
-        "spec.selector.matchLabels",
-        "spec.template.metadata.labels",
-        PODS,
-    ),
+    "Deployment": ("apps/v1", "spec.selector.matchLabels", "spec.template.metadata.labels", PODS),
     "Service": ("v1", "spec.selector", "spec.ports"),
     "RayJob": ("ray.io/v1", "spec.entrypoint", f"spec.rayClusterSpec.headGroupSpec.{PODS[5:]}"),
 }

@@ -46,10 +46,7 @@ def add(command: Add) -> None:
         help="where sweeps that are handed over run (default: here)",
     )
     option(
-        "--mlflow-port",
-        default=5000,
-        **number,
-        help="of MLflow (default 5000, or the next free)",
+        "--mlflow-port", default=5000, **number, help="of MLflow (default 5000, or the next free)"
     )
     option(
         "--dashboard-port", default=8265, **number, help="of Ray's jobs and pages (default 8265)"
