@@ -76,10 +76,13 @@ def test_a_ray_started_here_sees_the_gpus_of_the_recipe_alone(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("chosen", "added"), [("", 0), ("3", 3)])
-def test_a_trial_competes_as_its_sweep_does_unless_the_user_chose(chosen: str, added: int) -> None:
+def test_a_trial_competes_as_its_sweep_does_unless_the_user_chose_and_daemons_are_found(
+    chosen: str, added: int
+) -> None:
     environment = {"RAY_worker_niceness": chosen} if chosen else {}
-    sweep, trial = said_by("niceness.py", **environment)
+    sweep, trial, *daemons = said_by("own_ray.py", **environment)
     assert int(trial) == min(int(sweep) + added, 19)
+    assert daemons == ["gcs_server", "raylet"]
 
 
 def test_no_session_has_no_daemons() -> None:
