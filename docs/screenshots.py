@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 from docs.browser import Browser, chromium_missing
-from tune.serve.ui import free_port, mlflow_server
+from tune.serve.mlflow import free_port, mlflow_server
 from tune.sweep.folder import SweepFolder, find_sweep
-from tune.tracking.mirror import Tracker
-from tune.tracking.view import save_view, searched_options, view_link
+from tune.tracking.mirror import Mirror
+from tune.tracking.view import view_link
 
 WIDTH = 1280
 COLOURS = 256  # of a picture: enough for pages and charts, and small files
@@ -38,10 +38,9 @@ CURVES = "return document.querySelectorAll('.js-plotly-plot .scatterlayer .js-li
 def take(folder: SweepFolder, target: Path) -> list[Path]:
     """table.png, charts.png, trial.png and report.png in `target`."""
     record = folder.record
-    tracker = Tracker.open(uri=record.store)
-    save_view(tracker, record.name, searched_options(tracker, tracker.sweep_run(record.name)))
-    best = tracker.sweep_run(record.name).data.tags["rbnn.best_run"]
-    experiment = tracker.experiment_id
+    mirror = Mirror.open(record.store)
+    mirror.sync(folder.directory)
+    best, experiment = record.tags["rbnn.best_run"], folder.mirrored["experiment"]
     port = free_port("127.0.0.1", 5800)
     files = []
 
@@ -56,16 +55,16 @@ def take(folder: SweepFolder, target: Path) -> list[Path]:
         shrink(target / name)
         files.append(target / name)
 
-    with mlflow_server(tracker.uri, port), Browser(WIDTH, 900) as browser:
+    with mlflow_server(record.store, port), Browser(WIDTH, 900) as browser:
         pages = f"http://127.0.0.1:{port}"
         browser.resize(1500, 760)  # the table draws no column that does not fit
-        browser.open(view_link(pages, experiment, record.name, charts=False))
+        browser.open(view_link(pages, experiment, record.id, charts=False))
         browser.wait_for_text("Tmin")
         browser.run(CLOSE_PANELS)
         browser.wait_for_text("rbnn.state")
         shoot(browser, "table.png")
         browser.resize(1400, 1180)
-        browser.open(view_link(pages, experiment, record.name))
+        browser.open(view_link(pages, experiment, record.id))
         browser.wait_for(CURVES, "the curves")
         browser.run(CLOSE_PANELS)
         shoot(browser, "charts.png")

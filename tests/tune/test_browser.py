@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from docs.browser import Browser, chromium_missing
-from tune.serve.ui import free_port, mlflow_server
+from tune.serve.mlflow import free_port, mlflow_server
 from tune.tracking.mirror import Tracker
 from tune.tracking.view import view_link
 

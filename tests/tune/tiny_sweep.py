@@ -59,7 +59,7 @@ def accident(
 
 def victims(sweep: Path, name: str, number: int) -> list[int]:
     """The process ids that an accident kills."""
-    from tune.cli.doctor import ray_processes
+    from tune.cluster.ray import ray_processes
 
     if name == "stop":
         return []

@@ -1,13 +1,14 @@
-"""`rbnn serve` and `rbnn logs`: a Ray and an MLflow for a team, and the sweeps that were handed to
-a cluster.
+"""`rbnn serve` and `rbnn logs`, and `rbnn status` and `rbnn stop` where they ask a cluster: a Ray
+and an MLflow for a team, and the sweeps that were handed over.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tune.cli import Add
 
@@ -15,92 +16,59 @@ if TYPE_CHECKING:
     from tune.serve.head import Served
     from tune.sweep.config import SweepFile
 
-# Ray's own ports are on the address that it finds for this machine, whatever --host says
-EVERYWHERE = "0.0.0.0"
-CLIENT_PORT = (
-    9001  # of Ray's client server, which cannot be left out; Ray's workers have 10002 to 19999
-)
-# of what starts jobs; not Ray's own choice, which a second Ray here would take, and no job would
-# ever start
-AGENT_PORT = 9011
-
 
 def add(command: Add) -> None:
     """The parsers of these commands."""
-    service = command(
+    number: dict[str, Any] = {"type": int, "metavar": "N"}
+    names: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAMES"}
+    folder: dict[str, Any] = {"metavar": "DIR"}
+    option = command(
         "serve", serve, "start Ray and MLflow on this machine for a team, until rbnn serve --stop"
-    )
-    service.add_argument("--stop", action="store_true", help="end what rbnn serve started")
-    service.add_argument(
+    ).add_argument
+    option("--stop", action="store_true", help="end what rbnn serve started")
+    option(
         "--host",
         default="127.0.0.1",
         help="address to listen on (default: this machine alone; 0.0.0.0: all)",
     )
-    service.add_argument(
+    option(
         "--database",
         default="",
         metavar="URL",
         help="of MLflow, postgresql://USER@HOST/NAME (default: mlflow.db)",
     )
-    service.add_argument(
-        "--users", action="append", default=[], metavar="NAMES", help="who may log in, e.g. ann,ben"
-    )
-    service.add_argument(
-        "--allowed-hosts",
-        action="append",
-        default=[],
-        metavar="NAMES",
-        help="further names of this machine",
-    )
-    service.add_argument(
+    option("--users", **names, help="who may log in, e.g. ann,ben")
+    option("--allowed-hosts", **names, help="further names of this machine")
+    option(
         "--home",
         default=".",
-        metavar="DIR",
+        **folder,
         help="where sweeps that are handed over run (default: here)",
     )
-    service.add_argument(
-        "--mlflow-port",
-        type=int,
-        default=5000,
-        metavar="N",
-        help="of MLflow (default 5000, or the next free)",
+    option(
+        "--mlflow-port", default=5000, **number, help="of MLflow (default 5000, or the next free)"
     )
-    service.add_argument(
-        "--dashboard-port",
-        type=int,
-        default=8265,
-        metavar="N",
-        help="of Ray's jobs and pages (default 8265)",
+    option(
+        "--dashboard-port", default=8265, **number, help="of Ray's jobs and pages (default 8265)"
     )
-    service.add_argument(
-        "--ray-port",
-        type=int,
-        default=6379,
-        metavar="N",
-        help="of Ray's head, for nodes (default 6379)",
-    )
-    service.add_argument(
-        "--num-cpus", type=int, metavar="N", help="cores that Ray may use (default: all)"
-    )
-    service.add_argument(
-        "--num-gpus", type=int, metavar="N", help="GPUs that Ray may use (default: all)"
-    )
-    service.add_argument(
-        "--state",
-        default="",
-        metavar="DIR",
-        help="folder of logs and secrets (default ~/.rbnn/serve)",
+    option("--ray-port", default=6379, **number, help="of Ray's head, for nodes (default 6379)")
+    option("--num-cpus", **number, help="cores that Ray may use (default: all)")
+    option("--num-gpus", **number, help="GPUs that Ray may use (default: all)")
+    option(
+        "--state", default="", **folder, help="folder of logs and secrets (default ~/.rbnn/serve)"
     )
 
-    output = command("logs", logs, "print what a sweep that was handed to a cluster has printed")
-    output.add_argument("job", metavar="ID", help="id that rbnn sweep --submit printed")
-    output.add_argument(
+    option = command(
+        "logs", logs, "print what a sweep that was handed to a cluster has printed"
+    ).add_argument
+    option("job", metavar="ID", help="id that rbnn sweep --submit printed")
+    option(
         "-f",
         "--follow",
         action="store_true",
         help="go on until the sweep ends; exit status 1 where it failed",
     )
-    output.add_argument(
+    option(
         "--address",
         default="",
         metavar="URL",
@@ -115,67 +83,51 @@ def serve(args: argparse.Namespace) -> int:
     state = Path(args.state or services.DEFAULT_STATE).expanduser().absolute()
     if args.stop:
         ended = services.stop(state)
-        print(
-            f"ended MLflow at {ended.mlflow} and Ray at {ended.jobs}"
-            if ended
-            else f"nothing runs that {state} knows of"
-        )
+        said = f"nothing runs that {state} knows of"
+        print(f"ended MLflow at {ended.mlflow} and Ray at {ended.jobs}" if ended else said)
         return 0
-    from tune.serve.mlflow import TeamServer, user_names
-    from tune.serve.ui import free_port
+    from tune.serve.mlflow import TeamServer
     from tune.tracking.address import tracking_uri
 
-    server = TeamServer(
-        database=args.database or tracking_uri(),
-        host=args.host,
-        port=free_port(args.host, args.mlflow_port),
-        users=user_names(args.users),
-        state=state,
-        names=user_names(args.allowed_hosts),
-    )
-    dashboard_port = free_port(args.host, args.dashboard_port)
+    users, hosts = split_names(args.users), split_names(args.allowed_hosts)
+    database = args.database or tracking_uri()
+    server = TeamServer(database, args.host, args.mlflow_port, users, state, hosts)
     home = Path(args.home).expanduser().absolute()
-    ray_port = free_port(EVERYWHERE, args.ray_port)
-    others = free_port(EVERYWHERE, CLIENT_PORT), free_port(EVERYWHERE, AGENT_PORT)
-    head = services.HeadOptions(
-        args.host, ray_port, dashboard_port, *others, home, args.num_cpus, args.num_gpus
-    )
+    ports = args.ray_port, args.dashboard_port
+    head = services.RayHead(args.host, *ports, home, args.num_cpus, args.num_gpus)
     served = services.start(state, server, head, lambda text: print(text, flush=True))
-    print(*described(served, state, services.token()), sep="\n")
+    print(described(served, state, services.token()))
     return 0
 
 
-def described(served: Served, state: Path, token: str) -> list[str]:
+def split_names(given: list[str]) -> tuple[str, ...]:
+    """The names in `--users ann,ben`, each once."""
+    names = [name.strip() for name in ",".join(given).split(",")]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def described(served: Served, state: Path, token: str) -> str:
     """What runs, and what a member of the team types."""
-    login = []
+    login, export = "", ""
     if served.users:
-        login = [
+        login = (
             f"users      {', '.join(served.users)}, admin: the password of each is in "
-            f"{state / 'passwords'}/NAME",
-        ]
+            f"{state / 'passwords'}/NAME\n"
+        )
+        export = "  export MLFLOW_TRACKING_USERNAME=NAME MLFLOW_TRACKING_PASSWORD=...\n"
     stop = "" if state == Path("~/.rbnn/serve").expanduser() else f" --state {state}"
-    return [
-        "",
-        f"MLflow     {served.mlflow}   on {served.store}",
-        f"Ray        {served.jobs}   (jobs and pages; sweeps run in {served.home})",
-        f"nodes      ray start --address={served.join}   with the token below, and this code "
-        "installed",
-        f"token      {token}",
-        *login,
-        "",
-        "on another machine, or in another terminal:",
-        f"  export RAY_ADDRESS={served.jobs} MLFLOW_TRACKING_URI={served.mlflow}",
-        "  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...        # the token above; not needed on "
-        "this machine",
-        *(
-            ["  export MLFLOW_TRACKING_USERNAME=NAME MLFLOW_TRACKING_PASSWORD=..."]
-            if served.users
-            else []
-        ),
-        "  rbnn sweep FILE --submit",
-        "",
-        f"end it with: rbnn serve --stop{stop}",
-    ]
+    return f"""
+MLflow     {served.mlflow}   on {served.store}
+Ray        {served.jobs}   (jobs and pages; sweeps run in {served.home})
+nodes      ray start --address={served.join}   with the token below, and this code installed
+token      {token}
+{login}
+on another machine, or in another terminal:
+  export RAY_ADDRESS={served.jobs} MLFLOW_TRACKING_URI={served.mlflow}
+  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...        # the token above; not needed on this machine
+{export}  rbnn sweep FILE --submit
+
+end it with: rbnn serve --stop{stop}"""
 
 
 def submit(file: SweepFile, name: str, address: str, *, results_dir: str = "") -> int:
@@ -202,3 +154,55 @@ def logs(args: argparse.Namespace) -> int:
         return 0
     jobs.follow(args.job, lambda text: print(text, end="", flush=True))
     return 1 if jobs.state(args.job) == "FAILED" else 0
+
+
+def status_line(status: dict[str, Any], address: str) -> str:
+    """A job's status in one line."""
+    ended = f", ended {status['ended']}" if status["ended"] else ""
+    spent = f", {status['minutes']:g} min" if status["minutes"] is not None else ""
+    return (
+        f"job {status['job']} on {address}: {status['state'].lower()}, started "
+        f"{status['started']}{ended}{spent}"
+    )
+
+
+def status_lines(status: dict[str, Any], address: str) -> list[str]:
+    """A job's status with the end of its output, and how a sweep that was broken off goes on."""
+    lines = [status_line(status, address)]
+    if status["state"] == "FAILED" and status["message"]:
+        lines.append(f"  {status['message']}")
+    lines += [f"  | {line}" for line in status["output"]]
+    if status["output"] and status["state"] in ("FAILED", "STOPPED"):
+        lines.append(
+            "  go on with it on the head, in RBNN_HOME (~/rbnn) there: rbnn resume "
+            f"{status['job']} --address auto"
+        )
+    return lines
+
+
+def print_status(job: str, address: str, as_json: bool) -> int:
+    """`rbnn status` for a cluster: one job, or the list of all; exit status 0."""
+    from tune.serve.jobs import Jobs
+
+    jobs = Jobs.at(address)
+    names = [job] if job else [found.submission_id for found in jobs.all()]
+    found = [jobs.status(name) for name in names]
+    if as_json:
+        print(json.dumps(found[0] if job else found, indent=2))
+    elif job:
+        print(*status_lines(found[0], jobs.address), sep="\n")
+    elif found:
+        print(*(status_line(one, jobs.address) for one in found), sep="\n")
+    else:
+        print(f"no sweep was handed to {jobs.address} yet: rbnn sweep FILE --submit")
+    return 0
+
+
+def print_stopped(job: str, address: str) -> int:
+    """`rbnn stop` for a cluster; exit status 0 where the job has ended."""
+    from tune.serve.jobs import ENDED, Jobs
+
+    jobs = Jobs.at(address)
+    state = jobs.stop(job)
+    print(f"job {job} on {jobs.address}: {state.lower()}")
+    return 0 if state in ENDED else 1

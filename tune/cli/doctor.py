@@ -190,6 +190,7 @@ def leftovers(folder: SweepFolder) -> list[Finding]:
     """Half-written files, a request to stop that nobody waits for, and a Ray that outlived its
     sweep.
     """
+    from tune.cluster.ray import ray_processes
     from tune.sweep.repair import Finding
 
     found = []
@@ -206,24 +207,6 @@ def leftovers(folder: SweepFolder) -> list[Finding]:
 
 def _remover(file: Path) -> Callable[[], object]:
     return lambda: file.unlink(missing_ok=True)
-
-
-def ray_processes(session: str) -> list[tuple[int, str]]:
-    """(process id, program) of this machine's Ray daemons that belong to a session folder of
-    Ray's.
-    """
-    if not session:
-        return []
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = entry.read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        program = Path(words[0]).name
-        if program in ("raylet", "gcs_server") and any(session in word for word in words):
-            found.append((int(entry.parent.name), program))
-    return found
 
 
 def plan_of(folder: SweepFolder) -> Plan:

@@ -172,8 +172,9 @@ def _check_replay_options(args: argparse.Namespace) -> None:
 
 def find(target: str) -> RunRecord:
     """The recorded run of an id, or of its beginning, in the store."""
-    from tune.tracking.address import shown, tracking_uri
+    from tune.tracking.address import tracking_uri
     from tune.tracking.reader import existing_reader
+    from tune.uris import shown
 
     reader = existing_reader()
     if reader is None:

@@ -191,7 +191,7 @@ def on_cluster(args: argparse.Namespace) -> bool:
     """Whether a question is one for a cluster: its address is given, or RAY_ADDRESS takes jobs and
     the sweep is not here.
     """
-    from tune.cluster.address import jobs_address
+    from tune.cluster.ray import jobs_address
     from tune.sweep.folder import sweep_folders
 
     if args.address or not jobs_address():
@@ -208,7 +208,7 @@ def on_cluster(args: argparse.Namespace) -> bool:
 def stop(args: argparse.Namespace) -> int:
     """End a sweep."""
     if on_cluster(args):
-        from tune.serve.jobs import print_stopped
+        from tune.cli.cluster import print_stopped
 
         return print_stopped(args.sweep, args.address)
     ended, sentence = stop_sweep(found(args))
@@ -245,7 +245,7 @@ def status(args: argparse.Namespace) -> int:
     import json
 
     if on_cluster(args):
-        from tune.serve.jobs import print_status
+        from tune.cli.cluster import print_status
 
         return print_status(args.sweep, args.address, args.json)
     from tune.sweep.summary import look_at, look_at_all, print_list, print_standing

@@ -15,15 +15,17 @@ import shutil
 import socket
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
+
 from rbnn.errors import RequestError
 from rbnn.threading_env import THREADING, set_threading
-from tune.sweep.placement import Capacity, Node
+from tune.cluster.resources import Capacity, Node
 
 PROJECT = Path(__file__).resolve().parents[2]
 CODE = ("rbnn", "tune", "experiments")  # what a node needs of a source tree
@@ -46,6 +48,18 @@ SETTINGS = {
     # Ctrl-C is the sweep's own matter: tune.sweep.plan.set_by_signals
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
+# Of a Ray that is started here: its workers add this to the niceness that they inherit. With Ray's
+# own 15 a trial gets 3 % of a core that an ordinary process is busy on.
+NICENESS = ("RAY_worker_niceness", "0")
+QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+
+
+def jobs_address(address: str = "") -> str:
+    """`address`, else that of the ADDRESS_VARIABLES, where it is one that takes jobs; else ""."""
+    named = [os.environ[name] for name in ADDRESS_VARIABLES if os.environ.get(name)]
+    given = (address or "".join(named[:1])).strip().rstrip("/")
+    return given if given.startswith(("http://", "https://")) else ""
 
 
 def cluster_address(address: str = "") -> str:
@@ -56,9 +70,8 @@ def cluster_address(address: str = "") -> str:
     if given.startswith(("http://", "https://", "ray://")):
         raise RequestError(
             f"address '{given}' is not one that a sweep here can join; hand the sweep over with "
-            "--submit --address "
-            "http://HEAD:8265, or run it on a node of the cluster with --address HEAD:6379 (or "
-            "auto)"
+            "--submit --address http://HEAD:8265, or run it on a node of the cluster with "
+            "--address HEAD:6379 (or auto)"
         )
     return given
 
@@ -88,20 +101,20 @@ def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    logging.getLogger("ray.tune").setLevel(
-        logging.CRITICAL
-    )  # a failed trial's traceback is in its error.txt, its cause is recorded
+    # a failed trial's traceback is in its error.txt, its cause is recorded
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     joining = cluster_address(address)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         if joining:
             _join(joining)
         else:
-            env["PYTHONPATH"] = _python_path()
-            quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-            with only_gpus(gpus):
+            path = [str(PROJECT), os.environ.get("PYTHONPATH", "")]  # the same packages for workers
+            env["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+            os.environ.setdefault(*NICENESS)
+            with _variables(_visible(gpus)):
                 ray.init(
-                    address="local", include_dashboard=True, runtime_env={"env_vars": env}, **quiet
+                    address="local", include_dashboard=True, runtime_env={"env_vars": env}, **QUIET
                 )
     try:
         yield
@@ -109,27 +122,27 @@ def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
         ray.shutdown()
 
 
-@contextmanager
-def only_gpus(numbers: Sequence[int]) -> Iterator[None]:
-    """Within it, CUDA_VISIBLE_DEVICES names the GPUs of these numbers, as torch counts them, alone;
-    unchanged for none.
-
-    A Ray that is started hands out the first GPUs it sees, and its processes keep the variable.
+def _visible(gpus: Sequence[int]) -> dict[str, str]:
+    """CUDA_VISIBLE_DEVICES for these GPUs alone, as torch counts them: Ray hands out the first that
+    it sees. Empty for none.
     """
-    name = "CUDA_VISIBLE_DEVICES"
-    before = os.environ.get(name)
-    if numbers:
-        visible = before.split(",") if before else None
-        os.environ[name] = ",".join(
-            visible[number] if visible else str(number) for number in numbers
-        )
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [seen.split(",")[number] if seen else str(number) for number in gpus]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names)} if names else {}
+
+
+@contextmanager
+def _variables(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """These environment variables set within, or unset for None, and as they were afterwards."""
+    before = {name: os.environ.pop(name, None) for name in changes}
+    os.environ.update({name: value for name, value in changes.items() if value is not None})
     try:
         yield
     finally:
-        if numbers and before is None:
-            del os.environ[name]
-        elif before is not None:
-            os.environ[name] = before
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -143,9 +156,7 @@ def joined(address: str = "") -> Iterator[None]:
 
 
 def capacity(address: str = "") -> Capacity | None:
-    """The nodes of the cluster at `address` or RAY_ADDRESS, within `joined`; None where there is no
-    address: this machine.
-    """
+    """The nodes of the cluster, within `joined`; None where there is no address: this machine."""
     where = cluster_address(address)
     if not where:
         return None
@@ -157,89 +168,60 @@ def capacity(address: str = "") -> Capacity | None:
 
 
 def use_token() -> None:
-    """Turn token authentication on where a token is at hand; Ray does so by itself only for a Ray
-    that it starts or finds.
-    """
+    """Turn token authentication on where a token is at hand, as Ray does for one that it starts."""
     from ray._private.authentication.authentication_token_setup import (
         maybe_enable_token_auth_if_token_available,
     )
 
-    log = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    finally:
-        log.setLevel(level)
+    # it says what it did
+    logging.getLogger(maybe_enable_token_auth_if_token_available.__module__).setLevel(logging.ERROR)
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
-@contextmanager
-def without_address_variables() -> Iterator[None]:
-    """RAY_ADDRESS and RAY_API_SERVER_ADDRESS unset within: Ray prefers them to the address that it
-    is given.
-    """
-    names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(before)
+def without_address_variables() -> AbstractContextManager[None]:
+    """The ADDRESS_VARIABLES unset within: Ray prefers them to the address that it is given."""
+    return _variables(dict.fromkeys(ADDRESS_VARIABLES))
 
 
 def is_source_tree() -> bool:
-    """Whether this code is a checkout, whose packages travel to the nodes, rather than installed
-    there as it is here.
-    """
+    """Whether this code is a checkout, which travels to the nodes, rather than installed there."""
     return (PROJECT / "pyproject.toml").is_file()
 
 
 @contextmanager
 def staged_code() -> Iterator[Path]:
-    """A temporary folder that holds the code a node needs and nothing else: Ray would take data and
-    environments along.
+    """A temporary folder that holds of a checkout the code that a node needs and nothing else: Ray
+    would take data and environments along. It is empty where this code is installed.
     """
+    without = shutil.ignore_patterns("__pycache__")
     with tempfile.TemporaryDirectory(prefix="rbnn-code-") as folder:
-        for name in CODE:
-            shutil.copytree(
-                PROJECT / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
+        for name in CODE if is_source_tree() else ():
+            shutil.copytree(PROJECT / name, Path(folder) / name, ignore=without)
         yield Path(folder)
 
 
 def _join(address: str) -> None:
-    """Connect to a cluster as a driver, the code of a checkout travelling along; a submitted job
-    brings its own already.
-    """
+    """Connect to a cluster as a driver. The code of a checkout travels along; a job has its own."""
     import ray
 
     if address != "auto":
         check_port(address, DEFAULT_PORT)
     use_token()
-    env = {name: value for name, value in settings().items() if name not in _job_settings()}
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    job = json.loads(os.environ.get(JOB_ENVIRONMENT, "{}")).get("runtime_env") or {}
+    set_already = job.get("env_vars") or {}  # by the job's own: Ray refuses to have one set twice
+    env = {name: value for name, value in settings().items() if name not in set_already}
+    runtime_env: dict[str, Any] = {"env_vars": env}
     try:
-        with ExitStack() as stack:
-            stack.enter_context(without_address_variables())
-            runtime_env: dict[str, Any] = {"env_vars": env}
+        with without_address_variables(), ExitStack() as stack:
             if JOB_ENVIRONMENT not in os.environ and is_source_tree():
                 runtime_env["working_dir"] = str(stack.enter_context(staged_code()))
-            ray.init(address=address, runtime_env=runtime_env, **quiet)
+            ray.init(address=address, runtime_env=runtime_env, **QUIET)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise refused(address, error) from error
 
 
-def _job_settings() -> set[str]:
-    """The variables that the job's own runtime environment sets: Ray refuses to have
-    one set twice.
-    """
-    given = json.loads(os.environ.get(JOB_ENVIRONMENT, "{}")).get("runtime_env") or {}
-    return set(given.get("env_vars") or {})
-
-
 def check_port(address: str, default_port: int) -> None:
-    """RequestError, within CONNECT_TIMEOUT_S, where nothing listens at HOST or HOST:PORT: Ray
-    itself tries for minutes.
-    """
+    """RequestError, within seconds, where nothing listens at HOST[:PORT]: Ray tries for minutes."""
     parts = urlsplit(address if "://" in address else f"ray://{address}")
     try:
         port = parts.port or default_port
@@ -252,43 +234,38 @@ def refused(address: str, reason: object) -> RequestError:
     """The one line that says why a cluster cannot be used, and what to do."""
     text = " ".join(str(reason).split())
     remedy = "check that it runs and that the address is right"
-    if (
-        "uthentication" in text or "oken" in text or "Failed to connect" in text
-    ):  # what Ray says of a port that is open
+    # "Failed to connect" is what Ray says of a token, too, where the port is open
+    if any(word in text for word in ("uthentication", "oken", "Failed to connect")):
         text, remedy = "it refuses this machine's token", TOKEN_REMEDY
-    if "404" in text:
-        text, remedy = (
-            "what answers there takes no jobs",
-            "give the address of Ray's dashboard, as rbnn serve prints it",
-        )
+    elif "404" in text:
+        text = "what answers there takes no jobs"
+        remedy = "give the address of Ray's dashboard, as rbnn serve prints it"
     return RequestError(f"Ray cluster at {address} cannot be used: {text[:300]}; {remedy}")
 
 
-def _python_path() -> str:
-    """PYTHONPATH with this project first, so that workers on this machine import the
-    same packages.
-    """
-    return os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
-
-
 def own_ray_session(address: str) -> str:
-    """The folder of the Ray that this process started, "" where it joined a cluster."""
+    """The folder of the Ray that this process started; "" where it joined a cluster."""
     from ray._private.worker import global_worker
 
     return "" if cluster_address(address) else str(global_worker.node.get_session_dir_path())
 
 
 def lost_of_own_ray() -> str:
-    """Which daemon of the Ray that this process started has ended; "" while all run, and for a
-    cluster that it joined.
-    """
+    """Which daemon of the Ray that this process started has ended; "" for none, or none started."""
     from ray._private.worker import global_worker
 
     daemons = global_worker.node.all_processes if global_worker.node else {}
-    ended = (
-        name
-        for name in DAEMONS
-        for info in daemons.get(name, [])
-        if info.process.poll() is not None
-    )
-    return next(ended, "")
+    for name in DAEMONS:
+        if any(info.process.poll() is not None for info in daemons.get(name, [])):
+            return name
+    return ""
+
+
+def ray_processes(session: str) -> list[tuple[int, str]]:
+    """(process id, program) of the daemons here of a session folder of Ray's; none for ""."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]) if session else ():
+        program, *words = process.info["cmdline"] or [""]
+        if Path(program).name in DAEMONS and any(session in word for word in words):
+            found.append((process.pid, Path(program).name))
+    return found

@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import os
 import platform
-import re
 import shlex
 import shutil
 import subprocess
@@ -15,6 +14,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tune.uris import without_secrets
 
 if TYPE_CHECKING:
     from rbnn.recipe import Recipe
@@ -40,13 +41,6 @@ CPU_FEATURES = (
 COMMAND_TIMEOUT_S = 10
 MAX_DIFF_BYTES = 1_000_000
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-PASSWORD_IN_URI = re.compile(r"(//[^/\s:@]*:)[^/\s@]+@")
-SECRET_IN_QUERY = re.compile(
-    r"(?i)([?&](?:[\w-]*(?:password|passwd|token|secret|api-?key)[\w-]*)=)[^&\s'\"]+"
-)
-SECRET_OPTION = re.compile(
-    r"(?i)(--?[\w-]*(?:password|passwd|token|secret|api-?key)[\w-]*(?:=|\s+))('[^']*'|\S+)"
-)
 
 
 @functools.cache
@@ -85,21 +79,6 @@ def run_environment(recipe: Recipe | None) -> dict[str, str]:
     its processes use.
     """
     return {**environment(), **({"threads": str(recipe.threads)} if recipe else {})}
-
-
-def without_secrets(text: str) -> str:
-    """The text with passwords in URIs and values of options such as --token replaced by ***.
-
-    >>> without_secrets("rbnn ui --store postgresql://ann:geheim@db/runs --token abc")
-    'rbnn ui --store postgresql://ann:***@db/runs --token ***'
-    >>> without_secrets("postgresql://db/runs?user=ann&password=geheim")
-    'postgresql://db/runs?user=ann&password=***'
-    >>> without_secrets("postgresql//ann:geheim@db/runs")
-    'postgresql//ann:***@db/runs'
-    """
-    return SECRET_OPTION.sub(
-        r"\1***", SECRET_IN_QUERY.sub(r"\1***", PASSWORD_IN_URI.sub(r"\1***@", text))
-    )
 
 
 @functools.cache

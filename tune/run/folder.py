@@ -27,8 +27,9 @@ from rbnn.errors import RequestError
 from rbnn.files import write_atomically
 from rbnn.recipe import Recipe, load_recipe
 from tune.process import Process
-from tune.run.environment import run_environment, source_changes, without_secrets
+from tune.run.environment import run_environment, source_changes
 from tune.run.journal import JOURNAL, append_line, read_lines, read_rows
+from tune.uris import without_secrets
 
 RUN_FILE, SWEEP_RECORD, MIRROR_FILE, LOCK_FILE = "run.json", "sweep.json", "mirror.json", ".lock"
 RECIPE, ENVIRONMENT, CHANGES, POINTS = (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rbnn.errors import RecipeError
-from tune.run.environment import without_secrets
+from tune.uris import without_secrets
 
 KEPT = (
     ".ckpt",

@@ -11,30 +11,26 @@ import asyncio
 import logging
 import os
 import shlex
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
 from rbnn.errors import RequestError
 from rbnn.recipe import recipe_files
-from tune.cluster.address import jobs_address
 from tune.cluster.ray import (
     check_port,
-    is_source_tree,
+    jobs_address,
     refused,
     staged_code,
     use_token,
     without_address_variables,
 )
 from tune.sweep.config import SweepFile, check_name
+from tune.uris import holds_password, is_server
 
 SWEEP_FILE = "sweep.yaml"
 DASHBOARD_PORT = 8265
@@ -45,9 +41,7 @@ NUM_LOG_LINES = 12
 
 
 def entrypoint(name: str, extra: list[str]) -> str:
-    """The shell command of a job: in the cluster's home for sweeps, with the code and the sweep
-    file that came along.
-    """
+    """The shell command of a job: in the cluster's home for sweeps, with what came along."""
     sweep = shlex.join(["sweep", "--name", name, *extra])
     return (
         'code="$PWD" && home="${RBNN_HOME:-$HOME/rbnn}" && mkdir -p "$home" && cd "$home" && '
@@ -56,28 +50,23 @@ def entrypoint(name: str, extra: list[str]) -> str:
 
 
 def portable(file: SweepFile) -> dict[str, Any]:
-    """The sweep file as it can be read on another machine: a recipe file of one's own travels as
-    its values.
-    """
+    """The sweep file for another machine: a recipe file of one's own travels as its values."""
     values = file.to_dict()
     return values if values["recipe"] in recipe_files() else {**values, "recipe": ""}
 
 
 def travelling_environment() -> dict[str, str]:
     """What a job is told of this machine's environment: where to record, if that is a server.
-    Passwords do not travel.
-
-    Raises RequestError for a server's address that holds a password: the environment of a job is
-    shown on the dashboard.
+    Passwords do not travel: RequestError for an address that holds one.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    if urlsplit(uri).password:
+    if holds_password(uri):
         raise RequestError(
             "MLFLOW_TRACKING_URI holds a password, and a job's environment is shown to everyone "
-            "on the cluster; leave it out "
-            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD there"
+            "on the cluster; leave it out and set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD there"
         )
-    record = {"MLFLOW_TRACKING_URI": uri} if uri.startswith(("http://", "https://")) else {}
+    record = {"MLFLOW_TRACKING_URI": uri} if is_server(uri) else {}
     return {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **record}
 
 
@@ -90,9 +79,7 @@ class Jobs:
 
     @classmethod
     def at(cls, address: str = "") -> Jobs:
-        """The jobs of the cluster at `address` or RAY_ADDRESS; RequestError, one line, where it
-        does not answer or refuses.
-        """
+        """The jobs of the cluster at `address` or RAY_ADDRESS; RequestError where it refuses."""
         where = jobs_address(address)
         if not where:
             given = address or os.environ.get("RAY_ADDRESS", "")
@@ -115,15 +102,9 @@ class Jobs:
             raise refused(where, error) from error
 
     def submit(self, file: SweepFile, name: str, extra: list[str]) -> str:
-        """Hand a sweep over; returns the job's id, the sweep's name. extra: options of `rbnn sweep`
-        for the run there.
-        """
+        """Hand a sweep over; returns the job's id. extra: options of `rbnn sweep` there."""
         name = check_name(name) or f"{file.name}-{datetime.now():%Y%m%d-%H%M%S}"
-        with ExitStack() as stack:
-            if is_source_tree():
-                folder = stack.enter_context(staged_code())
-            else:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rbnn-job-")))
+        with staged_code() as folder:
             (folder / SWEEP_FILE).write_text(yaml.safe_dump(portable(file), sort_keys=False))
             return self._submit(
                 entrypoint=entrypoint(name, extra),
@@ -133,9 +114,7 @@ class Jobs:
             )
 
     def _submit(self, **job: Any) -> str:
-        """Hand a job over; a cluster that has just begun to answer is given AGENT_WAIT_S to be able
-        to run it.
-        """
+        """Hand a job over; a cluster that has just begun to answer is given AGENT_WAIT_S."""
         deadline = time.monotonic() + AGENT_WAIT_S
         while True:
             try:
@@ -145,23 +124,19 @@ class Jobs:
                     time.sleep(0.5)
                     continue
                 if "already" in str(error):
-                    name = job["submission_id"]
-                    raise RequestError(
-                        f"sweep '{name}' was handed to {self.address} before; choose another --name"
-                    ) from None
+                    before = f"sweep '{job['submission_id']}' was handed to {self.address} before"
+                    raise RequestError(f"{before}; choose another --name") from None
                 raise refused(self.address, error) from error
 
     def details(self, job: str) -> Any:
         """Ray's own record of a job; RequestError for an id that the cluster does not know."""
-        for found in self.all():
+        known = self.all()
+        for found in known:
             if job in (found.submission_id, found.job_id):
                 return found
-        known = ", ".join(found.submission_id for found in self.all() if found.submission_id)
-        hint = (
-            f"it knows {known}"
-            if known
-            else "it has none; hand one over with rbnn sweep FILE --submit"
-        )
+        hint = "it has none; hand one over with rbnn sweep FILE --submit"
+        if known:
+            hint = "it knows " + ", ".join(found.submission_id for found in known)
         raise RequestError(f"job '{job}' is unknown to {self.address}; {hint}")
 
     def all(self) -> list[Any]:
@@ -174,9 +149,7 @@ class Jobs:
         return str(self.details(job).status.value)
 
     def status(self, job: str) -> dict[str, Any]:
-        """What is known of a job, as plain values: its state, its times in UTC, its reason, the
-        last lines of its output.
-        """
+        """What is known of a job, as plain values; times in UTC."""
         found = self.details(job)
         lines = self.logs(job).splitlines()
         return {
@@ -215,55 +188,10 @@ class Jobs:
 
 
 def _time(milliseconds: int | None) -> str | None:
-    return (
-        datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
-        if milliseconds
-        else None
-    )
+    if not milliseconds:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
 
 
 def _minutes(start: int | None, end: int | None) -> float | None:
     return round(((end or time.time() * 1000) - start) / 60000, 2) if start else None
-
-
-def status_lines(status: dict[str, Any], address: str) -> list[str]:
-    """A job's status for a terminal."""
-    ended = f", ended {status['ended']}" if status["ended"] else ""
-    spent = f", {status['minutes']:g} min" if status["minutes"] is not None else ""
-    first = (
-        f"job {status['job']} on {address}: {status['state'].lower()}, started "
-        f"{status['started']}{ended}{spent}"
-    )
-    why = [f"  {status['message']}"] if status["state"] == "FAILED" and status["message"] else []
-    again = (
-        f"  go on with it on the head, in RBNN_HOME (~/rbnn) there: rbnn resume {status['job']} "
-        "--address auto"
-    )
-    broken_off = [again] if status["output"] and status["state"] in ("FAILED", "STOPPED") else []
-    return [first, *why, *(f"  | {line}" for line in status["output"]), *broken_off]
-
-
-def print_status(job: str, address: str, as_json: bool) -> int:
-    """`rbnn status` for a cluster: one job, or the list of all; exit status 0."""
-    import json
-
-    jobs = Jobs.at(address)
-    names = [job] if job else [found.submission_id for found in jobs.all()]
-    found = [jobs.status(name) for name in names]
-    if as_json:
-        print(json.dumps(found[0] if job else found, indent=2))
-    elif job:
-        print(*status_lines(found[0], jobs.address), sep="\n")
-    else:
-        print(*(status_lines({**one, "output": []}, jobs.address)[0] for one in found), sep="\n")
-        if not found:
-            print(f"no sweep was handed to {jobs.address} yet: rbnn sweep FILE --submit")
-    return 0
-
-
-def print_stopped(job: str, address: str) -> int:
-    """`rbnn stop` for a cluster; exit status 0 where the job has ended."""
-    jobs = Jobs.at(address)
-    state = jobs.stop(job)
-    print(f"job {job} on {jobs.address}: {state.lower()}")
-    return 0 if state in ENDED else 1

@@ -1,53 +1,90 @@
-"""MLflow's server for a team: which database, who may log in, which hosts may call; no secret on a
-command line or in a log.
+"""MLflow's server: for one user's pages, and for a team: which database, who may log in, which
+hosts may call.
 
 Everything secret reaches the server through its environment or through files that only its owner
-can read.
+can read: no secret is on a command line or in a log.
 """
 
 from __future__ import annotations
 
-import configparser
+import contextlib
 import os
 import re
 import secrets
 import socket
 import sys
-from collections.abc import Iterable
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rbnn.errors import RequestError
-from tune.tracking.address import (
-    DATABASE_PORTS,
-    artifact_folder,
-    check_reachable,
-    is_server,
-    quiet_client,
-    shown,
-    unreachable,
-)
+from rbnn.errors import RequestError, RunFailed
+from tune.process import Process
+from tune.tracking.address import DATABASE_PORTS, artifact_folder, prepare_database
+from tune.uris import is_server, shown
 
 ADMIN = "admin"
 SWEEPS = "rbnn-sweeps"  # the user that sweeps handed to this machine's Ray log in as
 SECRET_KEY, AUTH_CONFIG, PASSWORDS = "secret_key", "basic_auth.ini", "passwords"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-DATABASE_REMEDY = "check the name of the database, and the password in ~/.pgpass or PGPASSWORD"
-# of the server, where the database takes several writers at once; each loads MLflow, seconds of a
-# core
+ALL_ADDRESSES = ("", "0.0.0.0", "::")
+NUM_PORTS_TRIED = 20
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 10.0
+# where the database takes several writers at once; each loads MLflow, seconds of a core
 NUM_WORKERS = 2
-# a password is hashed once in so long, not for every request, which would take longer than the
-# request
-LOGIN_CACHE_S = 60
+# Settings of MLflow's login; who may log in may read and write every experiment, as one team. A
+# password is hashed once in a minute, not for every request, which would take longer than it.
+LOGIN = """[mlflow]
+default_permission = EDIT
+database_uri = sqlite:///{users}
+admin_username = {admin}
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+grant_default_workspace_access = true
+auth_cache_ttl_seconds = 60
+"""
+
+
+def server_command(host: str, port: int, num_workers: int) -> list[str]:
+    """The command of an MLflow server; the rest is in `server_settings`."""
+    options = ["--host", host, "--port", str(port), "--workers", str(num_workers)]
+    return [sys.executable, "-m", "mlflow", "server", *options]
+
+
+def server_settings(uri: str) -> dict[str, str]:
+    """Its environment: the database, which may hold a password; nothing in the background."""
+    return {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_REGISTRY_STORE_URI": uri,
+        "MLFLOW_ARTIFACTS_DESTINATION": str(artifact_folder(uri)),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+
+@contextlib.contextmanager
+def mlflow_server(uri: str, port: int, host: str = "127.0.0.1") -> Iterator[Process]:
+    """An MLflow server for one user that answers inside the block; ended with its processes."""
+    environment = {**os.environ, **server_settings(uri)}
+    with tempfile.TemporaryDirectory(prefix="rbnn-mlflow-") as folder:
+        log = Path(folder) / "log"
+        server = Process.start(server_command(host, port, 1), environment, log)
+        try:
+            url = f"http://{reached_at(host)}:{port}/health"
+            wait_until_answering("MLflow's server", server, url, log, log_stays=False)
+            yield server
+        finally:
+            server.end(STOP_TIMEOUT_S)
 
 
 @dataclass(frozen=True)
 class TeamServer:
-    """What the server is started with. state: the folder for its secrets; users: names, none for a
-    server without login; names: further names by which clients reach this machine, such as that of
-    a proxy in front of it.
+    """What a team's server is started with. state: the folder for its secrets; users: none for a
+    server without login; names: further ones of this machine, such as that of a proxy before it.
     """
 
     database: str
@@ -61,31 +98,24 @@ class TeamServer:
         if is_server(self.database):
             raise RequestError(
                 f"database '{shown(self.database)}' is a server already; give a database, e.g. "
-                "postgresql://NAME@HOST/NAME, "
-                "or unset MLFLOW_TRACKING_URI"
+                "postgresql://NAME@HOST/NAME, or unset MLFLOW_TRACKING_URI"
             )
         if urlsplit(self.database).password:
             raise RequestError(
                 f"database '{shown(self.database)}' holds a password, which all users of this "
-                "machine could read in the list "
-                "of processes; leave it out, and put it into ~/.pgpass or the environment "
-                "variable PGPASSWORD"
+                "machine could read in the list of processes; leave it out, and put it into "
+                "~/.pgpass or the environment variable PGPASSWORD"
             )
-        wrong = [
-            name
-            for name in self.users
-            if not re.fullmatch(r"[A-Za-z0-9._@-]+", name) or name in (ADMIN, SWEEPS)
-        ]
-        if wrong:
-            raise RequestError(
-                f"users holds '{wrong[0]}'; names are letters, digits, '.', '_', '-' and '@'; "
-                f"{ADMIN} and {SWEEPS} are taken"
-            )
+        for name in self.users:
+            if not re.fullmatch(r"[A-Za-z0-9._@-]+", name) or name in (ADMIN, SWEEPS):
+                raise RequestError(
+                    f"users holds '{name}'; names are letters, digits, '.', '_', '-' and '@'; "
+                    f"{ADMIN} and {SWEEPS} are taken"
+                )
         if self.host not in LOOPBACK and not self.users:
             raise RequestError(
                 f"host {self.host} opens the store to the network; give --users NAME,NAME (their "
-                "passwords are made), or "
-                "--host 127.0.0.1 for this machine alone"
+                "passwords are made), or --host 127.0.0.1 for this machine alone"
             )
 
     @property
@@ -94,115 +124,60 @@ class TeamServer:
         return f"http://{reached_at(self.host)}:{self.port}"
 
     def prepare_store(self) -> list[str]:
-        """Make the database's tables where they are missing, by one process alone; returns what a
-        team should know of it.
-
-        RequestError, one line, where the database cannot be used.
+        """Make the database's tables by one process alone; returns what a team should know of it.
+        RequestError, one line, where it cannot be used.
         """
-        check_reachable(self.database)
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy import create_engine
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            engine = create_engine(self.database)
-            engine.connect().close()  # once: MLflow itself tries a refused login again for minutes
-            engine.dispose()
-            experiments = quiet_client(self.database).search_experiments()
-        except (MlflowException, SQLAlchemyError) as error:
-            raise unreachable(self.database, error, DATABASE_REMEDY) from error
-        local = [
-            found
-            for found in experiments
-            if found.artifact_location.startswith(("file:", "/")) and found.name != "Default"
-        ]
         return [
-            f"experiment {found.name} was made without a server: its files stay in "
-            f"{found.artifact_location}, which clients on "
-            "other machines cannot write; give them another --database, or move it aside"
-            for found in local
+            f"experiment {name} was made without a server: its files stay in {place}, which "
+            "clients on other machines cannot write; give them another --database, or move it "
+            "aside"
+            for name, place in prepare_database(self.database).items()
+            if place.startswith(("file:", "/")) and name != "Default"
         ]
 
     def command(self) -> list[str]:
         """The server's command line; nothing in it is secret."""
-        workers = (
-            NUM_WORKERS if urlsplit(self.database).scheme.partition("+")[0] in DATABASE_PORTS else 1
-        )
+        several = urlsplit(self.database).scheme.partition("+")[0] in DATABASE_PORTS
         login = ["--app-name", "basic-auth"] if self.users else []
-        place = ["--host", self.host, "--port", str(self.port), "--workers", str(workers)]
-        return [sys.executable, "-m", "mlflow", "server", *place, *login]
+        return [*server_command(self.host, self.port, NUM_WORKERS if several else 1), *login]
 
     def environment(self) -> dict[str, str]:
-        """The server's environment: this process's, the database, artifacts through the server,
-        allowed hosts, the login.
-        """
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("MLFLOW_TRACKING_")
-        }
+        """The server's environment; artifacts go through the server."""
+        kept = {name: text for name, text in os.environ.items() if "MLFLOW_TRACKING_" not in name}
         hosts = allowed_hosts([*own_names(self.host), *self.names], self.port)
-        settings = {
-            "MLFLOW_BACKEND_STORE_URI": self.database,
-            "MLFLOW_REGISTRY_STORE_URI": self.database,
+        return {
+            **kept,
+            **server_settings(self.database),
             "MLFLOW_SERVE_ARTIFACTS": "true",
-            "MLFLOW_ARTIFACTS_DESTINATION": str(artifact_folder(self.database)),
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{host}" for host in hosts),
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
+            **(self._login() if self.users else {}),
         }
-        return {**kept, **settings, **(self._login() if self.users else {})}
 
     def _login(self) -> dict[str, str]:
+        config, users = private(self.state / AUTH_CONFIG), self.state.absolute() / "users.db"
+        config.write_text(LOGIN.format(users=users, admin=ADMIN))
         return {
             "MLFLOW_FLASK_SERVER_SECRET_KEY": kept_secret(self.state / SECRET_KEY),
-            "MLFLOW_AUTH_CONFIG_PATH": str(self._auth_config()),
+            "MLFLOW_AUTH_CONFIG_PATH": str(config),
             "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
             "MLFLOW_AUTH_ADMIN_PASSWORD": self.password_of(ADMIN),
         }
 
-    def _auth_config(self) -> Path:
-        """MLflow's own file of settings for its login; who may log in may read and write every
-        experiment, as one team.
-        """
-        config = configparser.ConfigParser()
-        config["mlflow"] = {
-            "default_permission": "EDIT",
-            "database_uri": f"sqlite:///{self.state.absolute()}/users.db",
-            "admin_username": ADMIN,
-            "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
-            "grant_default_workspace_access": "true",
-            "auth_cache_ttl_seconds": str(LOGIN_CACHE_S),
-        }
-        path = self.state / AUTH_CONFIG
-        with private(path).open("w") as file:
-            config.write(file)
-        return path
-
     def password_of(self, user: str) -> str:
-        """The password that was made for a user, in a file of the state folder that only its owner
-        can read.
-        """
-        (self.state / PASSWORDS).mkdir(mode=0o700, parents=True, exist_ok=True)
+        """The password that was made for a user, kept in the state folder."""
         return kept_secret(self.state / PASSWORDS / user)
 
     def client_environment(self) -> dict[str, str]:
         """What a sweep on this machine's Ray needs to write to the server."""
-        login = (
-            {
-                "MLFLOW_TRACKING_USERNAME": SWEEPS,
-                "MLFLOW_TRACKING_PASSWORD": self.password_of(SWEEPS),
-            }
-            if self.users
-            else {}
-        )
-        return {"MLFLOW_TRACKING_URI": self.base_url, **login}
+        found = {"MLFLOW_TRACKING_URI": self.base_url}
+        if self.users:
+            found["MLFLOW_TRACKING_USERNAME"] = SWEEPS
+            found["MLFLOW_TRACKING_PASSWORD"] = self.password_of(SWEEPS)
+        return found
 
     def create_users(self) -> list[str]:
-        """Make the users that the server does not know, with the password that is kept for each;
-        returns who is new.
-        """
+        """Make the users that the server does not know; returns who is new."""
         new = []
         for user in (*self.users, SWEEPS) if self.users else ():
             if self._request("GET", "users/get", params={"username": user}).status_code == 404:
@@ -214,44 +189,66 @@ class TeamServer:
     def _request(self, method: str, path: str, **content: Any) -> Any:
         import requests
 
-        return requests.request(
-            method,
-            f"{self.base_url}/api/2.0/mlflow/{path}",
-            auth=(ADMIN, self.password_of(ADMIN)),
-            timeout=30,
-            **content,
-        )
+        url = f"{self.base_url}/api/2.0/mlflow/{path}"
+        login = (ADMIN, self.password_of(ADMIN))
+        return requests.request(method, url, auth=login, timeout=30, **content)
+
+
+def wait_until_answering(
+    name: str, process: Process, url: str, log: Path, *, token: str = "", log_stays: bool = True
+) -> None:
+    """RunFailed, with the log's last line, where the process ends or takes too long to answer."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    request = urllib.request.Request(url)
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    while process.alive and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    lines = log.read_text(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+    see = f"; see {log}" if log_stays else ""
+    raise RunFailed(f"{name} did not start at {url}: {last}{see}")
+
+
+def free_port(host: str, preferred: int) -> int:
+    """`preferred` or the next free port; RequestError for none, or a host that is not this one."""
+    if not 0 < preferred < 65536:
+        raise RequestError(f"port {preferred} is not one; give a number from 1 to 65535")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in range(preferred, min(preferred + NUM_PORTS_TRIED, 65536)):
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                return port
+            except OSError as error:
+                reason = error.strerror
+    tried = f"port {preferred} on {host} and the {NUM_PORTS_TRIED - 1} after it"
+    raise RequestError(f"{tried} cannot be used: {reason}")
 
 
 def reached_at(host: str) -> str:
     """The name under which this machine reaches a server that listens at `host`."""
-    return "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
+    return "127.0.0.1" if host in ALL_ADDRESSES else host
 
 
 def own_names(host: str) -> list[str]:
-    """The names and addresses by which clients may reach a server listening at `host`, as far as
-    this machine knows them.
-    """
-    here = ["127.0.0.1", "localhost"]
-    if host not in ("", "0.0.0.0", "::"):
-        return list(dict.fromkeys([host, *here]))
-    from ray.util import get_node_ip_address
+    """The names by which clients may reach a server listening at `host`, as far as known here."""
+    found = [host]
+    if host in ALL_ADDRESSES:
+        from ray.util import get_node_ip_address
 
-    return list(
-        dict.fromkeys([get_node_ip_address(), socket.gethostname(), socket.getfqdn(), *here])
-    )
+        found = [get_node_ip_address(), socket.gethostname(), socket.getfqdn()]
+    return list(dict.fromkeys([*found, "127.0.0.1", "localhost"]))
 
 
 def allowed_hosts(names: Iterable[str], port: int) -> list[str]:
     """The Host headers that the server answers: each name, with its port and without."""
     return [text for name in dict.fromkeys(names) for text in (f"{name}:{port}", name)]
-
-
-def user_names(given: Iterable[str]) -> tuple[str, ...]:
-    """The names in `--users ann,ben`."""
-    return tuple(
-        dict.fromkeys(name.strip() for text in given for name in text.split(",") if name.strip())
-    )
 
 
 def private(path: Path) -> Path:

@@ -27,10 +27,9 @@ import yaml
 from rbnn.errors import RequestError
 from rbnn.files import write_atomically
 from tune.process import Process
-from tune.run.environment import without_secrets
 from tune.run.folder import SWEEP_RECORD, RunFolder, RunInfo, State
 from tune.sweep.config import SweepFile, parse_sweep
-from tune.tracking.address import holds_password, shown, sqlite_path, with_absolute_path
+from tune.uris import holds_password, shown, sqlite_path, with_absolute_path, without_secrets
 
 TRIALS, CONFIRM = "trials", "confirm"
 SWEEP_FILE, STOP_FILE, LOCK_FILE = "sweep.yaml", "stop", "sweep.lock"

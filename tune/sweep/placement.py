@@ -13,57 +13,7 @@ from rbnn.errors import RecipeError
 from rbnn.hardware import gpu_ids, num_cores, resolve
 from rbnn.models import check_model
 from rbnn.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Node:
-    """One machine of a cluster: its CPU cores and GPUs as Ray counts them."""
-
-    cpus: float
-    gpus: float
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """The nodes that trials may use. `where`: how to name them in a message, e.g. `the cluster at
-    10.0.0.1:6379`.
-    """
-
-    nodes: tuple[Node, ...]
-    where: str
-
-    @property
-    def cpus(self) -> float:
-        return sum(node.cpus for node in self.nodes)
-
-    @property
-    def gpus(self) -> float:
-        return sum(node.gpus for node in self.nodes)
-
-    @property
-    def most_gpus(self) -> float:
-        """GPUs of the node that has most."""
-        return max((node.gpus for node in self.nodes), default=0.0)
-
-    def fitting(self, cpus: float, gpus: float) -> int:
-        """How many processes of so many CPUs and GPUs run at once; each needs a node that has all
-        it takes.
-        """
-        return sum(_fitting(node, cpus, gpus) for node in self.nodes)
-
-
-def _fitting(node: Node, cpus: float, gpus: float) -> int:
-    limits = ([int(node.cpus / cpus + 1e-9)] if cpus else []) + (
-        [gpu_slots(node.gpus, gpus)] if gpus else []
-    )
-    return min(limits) if limits else 0
-
-
-def gpu_slots(num_gpus: float, gpus: float) -> int:
-    """How many processes of `gpus` GPUs each fit on so many; a fraction lies on one GPU, so that
-    two of 0.6 need two.
-    """
-    return int(num_gpus) * int(1 / gpus + 1e-9) if gpus < 1 else int(num_gpus / gpus + 1e-9)
+from tune.cluster.resources import Capacity, gpu_slots
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from rbnn.data.loading import DataInfo
 from rbnn.errors import RecipeError
 from rbnn.hardware import device_of, gpu_ids
 from rbnn.recipe import Recipe
+from tune.cluster.resources import Capacity
 from tune.run.remote import check_storage, folder_of, store_of
 from tune.run.workers import DRIVER_SHARE
 from tune.sweep.config import SweepFile, check_name
 from tune.sweep.folder import SweepFolder
-from tune.sweep.placement import Capacity, place_here, place_on_cluster
+from tune.sweep.placement import place_here, place_on_cluster
 
 # fewer trials than this for each that runs at once would leave the sampler nothing to learn from
 TRIALS_PER_SLOT = 4

@@ -32,7 +32,7 @@ from tune.sweep.study import STORAGE_ERRORS, History, begin_study, check_storage
 from tune.sweep.table import Board
 from tune.sweep.trial import run_trial
 from tune.sweep.tuner import Phase, Trainable, confirm_phase, run, search_phase
-from tune.tracking.address import shown, with_absolute_path
+from tune.uris import shown, with_absolute_path
 
 Began = Callable[[Plan, SweepFolder], object]
 

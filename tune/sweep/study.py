@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from rbnn.errors import RequestError
-from tune.tracking.address import shown, sqlite_path
+from tune.uris import shown, sqlite_path
 
 VALUES = "values"  # the recipe values of a trial, by option name
 BUSY_S = "busy_s"  # seconds that a trial has held its place

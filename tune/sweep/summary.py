@@ -18,7 +18,7 @@ from tune.sweep.folder import SweepFolder, SweepRecord, sweep_folders
 from tune.sweep.standing import rows_of
 from tune.sweep.study import BUSY_S, History, last_epoch
 from tune.sweep.table import Board, percent
-from tune.tracking.address import shown
+from tune.uris import shown
 
 NUM_ROWS = 10
 

@@ -22,7 +22,7 @@ from tune.sweep.stop import Stop, stopper
 from tune.sweep.study import VALUES, History
 from tune.sweep.table import METRIC, Row
 from tune.sweep.trial import run_trial, shared_data
-from tune.tracking.address import holds_password
+from tune.uris import holds_password
 
 Trainable = Callable[..., None]
 

@@ -15,21 +15,21 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from rbnn.errors import RequestError
-from tune.run.environment import without_secrets
+from tune.uris import SQLITE, is_server, shown, sqlite_path, with_absolute_path, without_login
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHECK_TIMEOUT_S = 3.0
 DEFAULT_URI = "sqlite:///mlflow.db"
-SQLITE = "sqlite:///"
 # of a request to a server, over seconds; with MLflow's own 7 a run would end minutes after its
 # server did
 NUM_RETRIES = "2"
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+DATABASE_REMEDY = "check the name of the database, and the password in ~/.pgpass or PGPASSWORD"
 REMEDY = (
     "start it, or set MLFLOW_TRACKING_URI to a server (http://...) or a database file "
     f"({SQLITE}/folder/mlflow.db)"
@@ -43,54 +43,12 @@ def tracking_uri() -> str:
     return with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", "").strip() or DEFAULT_URI)
 
 
-def with_absolute_path(uri: str) -> str:
-    """`uri`, a database file being named by its absolute path."""
-    path = sqlite_path(uri)
-    return uri if path is None else SQLITE + str(path) + uri[len(uri.partition("?")[0]) :]
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """The absolute path of the database file behind a sqlite URI; None for every other store."""
-    named = uri.partition("?")[0].removeprefix(SQLITE)
-    return Path(named).absolute() if uri.startswith(SQLITE) and named else None
-
-
 def artifact_folder(uri: str) -> Path | None:
     """Where artifacts go: beside a database file, in the working directory for another database;
     None: a server decides.
     """
     path = sqlite_path(uri)
     return None if is_server(uri) else (path.parent if path else Path.cwd()) / "mlartifacts"
-
-
-def is_server(uri: str) -> bool:
-    """Whether the store is an MLflow server rather than a database that this process
-    opens itself.
-    """
-    return urlsplit(uri).scheme in ("http", "https")
-
-
-def shown(uri: str) -> str:
-    """The URI as it may be printed or logged: without a password."""
-    parts = urlsplit(uri)
-    if parts.password:
-        uri = urlunsplit(
-            parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}")
-        )
-    return without_secrets(uri)
-
-
-def holds_password(*uris: str) -> bool:
-    """Whether any of them may only be shown in part."""
-    return any(shown(uri) != uri for uri in uris)
-
-
-def without_login(uri: str) -> str:
-    """A server's address as a browser is to open it, and as it may be printed: without a user's
-    name and password.
-    """
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def unreachable(uri: str, reason: object, remedy: str = REMEDY) -> RequestError:
@@ -189,3 +147,22 @@ def quiet_client(uri: str) -> MlflowClient:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def prepare_database(uri: str) -> dict[str, str]:
+    """Make MLflow's tables in a database where they are missing; returns where the files of each
+    experiment go. RequestError, one line, where the database cannot be used.
+    """
+    check_reachable(uri)
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        engine = create_engine(uri)
+        engine.connect().close()  # once: MLflow itself tries a refused login again for minutes
+        engine.dispose()
+        experiments = quiet_client(uri).search_experiments()
+    except (MlflowException, SQLAlchemyError) as error:
+        raise unreachable(uri, error, DATABASE_REMEDY) from error
+    return {found.name: found.artifact_location for found in experiments}

@@ -12,8 +12,9 @@ from typing import Any
 
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe, load_recipe
-from tune.tracking.address import sqlite_path, tracking_uri
+from tune.tracking.address import tracking_uri
 from tune.tracking.reader import RunReader, quoted
+from tune.uris import sqlite_path
 
 # Where and how a run was computed, and its seed: a measurement of the recipe all the same.
 OF_THE_MACHINE = ("seed", "train_workers", "threads", "gpus", "loader", "compile")

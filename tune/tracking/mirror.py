@@ -21,10 +21,9 @@ import yaml
 
 from rbnn.files import write_atomically
 from tune.process import Process
-from tune.run.environment import without_secrets
 from tune.run.folder import ENVIRONMENT, MIRROR_FILE, RECIPE, RunFolder, RunInfo
 from tune.run.journal import Journal, epoch_metrics
-from tune.tracking.address import artifact_folder, shown, unreachable
+from tune.tracking.address import artifact_folder, unreachable
 from tune.tracking.entities import (
     ALWAYS,
     AT_THE_END,
@@ -51,6 +50,7 @@ from tune.tracking.entities import (
 from tune.tracking.models import PERIODIC, keep_checkpoints
 from tune.tracking.reader import EXPERIMENT, ID_TAG, PARENT_TAG, RunReader
 from tune.tracking.view import ABOUT, described, save_view, searched_in
+from tune.uris import shown, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,15 +15,9 @@ import yaml
 from rbnn.errors import RequestError
 from rbnn.recipe import FIELDS, Recipe, load_recipe
 from tune.run.record import Epoch, RunRecord
-from tune.tracking.address import (
-    check_reachable,
-    quiet_client,
-    shown,
-    sqlite_path,
-    tracking_uri,
-    unreachable,
-)
+from tune.tracking.address import check_reachable, quiet_client, tracking_uri, unreachable
 from tune.tracking.view import run_page
+from tune.uris import shown, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rbnn.errors import RequestError
-from tune.run.environment import without_secrets
 from tune.run.folder import SWEEP_RECORD, run_folders
 from tune.sweep.folder import SweepFolder
-from tune.tracking.address import tracking_uri, with_absolute_path
+from tune.tracking.address import tracking_uri
 from tune.tracking.mirror import Mirror
 from tune.tracking.thread import is_outage
+from tune.uris import with_absolute_path, without_secrets
 
 
 def sync_all(

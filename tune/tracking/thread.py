@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rbnn.errors import RequestError
-from tune.run.environment import without_secrets
 from tune.run.folder import RunFolder
 from tune.run.listener import Listener
 from tune.tracking.address import check_reachable
 from tune.tracking.mirror import Mirror
+from tune.uris import without_secrets
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
 CLOSE_PATIENCE_S = 60.0

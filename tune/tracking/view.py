@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from rbnn.recipe import Recipe
 from tune.run.folder import RunFolder
-from tune.tracking.address import is_server, without_login
+from tune.uris import is_server, without_login
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rbnn.errors import RequestError
-from tune.process import Process, start_time
+from tune.process import Process
 from tune.sweep.folder import (
     SILENT_S,
     SweepFolder,
@@ -118,7 +118,7 @@ def test_one_process_conducts_a_sweep_and_its_end_is_noted(folder: SweepFolder) 
 
 def test_a_sweep_whose_process_is_gone_has_died_and_may_be_taken_up(folder: SweepFolder) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        gone = Process(Process.current().host, process.pid, start_time(process.pid))
+        gone = Process.at(process.pid)
         folder.update(
             state="running",
             process=dataclasses.asdict(gone),

@@ -23,7 +23,7 @@ from tune.run.environment import run_environment
 from tune.run.folder import RunFolder, RunInfo
 from tune.run.journal import Journal
 from tune.run.verdict import environment_differences
-from tune.serve.ui import free_port, mlflow_server
+from tune.serve.mlflow import free_port, mlflow_server
 from tune.tracking.mirror import Mirror
 from tune.tracking.reader import RunReader
 from tune.tracking.sync import sync_all

@@ -13,9 +13,10 @@ from rbnn.recipe import Recipe
 from tune.run.folder import RunFolder, RunInfo
 from tune.run.journal import Journal
 from tune.run.record import read_record
-from tune.tracking.address import check_reachable, shown, tracking_uri
+from tune.tracking.address import check_reachable, tracking_uri
 from tune.tracking.mirror import Mirror
 from tune.tracking.reader import RunReader, existing_reader
+from tune.uris import shown
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 RECIPE = Recipe(dataset="digits", epochs=2, lr=0.1 + 0.2, lr_type="step", lr_decay_step=(1,))

@@ -1,0 +1,78 @@
+"""Where a sweep's trials run on a cluster: GPUs, threads and trials at once; what never fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rbnn.errors import RecipeError
+from rbnn.recipe import Recipe
+from tune.cluster.resources import Capacity, Node
+from tune.sweep.placement import Placement, place_on_cluster
+
+GPU_NODES = Capacity((Node(8, 0), Node(16, 4), Node(16, 2)), "the cluster at x")
+CPU_NODES = Capacity((Node(4, 0), Node(3, 0)), "the cluster at x")
+
+
+def placed(
+    nodes: Capacity = GPU_NODES, gpus: float = 0, most: int = 99, concurrent: int = 0, **values: Any
+) -> Placement:
+    recipe = Recipe(**{"dataset": "digits", "model": "resnet20_1w1a", **values})
+    return place_on_cluster(
+        recipe, nodes, gpus_per_trial=gpus, most_at_once=most, concurrent=concurrent
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "concurrent"),
+    [
+        ({}, 1, 6),
+        ({"gpus": 0.5}, 0.5, 12),
+        ({"gpus": 0.6}, 0.6, 6),
+        ({"gpus": 0.5, "most": 5}, 0.5, 5),
+        ({"train_workers": 6}, 6, 1),
+    ],
+)
+def test_a_trial_gets_gpus_and_a_share_of_its_nodes(
+    given: dict[str, Any], gpus: float, concurrent: int
+) -> None:
+    found = placed(**given)
+    assert (found.gpus, found.concurrent) == (gpus, concurrent)
+    if gpus >= 1:
+        assert found.recipe.threads == 4
+
+
+def test_without_gpus_threads_are_as_many_as_all_trials_can_have_at_once() -> None:
+    found = placed(CPU_NODES, most=3)
+    assert (found.gpus, found.concurrent, found.recipe.threads) == (0, 3, 2)
+    assert CPU_NODES.fitting(found.recipe.threads + 1, 0) < 3
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"gpus": 5}, "gpus_per_trial is 5, and no node of the cluster at x has more than 4 GPU"),
+        ({"train_workers": 7}, "gpus_per_trial is 7, .* all nodes together 6"),
+        ({"concurrent": 7}, "7 trial.* do not fit .*at most 6 do"),
+    ],
+)
+def test_what_can_never_be_placed_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        placed(**given)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gpus", "said"),
+    [
+        ("none", 1, "gpus_per_trial is 1, and no node of the cluster at x has more than 0 GPU"),
+        ("none", 0, "17 thread.* do not fit the cluster at x .*at most 0 do"),
+        ("0,1", 0, "gpus is '0,1', GPUs of one machine"),
+    ],
+)
+def test_gpus_of_one_machine_or_none_are_no_gpus_of_a_cluster(
+    recipe: str, gpus: float, said: str
+) -> None:
+    values = Recipe(dataset="digits", model="resnet20_1w1a", gpus=recipe, threads=17)
+    with pytest.raises(RecipeError, match=said):
+        place_on_cluster(values, GPU_NODES, gpus_per_trial=gpus, most_at_once=99)

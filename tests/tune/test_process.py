@@ -1,0 +1,82 @@
+"""Processes: told apart by number and start, read back from files, ended with their group."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tune.process import Process
+
+CHILD = "import subprocess, sys; print(subprocess.Popen(['sleep', '1000']).pid, flush=True)"
+
+
+def started(log: Path, code: str) -> Process:
+    return Process.start([sys.executable, "-c", code], dict(os.environ), log)
+
+
+def first_line(log: Path, of: Process) -> str:
+    while not log.read_text().endswith("\n"):
+        assert of.alive
+    return log.read_text()
+
+
+def test_the_text_is_that_of_files_written_so_far() -> None:
+    """Host, number, and the 22nd field of the kernel's record, which files held from the first."""
+    current = Process.current()
+    stat = Path("/proc/self/stat")
+    if stat.is_file():
+        assert current.started == stat.read_text().rpartition(")")[2].split()[19]
+    assert Process.of(str(current)) == current and current.here and current.alive
+    assert Process.of("no process") is None and Process.of("a b c") is None
+
+
+def test_the_clock_being_set_makes_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    before, booted = Process.current(), psutil.boot_time()
+    for module in ("psutil", "psutil._pslinux"):
+        monkeypatch.setattr(f"{module}.boot_time", lambda: booted + 3600)
+    assert before.alive and Process.current() == before
+
+
+def test_one_that_waits_to_be_reaped_has_ended() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        begun = Process.at(child.pid)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert begun.started and not begun.alive and begun.group() == []
+    assert not begun.alive and Process.at(child.pid).started == ""
+
+
+def test_its_group_is_ended_with_it_and_another_of_its_number_is_let_alone(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    begun = started(log, CHILD + "; sys.stdin.close(); import signal; signal.pause()")
+    child = Process.at(int(first_line(log, begun)))
+    other = replace(begun, started="1")
+    other.end()
+    assert begun.alive and child.alive and not other.alive
+    begun.end()
+    assert not begun.alive and not child.alive
+
+
+def test_what_outlives_the_first_of_its_group_is_ended_too(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    begun = started(log, CHILD)
+    assert begun.wait() == 0
+    child = Process.at(int(log.read_text()))
+    assert child.alive
+    begun.end()
+    assert not child.alive
+
+
+def test_one_that_does_not_hear_is_killed_after_the_limit(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True)"
+    begun = started(log, deaf + "; signal.pause()")
+    first_line(log, begun)
+    begun.end(limit_s=0.2)
+    assert begun.wait() == -9 and not begun.alive

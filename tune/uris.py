@@ -1,0 +1,73 @@
+"""URIs of stores, and what of them, and of command lines, may be shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+SQLITE = "sqlite:///"
+PASSWORD_IN_URI = re.compile(r"(//[^/\s:@]*:)[^/\s@]+@")
+SECRET_IN_QUERY = re.compile(
+    r"(?i)([?&](?:[\w-]*(?:password|passwd|token|secret|api-?key)[\w-]*)=)[^&\s'\"]+"
+)
+SECRET_OPTION = re.compile(
+    r"(?i)(--?[\w-]*(?:password|passwd|token|secret|api-?key)[\w-]*(?:=|\s+))('[^']*'|\S+)"
+)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The absolute path of the database file behind a sqlite URI; None for every other store."""
+    named = uri.partition("?")[0].removeprefix(SQLITE)
+    return Path(named).absolute() if uri.startswith(SQLITE) and named else None
+
+
+def with_absolute_path(uri: str) -> str:
+    """`uri`, a database file being named by its absolute path."""
+    path = sqlite_path(uri)
+    return uri if path is None else SQLITE + str(path) + uri[len(uri.partition("?")[0]) :]
+
+
+def is_server(uri: str) -> bool:
+    """Whether the store is an MLflow server rather than a database that this process
+    opens itself.
+    """
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def without_secrets(text: str) -> str:
+    """The text with passwords in URIs and values of options such as --token replaced by ***.
+
+    >>> without_secrets("rbnn ui --store postgresql://ann:geheim@db/runs --token abc")
+    'rbnn ui --store postgresql://ann:***@db/runs --token ***'
+    >>> without_secrets("postgresql://db/runs?user=ann&password=geheim")
+    'postgresql://db/runs?user=ann&password=***'
+    >>> without_secrets("postgresql//ann:geheim@db/runs")
+    'postgresql//ann:***@db/runs'
+    """
+    return SECRET_OPTION.sub(
+        r"\1***", SECRET_IN_QUERY.sub(r"\1***", PASSWORD_IN_URI.sub(r"\1***@", text))
+    )
+
+
+def shown(uri: str) -> str:
+    """The URI as it may be printed or logged: without a password."""
+    parts = urlsplit(uri)
+    if parts.password:
+        uri = urlunsplit(
+            parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}")
+        )
+    return without_secrets(uri)
+
+
+def holds_password(*uris: str) -> bool:
+    """Whether any of them may only be shown in part."""
+    return any(shown(uri) != uri for uri in uris)
+
+
+def without_login(uri: str) -> str:
+    """A server's address as a browser is to open it, and as it may be printed: without a user's
+    name and password.
+    """
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
