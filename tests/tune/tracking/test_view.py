@@ -35,10 +35,6 @@ def test_the_saved_view_holds_exactly_the_trials_and_the_searched_options(tmp_pa
     mirror = Mirror.open(f"sqlite:///{tmp_path}/mlflow.db")
     params = {"space/lr": "log 0.01 to 1", "space/momentum": "fixed 0.9"}
     params["space/warm_up"] = "boolean"
-        "space/lr": "log 0.01 to 1",
-        "space/momentum": "fixed 0.9",
-        "space/warm_up": "boolean",
-    }
     shown: set[str] = set()
     for _ in range(2):
         sweep = made_run(tmp_path, kind="sweep", name='it\'s "it"', params=params)
