@@ -18,7 +18,6 @@ def main(name: str, folder: str) -> None:
     mirror, place = Mirror.open(), Path(folder) / name
     info = RunInfo(kind="sweep", name=name, tags={"rbnn.sweep": name})
     sweep = RunFolder.begin(place, info, None)
-    )
     mirror.sync(place)
     for number in range(NUM_TRIALS):
         tags = {"rbnn.sweep": name, "rbnn.trial": str(number)}

@@ -14,7 +14,7 @@ from tune.cli import Add
 
 if TYPE_CHECKING:
     from tune.serve.head import Served
-    from tune.sweep.config import SweepFile
+    from tune.sweep.config import SweepConfig
 
 
 def add(command: Add) -> None:
@@ -130,7 +130,7 @@ on another machine, or in another terminal:
 end it with: rbnn serve --stop{stop}"""
 
 
-def submit(file: SweepFile, name: str, address: str, *, results_dir: str = "") -> int:
+def submit(file: SweepConfig, name: str, address: str, *, results_dir: str = "") -> int:
     """Hand a sweep over and say how to go on; `results_dir` is a folder on the cluster."""
     from tune.serve.jobs import Jobs
 

@@ -18,7 +18,7 @@ from tune.process import Process
 if TYPE_CHECKING:
     from tune.run.folder import RunFolder
     from tune.sweep.folder import SweepFolder
-    from tune.sweep.plan import Plan
+    from tune.sweep.plan import SweepPlan
     from tune.sweep.repair import Finding
     from tune.tracking.mirror import Mirror
     from tune.tracking.reader import RunReader
@@ -110,14 +110,14 @@ def ailments(folder: SweepFolder) -> list[Finding]:
     """
     from tune.sweep.confirm import SUFFIX
     from tune.sweep.repair import Finding, examine, missing_study
-    from tune.sweep.study import History
+    from tune.sweep.study import Study
     from tune.tracking.mirror import Mirror
 
     record, findings = folder.record, leftovers(folder)
     if missing := missing_study(folder):
         raise RequestError(missing)
     for name in (record.name, record.name + SUFFIX):
-        if study := History.existing(folder.storage_url(record), name):
+        if study := Study.existing(folder.storage_url(record), name):
             findings += examine(study, plan_of(folder))
     if record.state == "running":
         text = f"its process {record.process.get('pid', '')} died without noting an end"
@@ -209,14 +209,14 @@ def _remover(file: Path) -> Callable[[], object]:
     return lambda: file.unlink(missing_ok=True)
 
 
-def plan_of(folder: SweepFolder) -> Plan:
+def plan_of(folder: SweepFolder) -> SweepPlan:
     """The plan of a recorded sweep as it was; nothing is checked or opened."""
     from rbnn.data.loading import DataInfo
     from rbnn.recipe import Recipe
-    from tune.sweep.plan import Plan
+    from tune.sweep.plan import SweepPlan
 
     record = folder.record
-    return Plan(
+    return SweepPlan(
         folder.file,
         record.name,
         folder.directory,

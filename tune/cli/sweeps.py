@@ -10,7 +10,7 @@ from rbnn.errors import RequestError
 from tune.cli import JSON, RAY, RESULTS, SWEEP, Add, arg, flag
 
 if TYPE_CHECKING:
-    from tune.sweep.config import SweepFile
+    from tune.sweep.config import SweepConfig
     from tune.sweep.folder import SweepFolder
 
 STOP_WAIT_S = 120.0
@@ -83,7 +83,7 @@ def sweep(args: argparse.Namespace) -> int:
     return begin(file, name=args.name, results_dir=args.results_dir, address=args.address)
 
 
-def begin(file: SweepFile, **given: Any) -> int:
+def begin(file: SweepConfig, **given: Any) -> int:
     """Run a sweep file, watched and recorded; given: as `run_sweep` takes it."""
     from tune.cli.listeners import watched
     from tune.report.outcome import opening
@@ -121,7 +121,7 @@ def conclude(folder: SweepFolder, stop: Any, mirror: Any) -> int:
     return EXIT_STATUS.get(folder.record.state, 1)
 
 
-def forecast(file: SweepFile, args: argparse.Namespace) -> int:
+def forecast(file: SweepConfig, args: argparse.Namespace) -> int:
     """Print what a sweep would try and take."""
     from tune.cluster.ray import capacity, joined
     from tune.report.dry_run import dry_run

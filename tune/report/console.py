@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from rbnn.console import finish_time
-from tune.sweep.table import BASELINE, Board, Row, columns, percent, shown
+from tune.sweep.table import BASELINE, TrialRow, TrialTable, columns, percent, shown
 
 PLAIN_INTERVAL_S = 10.0
 NUM_LIVE_ROWS = 12
@@ -19,7 +19,7 @@ NUM_LIVE_ROWS = 12
 class SweepDisplay:
     """Shows a board as it changes; use as a context."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: TrialTable) -> None:
         self.board = board
         self.live: Any = None
         self._last_line = 0.0
@@ -37,7 +37,7 @@ class SweepDisplay:
         if self.live:
             self.live.stop()
 
-    def changed(self, row: Row) -> None:
+    def changed(self, row: TrialRow) -> None:
         """A trial began, reported or ended."""
         if self.live:
             return
@@ -93,11 +93,11 @@ def say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
 
 
-def _because(row: Row) -> str:
+def _because(row: TrialRow) -> str:
     return f": {row.cause}" if row.cause else ""
 
 
-def table(board: Board, rows: list[Row]) -> Any:
+def table(board: TrialTable, rows: list[TrialRow]) -> Any:
     """The given trials with their values; trial 0 is marked as the documented default."""
     from rich.table import Table
 
@@ -121,7 +121,7 @@ def table(board: Board, rows: list[Row]) -> Any:
     return grid
 
 
-def print_table(board: Board, num_rows: int) -> str:
+def print_table(board: TrialTable, num_rows: int) -> str:
     """Print the best `num_rows` trials, and the documented default where it is not among them;
     returns it as plain text.
     """
@@ -137,7 +137,7 @@ def print_table(board: Board, num_rows: int) -> str:
     return plain.export_text()
 
 
-def verdict(board: Board) -> str:
+def verdict(board: TrialTable) -> str:
     """What the search gained over the documented default, in one sentence."""
     best, base = board.best, board.baseline
     if best is None:

@@ -13,10 +13,10 @@ from typing import Any
 from optuna.trial import TrialState
 
 from tune.sweep.folder import SweepFolder
-from tune.sweep.param import Entry
-from tune.sweep.study import History
-from tune.sweep.summary import Standing, look_at
-from tune.sweep.table import METRIC, Row
+from tune.sweep.param import SearchParam
+from tune.sweep.study import Study
+from tune.sweep.summary import SweepSummary, look_at
+from tune.sweep.table import METRIC, TrialRow
 
 NUM_DIAGNOSED = 5
 # as in tune.sweep.trial and tune.run.journal, which load torch: seconds that a report needs not
@@ -49,14 +49,14 @@ class SweepData:
     name: str
     description: str
     recipe: dict[str, Any]
-    standing: Standing
+    standing: SweepSummary
     axes: list[Axis]
     curves: dict[int, Curve]
     importance: dict[str, float]
     diagnostics: dict[str, dict[int, Curve]]
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TrialRow]:
         """The trials that have a score, by number."""
         return sorted(
             (row for row in self.standing.board.rows.values() if row.top1 is not None),
@@ -90,7 +90,7 @@ class SweepData:
 def gather(folder: SweepFolder) -> SweepData:
     """Read a sweep, finished or running; changes nothing."""
     file, record = folder.file, folder.record
-    history = History.existing(folder.storage_url(record), record.name)
+    history = Study.existing(folder.storage_url(record), record.name)
     trials = history.trials() if history else []
     standing = look_at(folder, history)
     complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
@@ -112,14 +112,14 @@ def gather(folder: SweepFolder) -> SweepData:
     )
 
 
-def axis_of(entry: Entry) -> Axis:
+def axis_of(entry: SearchParam) -> Axis:
     """The axis of a searched option."""
     return Axis(
         entry.name, entry.log, () if entry.is_range else tuple(value for _, value in entry.choices)
     )
 
 
-def importance_of(history: History) -> dict[str, float]:
+def importance_of(history: Study) -> dict[str, float]:
     """Share of each option in what tells good trials from others (PED-ANOVA, complete trials);
     empty where all are equal.
     """

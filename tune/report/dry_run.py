@@ -6,11 +6,11 @@ from typing import Any
 
 from tune.report.outcome import opening
 from tune.sweep.forecast import Forecast, first_points, forecast, hours
-from tune.sweep.plan import Plan
+from tune.sweep.plan import SweepPlan
 from tune.sweep.table import shown
 
 
-def dry_run(plan: Plan, recorded: tuple[float, str] | None) -> list[str]:
+def dry_run(plan: SweepPlan, recorded: tuple[float, str] | None) -> list[str]:
     """The lines that say what a planned sweep would do; recorded: as `forecast` takes it."""
     found = forecast(plan, recorded)
     file, recipe = plan.file, plan.recipe
@@ -42,7 +42,7 @@ def dry_run(plan: Plan, recorded: tuple[float, str] | None) -> list[str]:
     return [*lines, f"disk: {size} (last and best of each run, in its folder and in MLflow)"]
 
 
-def _rungs(plan: Plan, found: Forecast) -> list[str]:
+def _rungs(plan: SweepPlan, found: Forecast) -> list[str]:
     if plan.file.scheduler.name == "none":
         return ["rungs: none, every trial runs to its end"]
     share = f"one in {plan.file.scheduler.reduction_factor:g} goes on"

@@ -23,14 +23,14 @@ from tune.report.scales import (
     ticks,
     trial_colours,
 )
-from tune.sweep.table import Row, shown
+from tune.sweep.table import TrialRow, shown
 
 Figure = dict[str, Any]
 SCORE = f"{METRIC} (%)"
 MANY = 40  # complete trials beyond which their curves are drawn as one, without a legend entry each
 
 
-def hover(row: Row) -> str:
+def hover(row: TrialRow) -> str:
     """A trial in words."""
     values = "<br>".join(f"{name} {shown(value)}" for name, value in row.values.items())
     return (

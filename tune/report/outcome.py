@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from tune.report.console import print_table, verdict
-from tune.sweep.plan import Plan
-from tune.sweep.stop import BUDGET, Stop
-from tune.sweep.table import Board
+from tune.sweep.plan import SweepPlan
+from tune.sweep.stop import BUDGET, StopSignal
+from tune.sweep.table import TrialTable
 
 NUM_TABLE_ROWS = 10
 
 
-def opening(planned: Plan) -> str:
+def opening(planned: SweepPlan) -> str:
     """What is about to run, in four lines."""
     space = "  ".join(f"{name} {text}" for name, _, text in planned.file.space.describe())
     workers = planned.recipe.train_workers
@@ -37,7 +37,7 @@ def opening(planned: Plan) -> str:
 
 
 def print_result(
-    board: Board, stop: Stop, confirmation: list[str], handle: str, pages: str = ""
+    board: TrialTable, stop: StopSignal, confirmation: list[str], handle: str, pages: str = ""
 ) -> None:
     """What the sweep found, whether it is confirmed, and the exact commands that go on from here.
 

@@ -12,7 +12,7 @@ from typing import Any
 from tune.report import figures
 from tune.report.console import verdict
 from tune.report.data import LEAST_FOR_IMPORTANCE, SweepData
-from tune.sweep.table import BASELINE, METRIC, Row, columns, percent, shown
+from tune.sweep.table import BASELINE, METRIC, TrialRow, columns, percent, shown
 
 NUM_ROWS = 20
 STYLE = """
@@ -128,7 +128,7 @@ def _table(data: SweepData) -> str:
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
-def _row(data: SweepData, row: Row, names: list[str]) -> str:
+def _row(data: SweepData, row: TrialRow, names: list[str]) -> str:
     board = data.standing.board
     notes = [board.best_note] * (row is board.best) + ["documented default"] * (
         row.number == BASELINE

@@ -171,7 +171,7 @@ def train_with_workers(
     from tune.cluster.ray import connected
 
     failure: list[BaseException] = []
-    narrator = Narrator(recipe, report, progress)
+    narrator = WorkerLog(recipe, report, progress)
     with connected(gpus=gpu_ids(recipe)):
         queue = Queue(actor_options={"num_cpus": 0})
         trainer = torch_trainer(
@@ -204,7 +204,7 @@ def train_with_workers(
         raise RunFailed(cause_of(failure[0])) from failure[0]
 
 
-class Narrator:
+class WorkerLog:
     """Hears what happens to a run's workers: passes on epochs and progress, and says when one dies
     and where the rest go on.
     """

@@ -29,7 +29,7 @@ from tune.cluster.ray import (
     use_token,
     without_address_variables,
 )
-from tune.sweep.config import SweepFile, check_name
+from tune.sweep.config import SweepConfig, check_name
 from tune.uris import holds_password, is_server
 
 SWEEP_FILE = "sweep.yaml"
@@ -49,7 +49,7 @@ def entrypoint(name: str, extra: list[str]) -> str:
     )
 
 
-def portable(file: SweepFile) -> dict[str, Any]:
+def portable(file: SweepConfig) -> dict[str, Any]:
     """The sweep file for another machine: a recipe file of one's own travels as its values."""
     values = file.to_dict()
     return values if values["recipe"] in recipe_files() else {**values, "recipe": ""}
@@ -101,7 +101,7 @@ class Jobs:
         except (RuntimeError, ConnectionError, ValueError, RayError) as error:
             raise refused(where, error) from error
 
-    def submit(self, file: SweepFile, name: str, extra: list[str]) -> str:
+    def submit(self, file: SweepConfig, name: str, extra: list[str]) -> str:
         """Hand a sweep over; returns the job's id. extra: options of `rbnn sweep` there."""
         name = check_name(name) or f"{file.name}-{datetime.now():%Y%m%d-%H%M%S}"
         with staged_code() as folder:

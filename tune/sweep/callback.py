@@ -19,10 +19,10 @@ from tune.run.journal import Journal, epoch_metrics
 from tune.run.listener import Listener
 from tune.run.remote import CheckpointStore
 from tune.sweep.folder import trial_directory
-from tune.sweep.plan import Plan
-from tune.sweep.stop import Stop
-from tune.sweep.study import RUN, History
-from tune.sweep.table import METRIC, Board, Row
+from tune.sweep.plan import SweepPlan
+from tune.sweep.stop import StopSignal
+from tune.sweep.study import RUN, Study
+from tune.sweep.table import METRIC, TrialRow, TrialTable
 from tune.sweep.trial import TrialSpec, trial_store, write_scores
 
 GIVE_UP_AFTER = 3  # first trials that all fail for the same cause
@@ -36,13 +36,13 @@ class SweepCallback(ray.tune.Callback):
     """
 
     def __init__(
-        self, plan: Plan, table: Board, study: History, stop: Stop, listener: Listener
+        self, plan: SweepPlan, table: TrialTable, study: Study, stop: StopSignal, listener: Listener
     ) -> None:
         self.plan, self.table, self.study = plan, table, study
         self.stop, self.listener = stop, listener
         self._specs: dict[int, TrialSpec] = {}
         self._journals: dict[int, Journal] = {}
-        self._ended: list[Row] = []
+        self._ended: list[TrialRow] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -50,7 +50,7 @@ class SweepCallback(ray.tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.start(TrialSpec.of(trial.config))
 
-    def start(self, spec: TrialSpec) -> Row:
+    def start(self, spec: TrialSpec) -> TrialRow:
         """The row of a trial that runs from now on, and its folder: the one it has, or a new
         one.
         """
@@ -58,7 +58,7 @@ class SweepCallback(ray.tune.Callback):
         if row and row.state == "running":
             return row
         self._specs[spec.number] = spec
-        row = self.table.rows[spec.number] = Row(spec.number, spec.values)
+        row = self.table.rows[spec.number] = TrialRow(spec.number, spec.values)
         run = begin_run(self.plan, spec)
         row.run_id = run.run_id
         self.study.tag(spec.number, RUN, run.info.id)
@@ -116,7 +116,7 @@ class SweepCallback(ray.tune.Callback):
         self._ended.append(row)
         self.listener.run_ended(run)
 
-    def _note(self, row: Row, metrics: dict[str, Any]) -> None:
+    def _note(self, row: TrialRow, metrics: dict[str, Any]) -> None:
         row.epochs, row.top1 = metrics["epoch"] + 1, metrics[METRIC]
         row.best_top1 = max(metrics[METRIC], row.best_top1 or 0.0)
 
@@ -129,7 +129,7 @@ class SweepCallback(ray.tune.Callback):
             self.stop.because(f"the first {wanted} trials all failed: {self._ended[-1].cause}")
 
 
-def begin_run(plan: Plan, spec: TrialSpec) -> RunFolder:
+def begin_run(plan: SweepPlan, spec: TrialSpec) -> RunFolder:
     """The folder of a trial, recorded as running: the one that it has, or a new one."""
     run = RunFolder(trial_directory(plan.directory, spec.number, spec.kind))
     if run.exists:
@@ -147,14 +147,14 @@ def begin_run(plan: Plan, spec: TrialSpec) -> RunFolder:
     return RunFolder.begin(run.directory, info, plan.recipe.replace(**spec.values))
 
 
-def run_name(plan: Plan, spec: TrialSpec) -> str:
+def run_name(plan: SweepPlan, spec: TrialSpec) -> str:
     """What people call a trial's run."""
     if spec.test:
         return f"confirm {spec.setting}, seed {spec.values['seed']}, of {plan.name}"
     return f"trial {spec.number} of {plan.name}"
 
 
-def tags_of(plan: Plan, spec: TrialSpec) -> dict[str, str]:
+def tags_of(plan: SweepPlan, spec: TrialSpec) -> dict[str, str]:
     """The tags by which a trial's run is found."""
     tags = {"rbnn.sweep": plan.name, "rbnn.recipe": plan.file.name}
     if spec.test:
@@ -162,7 +162,7 @@ def tags_of(plan: Plan, spec: TrialSpec) -> dict[str, str]:
     return tags | {"rbnn.trial": str(spec.number)}
 
 
-def fetched(plan: Plan, spec: TrialSpec) -> Path:
+def fetched(plan: SweepPlan, spec: TrialSpec) -> Path:
     """The trial's folder here; what an object store holds of it is fetched."""
     directory = trial_directory(plan.directory, spec.number, spec.kind)
     if address := trial_store(plan.elsewhere.get("store", ""), spec.number, spec.kind):

@@ -46,7 +46,7 @@ class TrialScheduler:
 
 
 @dataclass(frozen=True)
-class SweepFile:
+class SweepConfig:
     """One search: its baseline (always the first trial), its space and its budget.
 
     `recipe`: recipe name or absolute path, empty where the baseline is `base` over the defaults.
@@ -120,7 +120,7 @@ def sweep_files() -> dict[str, Path]:
     }
 
 
-def load_sweep(path: str | Path, **changes: Any) -> SweepFile:
+def load_sweep(path: str | Path, **changes: Any) -> SweepConfig:
     """The sweep file at `path`, or of that name in experiments/, with `changes` to its keys on top.
 
     RecipeError, one line, where anything in it is not allowed.
@@ -133,9 +133,9 @@ def load_sweep(path: str | Path, **changes: Any) -> SweepFile:
         raise RecipeError(f"sweep file '{file}': {error}") from None
 
 
-def parse_sweep(values: Mapping[str, Any], folder: Path) -> SweepFile:
-    """The SweepFile of a mapping; `folder`: where a relative `recipe` path is looked for after the
-    working directory.
+def parse_sweep(values: Mapping[str, Any], folder: Path) -> SweepConfig:
+    """The SweepConfig of a mapping; `folder`: where a relative `recipe` path is looked for after
+    the working directory.
     """
     check_keys(values, KEYS, "key")
     for key in ("name", "space"):
@@ -155,7 +155,7 @@ def parse_sweep(values: Mapping[str, Any], folder: Path) -> SweepFile:
     space = Space(values["space"], baseline)
     baseline, sampler = space.baseline, values.get("sampler", "tpe")
     num_points = len(space.grid()) if sampler == "grid" else 20
-    return SweepFile(
+    return SweepConfig(
         name=values["name"],
         description=values.get("description", ""),
         recipe=recipe,

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 
 from optuna.trial import TrialState
 
-from tune.sweep.study import History
-from tune.sweep.table import BASELINE, METRIC, Board, Row
+from tune.sweep.study import Study
+from tune.sweep.table import BASELINE, METRIC, TrialRow, TrialTable
 
 TEST = "test/top1"
 SUFFIX = ".confirm"
@@ -73,12 +73,12 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     return Difference(points, float(t.ppf(0.975, freedom)) * math.sqrt(total))
 
 
-def chosen(rows: Mapping[int, Row], top: int) -> list[int]:
+def chosen(rows: Mapping[int, TrialRow], top: int) -> list[int]:
     """The trials to confirm: the best `top` complete ones, then the documented default where it is
     not among them.
     """
     ranked = [
-        row.number for row in Board("", None, 0, dict(rows)).ranked if row.state == "complete"
+        row.number for row in TrialTable("", None, 0, dict(rows)).ranked if row.state == "complete"
     ][:top]
     return ranked + ([0] if ranked and 0 in rows and 0 not in ranked else [])
 
@@ -91,7 +91,7 @@ def num_confirming(top: int, num_seeds: int, num_trials: int | None) -> int:
     return settings * num_seeds
 
 
-def settings_of(history: History) -> list[Setting]:
+def settings_of(history: Study) -> list[Setting]:
     """What the finished confirmation runs of a sweep say, the best mean val/top1 first."""
     found: dict[int, Setting] = {}
     for trial in history.trials(TrialState.COMPLETE):

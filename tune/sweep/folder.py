@@ -28,7 +28,7 @@ from rbnn.errors import RequestError
 from rbnn.files import write_atomically
 from tune.process import Process
 from tune.run.folder import SWEEP_RECORD, RunFolder, RunInfo, State
-from tune.sweep.config import SweepFile, parse_sweep
+from tune.sweep.config import SweepConfig, parse_sweep
 from tune.uris import holds_password, shown, sqlite_path, with_absolute_path, without_secrets
 
 TRIALS, CONFIRM = "trials", "confirm"
@@ -129,7 +129,7 @@ class SweepFolder(RunFolder):
         write_atomically(self.path, text, mode=private_mode(record.store, record.storage))
 
     @property
-    def file(self) -> SweepFile:
+    def file(self) -> SweepConfig:
         """The resolved sweep file."""
         text = (self.directory / SWEEP_FILE).read_text()
         return parse_sweep(yaml.safe_load(text), self.directory)

@@ -25,9 +25,9 @@ from rbnn.recipe import Recipe
 from rbnn.schedules import surrogate_tk
 from rbnn.state import start
 from tune.sweep.confirm import num_confirming
-from tune.sweep.plan import Plan
+from tune.sweep.plan import SweepPlan
 from tune.sweep.scheduler import rungs
-from tune.sweep.study import VALUES, History
+from tune.sweep.study import VALUES, Study
 from tune.sweep.tuner import proposals_of
 
 NUM_SHOWN = 5
@@ -58,7 +58,7 @@ class Forecast:
         return 2 * KEPT_FILES * self.checkpoint * self.num_runs
 
 
-def forecast(plan: Plan, recorded: tuple[float, str] | None) -> Forecast:
+def forecast(plan: SweepPlan, recorded: tuple[float, str] | None) -> Forecast:
     """The forecast of a planned sweep. recorded: seconds of an epoch of a run of the same kind, and
     of which; where none is known, a few steps are trained.
     """
@@ -158,11 +158,11 @@ def checkpoint_bytes(recipe: Recipe) -> int:
     )
 
 
-def first_points(plan: Plan) -> list[dict[str, object]]:
+def first_points(plan: SweepPlan) -> list[dict[str, object]]:
     """The recipe values of the first trials: those whose choice no result can change, at most
     NUM_SHOWN.
     """
-    proposals, history = proposals_of(plan), History(None, plan.name)
+    proposals, history = proposals_of(plan), Study(None, plan.name)
     proposals.enqueue(history)
     given = len(history.trials())
     sampled = 0 if plan.file.sampler == "grid" else proposals.num_startup

@@ -40,7 +40,7 @@ PERMISSIVE = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class SearchParam:
     """One searched or fixed option. `low`, `high`: ends of a range, both included. `choices`: pairs
     (raw, recipe value).
     """
@@ -133,9 +133,9 @@ class Entry:
         return min(max(moved, new[0]), new[1])
 
 
-def parse_entry(name: str, given: Any) -> Entry:
-    """The Entry of one line of `space`; RecipeError, one line, where it is not one of KINDS or its
-    range is not allowed.
+def parse_entry(name: str, given: Any) -> SearchParam:
+    """The SearchParam of one line of `space`; RecipeError, one line, where it is not one of KINDS
+    or its range is not allowed.
     """
     if name in NOT_SEARCHED or not FIELDS[name].metadata["affects"]:
         raise RecipeError(
@@ -165,11 +165,11 @@ def parse_entry(name: str, given: Any) -> Entry:
                 f"space {name} is {given!r}; boolean fits true-or-false options only, and is "
                 "written: boolean"
             )
-        return Entry(name, kind, choices=((False, False), (True, True)))
+        return SearchParam(name, kind, choices=((False, False), (True, True)))
     return _choice_entry(name, kind, [options[kind]] if kind == "fixed" else options[kind])
 
 
-def _range_entry(name: str, kind: str, options: dict[str, Any]) -> Entry:
+def _range_entry(name: str, kind: str, options: dict[str, Any]) -> SearchParam:
     wanted, ends = TYPES[name], options[kind]
     if wanted not in (int, float) or (wanted is int) != (kind == "integer"):
         fit = {int: "integer or choice", float: "log, linear or choice", bool: "boolean"}.get(
@@ -189,10 +189,10 @@ def _range_entry(name: str, kind: str, options: dict[str, Any]) -> Entry:
     above = options.get("above", "")
     if above and (above not in FIELDS or TYPES[above] not in (int, float)):
         raise RecipeError(f"space {name} is above {above!r}; name another numeric recipe option")
-    return Entry(name, kind, low, high, log, above=above)
+    return SearchParam(name, kind, low, high, log, above=above)
 
 
-def _choice_entry(name: str, kind: str, given: Any) -> Entry:
+def _choice_entry(name: str, kind: str, given: Any) -> SearchParam:
     if (
         not isinstance(given, list)
         or not given
@@ -205,7 +205,7 @@ def _choice_entry(name: str, kind: str, given: Any) -> Entry:
     pairs = [(value, _allowed(name, value)) for value in given]
     if any(value == later for (_, value), (_, later) in itertools.combinations(pairs, 2)):
         raise RecipeError(f"space {name}: choice {given!r} holds a value twice; remove one")
-    return Entry(name, kind, choices=tuple(pairs))
+    return SearchParam(name, kind, choices=tuple(pairs))
 
 
 def _allowed(name: str, value: Any) -> Any:

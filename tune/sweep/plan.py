@@ -18,7 +18,7 @@ from rbnn.recipe import Recipe
 from tune.cluster.resources import Capacity
 from tune.run.remote import check_storage, folder_of, store_of
 from tune.run.workers import DRIVER_SHARE
-from tune.sweep.config import SweepFile, check_name
+from tune.sweep.config import SweepConfig, check_name
 from tune.sweep.folder import SweepFolder
 from tune.sweep.placement import place_here, place_on_cluster
 
@@ -27,7 +27,7 @@ TRIALS_PER_SLOT = 4
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """A sweep as it will run on this machine: checked, nothing started.
 
     recipe: the baseline with workers and threads resolved; concurrent: trials at once; cpus, gpus:
@@ -35,7 +35,7 @@ class Plan:
     trial's machine allows.
     """
 
-    file: SweepFile
+    file: SweepConfig
     name: str
     directory: Path
     recipe: Recipe
@@ -70,8 +70,8 @@ class Plan:
 
 
 def plan(
-    file: SweepFile, *, name: str = "", results_dir: str = "", capacity: Capacity | None = None
-) -> Plan:
+    file: SweepConfig, *, name: str = "", results_dir: str = "", capacity: Capacity | None = None
+) -> SweepPlan:
     """Resolve a sweep file on this machine, or on the cluster of that capacity, and open its data.
 
     RecipeError or DataError, one line, where it cannot run.
@@ -92,13 +92,13 @@ def plan(
 
 
 def plan_again(
-    file: SweepFile,
+    file: SweepConfig,
     recipe: Recipe,
     name: str,
     directory: Path,
     at_once: int,
     capacity: Capacity | None,
-) -> Plan:
+) -> SweepPlan:
     """The plan of a sweep that began earlier, with the recipe as resolved then, which its
     checkpoints belong to.
 
@@ -113,14 +113,14 @@ def plan_again(
 
 
 def _plan(
-    file: SweepFile,
+    file: SweepConfig,
     name: str,
     directory: Path,
     recipe: Recipe,
     concurrent: int,
     gpus: float,
     capacity: Capacity | None,
-) -> Plan:
+) -> SweepPlan:
     recipe = recipe.replace(
         data_path=str(Path(recipe.data_path).absolute())
     )  # trials run in working directories of their own
@@ -128,15 +128,17 @@ def _plan(
         recipe.replace(train_workers=1), device_of(recipe.replace(gpus="none"))
     ).info
     if recipe.train_workers == 1:
-        return Plan(file, name, directory, recipe, data, concurrent, float(recipe.threads), gpus)
+        return SweepPlan(
+            file, name, directory, recipe, data, concurrent, float(recipe.threads), gpus
+        )
     worker = {"CPU": recipe.threads - DRIVER_SHARE} | ({"GPU": 1.0} if gpus else {})
-    return Plan(
+    return SweepPlan(
         file, name, directory, recipe, data, concurrent, 0.01, 0.0, worker if capacity else None
     )
 
 
 def _place(
-    file: SweepFile, most_at_once: int, capacity: Capacity | None
+    file: SweepConfig, most_at_once: int, capacity: Capacity | None
 ) -> tuple[Recipe, float, int]:
     """(resolved baseline, GPUs of one trial, trials at once) on the cluster of that capacity, or on
     this machine.

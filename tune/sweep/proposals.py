@@ -17,7 +17,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.sweep.space import Space
-from tune.sweep.study import VALUES, History
+from tune.sweep.study import VALUES, Study
 
 MAX_STARTUP_TRIALS = 10
 LEAST_FOR_GP = 3  # trials that ran to their end, below which a Gaussian process has nothing to fit
@@ -48,7 +48,7 @@ class Proposals:
         if sampler == "grid":
             self.points += random.Random(seed).sample(space.grid(), len(space.grid()))
 
-    def enqueue(self, history: History) -> None:
+    def enqueue(self, history: Study) -> None:
         """Line up the given points in the study; those that it holds already are not
         added again.
         """
@@ -58,7 +58,7 @@ class Proposals:
                 history.study.enqueue_trial(point)
                 known.append(point)
 
-    def next(self, history: History) -> FrozenTrial | None:
+    def next(self, history: Study) -> FrozenTrial | None:
         """A new running trial with its recipe values as attribute VALUES; None once a grid is used
         up.
         """
@@ -93,7 +93,7 @@ class Proposals:
             )
         return RandomSampler(seed=seed)
 
-    def _is_drawn_at_random(self, history: History) -> bool:
+    def _is_drawn_at_random(self, history: Study) -> bool:
         if (
             self.sampler == "random"
             or len(history.trials(TrialState.COMPLETE, TrialState.PRUNED)) < self.num_startup

@@ -18,10 +18,10 @@ from tune.run.folder import RunFolder
 from tune.sweep.callback import begin_run
 from tune.sweep.confirm import SUFFIX
 from tune.sweep.folder import CONFIRM, TRIALS, SweepFolder, trial_directory
-from tune.sweep.plan import Plan
+from tune.sweep.plan import SweepPlan
 from tune.sweep.searcher import spec_of
 from tune.sweep.standing import STATES
-from tune.sweep.study import BUSY_S, CAUSE, RUN, VALUES, History, last_epoch
+from tune.sweep.study import BUSY_S, CAUSE, RUN, VALUES, Study, last_epoch
 from tune.sweep.table import METRIC
 
 
@@ -33,7 +33,7 @@ class Finding:
     fix: Callable[[], object]
 
 
-def examine(study: History, plan: Plan) -> list[Finding]:
+def examine(study: Study, plan: SweepPlan) -> list[Finding]:
     """What is wrong with the trials of a study that no process works on; nothing is changed before
     a finding's `fix`.
     """
@@ -78,7 +78,7 @@ def _set_aside(run: RunFolder) -> None:
     run.directory.rename(run.directory.with_name(f"other-{run.info.id[:8]}"))
 
 
-def _interrupt(study: History, trial: FrozenTrial, run: RunFolder) -> None:
+def _interrupt(study: Study, trial: FrozenTrial, run: RunFolder) -> None:
     """Let a trial wait; the time of a session that was killed is what its epochs since then say."""
     spent = sum(row.get("time/epoch_s", 0.0) for row in run.epochs)
     study.tag(trial.number, BUSY_S, max(spent, trial.user_attrs.get(BUSY_S, 0.0)))
@@ -87,13 +87,13 @@ def _interrupt(study: History, trial: FrozenTrial, run: RunFolder) -> None:
         run.end("killed")
 
 
-def _settle(trial: FrozenTrial, run: RunFolder, plan: Plan) -> None:
+def _settle(trial: FrozenTrial, run: RunFolder, plan: SweepPlan) -> None:
     """Make the trial's folder say what the study says."""
     found = run if run.exists else begin_run(plan, spec_of(trial))
     found.end(STATES[trial.state], trial.user_attrs.get(CAUSE, ""))
 
 
-def _take_over(study: History, run: RunFolder, plan: Plan) -> None:
+def _take_over(study: Study, run: RunFolder, plan: SweepPlan) -> None:
     """Tell the study of a trial as its folder has it."""
     info, scores = run.info, {row["epoch"] + 1: row[METRIC] for row in run.epochs}
     state = next((key for key, word in STATES.items() if word == info.state), TrialState.WAITING)
@@ -111,7 +111,7 @@ def _take_over(study: History, run: RunFolder, plan: Plan) -> None:
 def missing_study(folder: SweepFolder) -> str:
     """Why a sweep cannot go on for want of its study, in one line; "" where it is there."""
     record = folder.record
-    study = History.existing(folder.storage_url(record), record.name)
+    study = Study.existing(folder.storage_url(record), record.name)
     begun = (folder.directory / TRIALS).is_dir()
     if study is None and begun:
         return (

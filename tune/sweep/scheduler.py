@@ -18,7 +18,7 @@ import numpy as np
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tune.run.failure import failure_cause
-from tune.sweep.study import CAUSE, History, last_epoch, scores_at
+from tune.sweep.study import CAUSE, Study, last_epoch, scores_at
 from tune.sweep.table import BASELINE
 
 
@@ -65,7 +65,7 @@ class SuccessiveHalving(FIFOScheduler):
 
     def __init__(
         self,
-        history: History,
+        history: Study,
         *,
         metric: str,
         num_epochs: int,

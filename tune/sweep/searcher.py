@@ -13,7 +13,7 @@ import ray.tune.search
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.sweep.proposals import Proposals
-from tune.sweep.study import BUSY_S, VALUES, History, last_epoch
+from tune.sweep.study import BUSY_S, VALUES, Study, last_epoch
 from tune.sweep.trial import TrialSpec
 
 
@@ -29,7 +29,7 @@ class OptunaSearcher(ray.tune.search.Searcher):
     """
 
     def __init__(
-        self, history: History, *, metric: str, num_epochs: int, proposals: Proposals | None = None
+        self, history: Study, *, metric: str, num_epochs: int, proposals: Proposals | None = None
     ) -> None:
         super().__init__(metric=metric, mode=history.mode)
         self.history, self.proposals, self._num_epochs = history, proposals, num_epochs

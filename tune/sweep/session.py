@@ -21,24 +21,24 @@ from tune.cluster.ray import capacity, connected, joined, lost_of_own_ray, own_r
 from tune.run.folder import new_id
 from tune.run.listener import Listener
 from tune.sweep.callback import SweepCallback
-from tune.sweep.config import SweepFile
+from tune.sweep.config import SweepConfig
 from tune.sweep.confirm import SUFFIX, num_confirming, settings_of
 from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord, private_mode
-from tune.sweep.plan import Plan, plan, plan_again
+from tune.sweep.plan import SweepPlan, plan, plan_again
 from tune.sweep.repair import examine, missing_study
 from tune.sweep.standing import board_of
-from tune.sweep.stop import BUDGET, SIGNAL, Stop, set_by_signals
-from tune.sweep.study import STORAGE_ERRORS, History, begin_study, check_storage_url, reason_of
-from tune.sweep.table import Board
+from tune.sweep.stop import BUDGET, SIGNAL, StopSignal, set_by_signals
+from tune.sweep.study import STORAGE_ERRORS, Study, begin_study, check_storage_url, reason_of
+from tune.sweep.table import TrialTable
 from tune.sweep.trial import run_trial
 from tune.sweep.tuner import Phase, Trainable, confirm_phase, run, search_phase
 from tune.uris import shown, with_absolute_path
 
-Began = Callable[[Plan, SweepFolder], object]
+Began = Callable[[SweepPlan, SweepFolder], object]
 
 
 def run_sweep(
-    file: SweepFile,
+    file: SweepConfig,
     *,
     store: str,
     name: str = "",
@@ -47,7 +47,7 @@ def run_sweep(
     listener: Listener,
     began: Began = lambda plan, folder: None,
     trainable: Trainable = run_trial,
-) -> tuple[SweepFolder, Stop]:
+) -> tuple[SweepFolder, StopSignal]:
     """Run a sweep file to its end, or until it is stopped, and say why it ended.
 
     Raises RequestError before anything is started. store: URI of the MLflow store that the sweep
@@ -76,7 +76,7 @@ def resume_sweep(
     address: str = "",
     listener: Listener,
     trainable: Trainable = run_trial,
-) -> Stop:
+) -> StopSignal:
     """Go on with a sweep where it was left: finished trials stay, those that were cut off continue,
     then new ones follow.
 
@@ -99,7 +99,7 @@ def resume_sweep(
             return SweepSession(planned, folder, listener, address, trainable).run()
 
 
-def create_folder(planned: Plan, store: str) -> SweepFolder:
+def create_folder(planned: SweepPlan, store: str) -> SweepFolder:
     """The new folder of a sweep, with all that going on with it needs."""
     file, where = planned.file, planned.directory.parent
     try:
@@ -141,7 +141,7 @@ def create_folder(planned: Plan, store: str) -> SweepFolder:
     return folder
 
 
-def search_params(planned: Plan) -> dict[str, Any]:
+def search_params(planned: SweepPlan) -> dict[str, Any]:
     """How the sweep searches, as params beside those of its recipe: space, sampler, scheduler,
     budget, seeds.
     """
@@ -162,14 +162,14 @@ def search_params(planned: Plan) -> dict[str, Any]:
 class SweepSession:
     """This process's part of a sweep. `listener` hears of it, and of every trial."""
 
-    plan: Plan
+    plan: SweepPlan
     folder: SweepFolder
     listener: Listener
     address: str
     trainable: Trainable
     ray: ExitStack = field(default_factory=ExitStack)
 
-    def run(self) -> Stop:
+    def run(self) -> StopSignal:
         """Search, confirm, and record how it ended; returns why it ended early, if it did."""
         self.listener.run_began(self.folder)
         try:
@@ -192,7 +192,7 @@ class SweepSession:
         self.folder.end(state, cause)
         self.listener.run_ended(self.folder)
 
-    def _run(self) -> Stop:
+    def _run(self) -> StopSignal:
         storage = self.folder.storage_url()
         phase = search_phase(self.plan, storage, self.folder.record.trials)
         table, stop = self._search(phase)
@@ -204,11 +204,11 @@ class SweepSession:
         self._end(state, stop.reason or (self._why_nothing(table) if state == "failed" else ""))
         return stop
 
-    def _why_nothing(self, table: Board) -> str:
+    def _why_nothing(self, table: TrialTable) -> str:
         causes = [row.cause for row in table.ended if row.cause]
         return causes[0] if causes else "no trial ran to its end"
 
-    def _summarise(self, table: Board) -> None:
+    def _summarise(self, table: TrialTable) -> None:
         """The result as values of the sweep's own run; a later session is a later step."""
         found: dict[str, float] = {}
         for row in table.ended:
@@ -221,7 +221,7 @@ class SweepSession:
         if found:
             self.folder.add_points(self.folder.record.sessions - 1, found)
 
-    def _search(self, phase: Phase) -> tuple[Board, Stop]:
+    def _search(self, phase: Phase) -> tuple[TrialTable, StopSignal]:
         record = self.folder.record
         left = None if record.budget_s is None else record.budget_s - record.used_s
         stop = self._stop(left)
@@ -235,9 +235,9 @@ class SweepSession:
             self._run_phase(phase, table, stop)
         return table, stop
 
-    def _confirm(self, storage: str, search: Board) -> Stop:
+    def _confirm(self, storage: str, search: TrialTable) -> StopSignal:
         stop, num_seeds = self._stop(None), self.folder.record.confirm_seeds
-        self._repair(History(storage, self.plan.name + SUFFIX))
+        self._repair(Study(storage, self.plan.name + SUFFIX))
         phase = confirm_phase(self.plan, storage, search.rows, num_seeds)
         table = board_of(
             phase.history,
@@ -256,7 +256,7 @@ class SweepSession:
             search.confirmed = settings[0].number
         return stop
 
-    def _run_phase(self, phase: Phase, table: Board, stop: Stop) -> None:
+    def _run_phase(self, phase: Phase, table: TrialTable, stop: StopSignal) -> None:
         if phase.num_trials == 0:
             return
         self._connect()
@@ -281,13 +281,13 @@ class SweepSession:
             self.ray.enter_context(connected(self.address))
             self.folder.update(ray=own_ray_session(self.address))
 
-    def _repair(self, study: History) -> None:
+    def _repair(self, study: Study) -> None:
         """Put right what an earlier session left when it died."""
         for finding in examine(study, self.plan):
             finding.fix()
 
-    def _stop(self, seconds: float | None) -> Stop:
-        return Stop(self.folder.stop_file, seconds, beat=self._beat)
+    def _stop(self, seconds: float | None) -> StopSignal:
+        return StopSignal(self.folder.stop_file, seconds, beat=self._beat)
 
     def _beat(self) -> None:
         self.folder.beat()
@@ -310,7 +310,7 @@ def extend_budget(folder: SweepFolder, trials: int | None, hours: float | None) 
     if hours is not None and not 0 < hours < float("inf"):
         raise RequestError(f"--hours is {hours:g}; it must be above 0")
     record, file = folder.record, folder.file
-    history = History.existing(folder.storage_url(record), record.name)
+    history = Study.existing(folder.storage_url(record), record.name)
     begun = len(history.finished) if history else 0
     if file.sampler == "grid" and begun >= len(file.space.grid()):
         raise RequestError(

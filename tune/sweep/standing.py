@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 from tune.run.folder import RunFolder
 from tune.sweep.confirm import SUFFIX
 from tune.sweep.folder import CONFIRM, TRIALS, trial_directory
-from tune.sweep.study import CAUSE, RUN, VALUES, History, last_epoch
-from tune.sweep.table import Board, Row, State
+from tune.sweep.study import CAUSE, RUN, VALUES, Study, last_epoch
+from tune.sweep.table import State, TrialRow, TrialTable
 
 STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
@@ -23,11 +23,11 @@ STATES: dict[TrialState, State] = {
 }
 
 
-def row_of(trial: FrozenTrial, run: RunFolder) -> Row:
+def row_of(trial: FrozenTrial, run: RunFolder) -> TrialRow:
     """A trial of the study as a row; one that waits to be taken up again was killed."""
     epochs, scores = last_epoch(trial), trial.intermediate_values
     state = STATES[trial.state]
-    return Row(
+    return TrialRow(
         trial.number,
         trial.user_attrs[VALUES],
         run.mirrored.get("run") or trial.user_attrs.get(RUN, ""),
@@ -39,7 +39,7 @@ def row_of(trial: FrozenTrial, run: RunFolder) -> Row:
     )
 
 
-def rows_of(history: History, sweep: Path) -> dict[int, Row]:
+def rows_of(history: Study, sweep: Path) -> dict[int, TrialRow]:
     """The trials of a study that have begun, by number; sweep: the folder with their runs."""
     kind = CONFIRM if history.name.endswith(SUFFIX) else TRIALS
     rows = {}
@@ -51,17 +51,17 @@ def rows_of(history: History, sweep: Path) -> dict[int, Row]:
 
 
 def board_of(
-    history: History,
+    history: Study,
     sweep: Path,
     num_trials: int | None,
     num_epochs: int,
     *,
     noun: str = "trial",
-) -> Board:
+) -> TrialTable:
     """The board that a process goes on with: what has ended stays, what was cut off is not there
     until it is taken up.
     """
     rows = rows_of(history, sweep)
     ended = {n: row for n, row in rows.items() if row.state not in ("running", "killed")}
     before = sum(row.epochs for row in ended.values())
-    return Board(history.name, num_trials, num_epochs, ended, epochs_before=before, noun=noun)
+    return TrialTable(history.name, num_trials, num_epochs, ended, epochs_before=before, noun=noun)

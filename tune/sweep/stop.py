@@ -16,7 +16,7 @@ POLL_INTERVAL_S = 0.5
 SIGNAL, REQUEST, BUDGET = "interrupted", "stopped by rbnn stop", "time budget used up"
 
 
-class Stop(Event):
+class StopSignal(Event):
     """Set once, with its reason. file: stops when that file appears. seconds: stops after so long.
     beat: called often.
     """
@@ -57,8 +57,8 @@ class Stop(Event):
         return self.reason in (SIGNAL, REQUEST)
 
 
-def stopper(stop: Stop) -> Any:
-    """Ray Tune's stopper for a whole sweep, obeying a Stop of this process."""
+def stopper(stop: StopSignal) -> Any:
+    """Ray Tune's stopper for a whole sweep, obeying a StopSignal of this process."""
     from ray.tune import Stopper
 
     class StopWhenSet(Stopper):
@@ -78,11 +78,11 @@ def stopper(stop: Stop) -> Any:
 
 
 def _never_stops() -> Any:
-    return stopper(Stop())
+    return stopper(StopSignal())
 
 
 @contextmanager
-def set_by_signals(stop: Stop) -> Iterator[None]:
+def set_by_signals(stop: StopSignal) -> Iterator[None]:
     """Within it, SIGINT (Ctrl-C) and SIGTERM set `stop`; a second one raises KeyboardInterrupt."""
 
     received: list[int] = []

@@ -26,7 +26,7 @@ SWEEP = "rbnn.sweep_id"  # attribute of a study: the id of the sweep that it bel
 STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
 
 
-class History:
+class Study:
     """The study of that name in an Optuna storage (URL, or None for memory), created
     where missing.
     """
@@ -36,7 +36,7 @@ class History:
         self._open(optuna.storages.InMemoryStorage() if storage is None else open_storage(storage))
 
     @classmethod
-    def existing(cls, storage: str, name: str) -> History | None:
+    def existing(cls, storage: str, name: str) -> Study | None:
         """The study of that name where the storage holds it; a missing database is not created.
         Raises as `open_storage`.
         """

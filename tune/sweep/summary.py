@@ -16,15 +16,15 @@ from tune.report.console import print_table
 from tune.sweep.confirm import SUFFIX, confirmation_table, num_confirming, settings_of
 from tune.sweep.folder import SweepFolder, SweepRecord, sweep_folders
 from tune.sweep.standing import rows_of
-from tune.sweep.study import BUSY_S, History, last_epoch
-from tune.sweep.table import Board, percent
+from tune.sweep.study import BUSY_S, Study, last_epoch
+from tune.sweep.table import TrialTable, percent
 from tune.uris import shown
 
 NUM_ROWS = 10
 
 
 @dataclass
-class Standing:
+class SweepSummary:
     """A sweep as it is now. busy_s: seconds that its trials, of the search and of the confirmation,
     have held their places.
 
@@ -35,7 +35,7 @@ class Standing:
     folder: SweepFolder
     record: SweepRecord
     state: str
-    board: Board
+    board: TrialTable
     busy_s: float = 0.0
     used_s: float = 0.0
     num_confirmed: int = 0
@@ -104,22 +104,22 @@ class Standing:
         }
 
 
-def look_at(folder: SweepFolder, history: History | None = None) -> Standing:
+def look_at(folder: SweepFolder, history: Study | None = None) -> SweepSummary:
     """How the sweep in a folder stands; changes nothing. history: its study, where it was read
     already.
     """
     record, state, used_s = folder.record, folder.state, folder.used_s
     storage = folder.storage_url(record)
-    history = history or History.existing(storage, record.name)
-    board = Board(
+    history = history or Study.existing(storage, record.name)
+    board = TrialTable(
         record.name,
         record.trials,
         int(record.recipe["epochs"]),
         rows_of(history, folder.directory) if history else {},
     )
-    standing = Standing(folder, record, state, board, used_s=used_s)
+    standing = SweepSummary(folder, record, state, board, used_s=used_s)
     standing.busy_s = busy_s(history.trials(), state == "running") if history else 0.0
-    if confirmation := History.existing(storage, record.name + SUFFIX):
+    if confirmation := Study.existing(storage, record.name + SUFFIX):
         trials = confirmation.trials()
         standing.busy_s += busy_s(trials, state == "running")
         standing.num_to_confirm = len(trials)
@@ -145,7 +145,7 @@ def busy_s(trials: list[FrozenTrial], running: bool) -> float:
     return total
 
 
-def print_standing(standing: Standing) -> None:
+def print_standing(standing: SweepSummary) -> None:
     """One sweep, for people."""
     record, counts = standing.record, standing.counts()
     done = counts["complete"] + counts["pruned"] + counts["failed"]
@@ -224,7 +224,7 @@ def print_list(results_dir: str) -> bool:
     return bool(folders)
 
 
-def _state(standing: Standing) -> str:
+def _state(standing: SweepSummary) -> str:
     process = standing.record.process
     if standing.state == "running":
         return f"running (process {process['pid']} on {process['host']})"
@@ -233,7 +233,7 @@ def _state(standing: Standing) -> str:
     return standing.state + (f" ({standing.record.cause})" if standing.record.cause else "")
 
 
-def _finish(standing: Standing) -> str:
+def _finish(standing: SweepSummary) -> str:
     if standing.finish:
         return f"finish about {datetime.fromtimestamp(standing.finish):%Y-%m-%d %H:%M:%S}"
     if standing.state == "running":

@@ -16,7 +16,7 @@ BASELINE = 0  # the trial that runs the recipe's own setting
 
 
 @dataclass
-class Row:
+class TrialRow:
     """A trial: its values by option name, epochs completed, val/top1 (percent) of the last and the
     best epoch.
     """
@@ -32,7 +32,7 @@ class Row:
 
 
 @dataclass
-class Board:
+class TrialTable:
     """All trials of a sweep so far. num_trials: how many there will be, None without end;
     num_epochs: of a full trial.
 
@@ -45,7 +45,7 @@ class Board:
     name: str
     num_trials: int | None
     num_epochs: int
-    rows: dict[int, Row] = field(default_factory=dict)
+    rows: dict[int, TrialRow] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     epochs_before: int = 0
     epochs_after: int = 0
@@ -54,15 +54,15 @@ class Board:
     confirmed: int | None = None
 
     @property
-    def running(self) -> list[Row]:
+    def running(self) -> list[TrialRow]:
         return [row for row in self.rows.values() if row.state == "running"]
 
     @property
-    def ended(self) -> list[Row]:
+    def ended(self) -> list[TrialRow]:
         return [row for row in self.rows.values() if row.state != "running"]
 
     @property
-    def ranked(self) -> list[Row]:
+    def ranked(self) -> list[TrialRow]:
         """The best first: complete trials by their last epoch's val/top1, then the others by
         theirs, failed ones last.
         """
@@ -72,7 +72,7 @@ class Board:
         )
 
     @property
-    def best(self) -> Row | None:
+    def best(self) -> TrialRow | None:
         """The winner: the trial that fresh seeds hold for the best; where nothing is confirmed, the
         best complete one.
         """
@@ -86,7 +86,7 @@ class Board:
         return "best" if self.confirmed is None else "best by fresh seeds"
 
     @property
-    def baseline(self) -> Row | None:
+    def baseline(self) -> TrialRow | None:
         """Trial 0, the recipe's own values."""
         return self.rows.get(BASELINE)
 
@@ -125,7 +125,7 @@ class Board:
         return usual * max(num_trials - len(self.rows), 0) + unfinished
 
 
-def columns(rows: Sequence[Row]) -> list[str]:
+def columns(rows: Sequence[TrialRow]) -> list[str]:
     """The searched options, in the order of the sweep file."""
     return list(rows[0].values) if rows else []
 

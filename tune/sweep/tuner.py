@@ -17,10 +17,10 @@ from optuna.trial import TrialState
 
 from tune.cluster.ray import connected
 from tune.sweep.confirm import SUFFIX, chosen
-from tune.sweep.plan import Plan
-from tune.sweep.stop import Stop, stopper
-from tune.sweep.study import VALUES, History
-from tune.sweep.table import METRIC, Row
+from tune.sweep.plan import SweepPlan
+from tune.sweep.stop import StopSignal, stopper
+from tune.sweep.study import VALUES, Study
+from tune.sweep.table import METRIC, TrialRow
 from tune.sweep.trial import run_trial, shared_data
 from tune.uris import holds_password
 
@@ -33,19 +33,19 @@ class Phase:
     without end.
     """
 
-    history: History
+    history: Study
     searcher: Any
     scheduler: Any
     num_trials: int | None
 
 
-def search_phase(plan: Plan, storage: str, num_trials: int | None) -> Phase:
+def search_phase(plan: SweepPlan, storage: str, num_trials: int | None) -> Phase:
     """The search on the study that `storage` holds, or begins: up to `num_trials` in all, the
     baseline first.
     """
     from tune.sweep.searcher import OptunaSearcher
 
-    history = History(storage, plan.name)
+    history = Study(storage, plan.name)
     searcher = OptunaSearcher(
         history, metric=METRIC, num_epochs=plan.recipe.epochs, proposals=proposals_of(plan)
     )
@@ -53,13 +53,15 @@ def search_phase(plan: Plan, storage: str, num_trials: int | None) -> Phase:
     return Phase(history, searcher, make_scheduler(plan, history), left)
 
 
-def confirm_phase(plan: Plan, storage: str, rows: Mapping[int, Row], num_seeds: int) -> Phase:
+def confirm_phase(
+    plan: SweepPlan, storage: str, rows: Mapping[int, TrialRow], num_seeds: int
+) -> Phase:
     """The confirmation of what the search found: the runs still to be done; those that its study
     holds already are kept.
     """
     from tune.sweep.searcher import OptunaSearcher
 
-    history = History(storage, plan.name + SUFFIX)
+    history = Study(storage, plan.name + SUFFIX)
     known = {
         (trial.user_attrs["setting"], trial.user_attrs[VALUES]["seed"])
         for trial in history.trials()
@@ -75,7 +77,7 @@ def confirm_phase(plan: Plan, storage: str, rows: Mapping[int, Row], num_seeds: 
     return Phase(history, searcher, scheduler, len(history.trials(TrialState.WAITING)))
 
 
-def proposals_of(plan: Plan) -> Any:
+def proposals_of(plan: SweepPlan) -> Any:
     """What the search tries: the baseline, then what the sampler draws from the space."""
     from tune.sweep.proposals import Proposals
 
@@ -90,7 +92,7 @@ def proposals_of(plan: Plan) -> Any:
     )
 
 
-def make_scheduler(plan: Plan, history: History, *, stops: bool = True) -> Any:
+def make_scheduler(plan: SweepPlan, history: Study, *, stops: bool = True) -> Any:
     """ASHA on epochs completed; scheduler none, or `stops` False, stops nobody."""
     from tune.sweep.scheduler import SuccessiveHalving
 
@@ -107,7 +109,12 @@ def make_scheduler(plan: Plan, history: History, *, stops: bool = True) -> Any:
 
 
 def run(
-    plan: Plan, phase: Phase, callbacks: list[Any], stop: Stop, *, trainable: Trainable = run_trial
+    plan: SweepPlan,
+    phase: Phase,
+    callbacks: list[Any],
+    stop: StopSignal,
+    *,
+    trainable: Trainable = run_trial,
 ) -> None:
     """Run a phase to its end, or until `stop` is set: trials that run then wait in the study for
     the next time.
@@ -149,7 +156,7 @@ def run(
             phase.searcher.interrupt()
 
 
-def ray_directory(plan: Plan, phase: Phase) -> Path:
+def ray_directory(plan: SweepPlan, phase: Phase) -> Path:
     """Where Ray Tune keeps its own state of a phase: errors of failed trials, nothing that a
     resumed sweep reads.
 

@@ -10,9 +10,9 @@ from rbnn.errors import RunFailed
 from rbnn.recipe import Recipe
 from tune.sweep.confirm import SUFFIX, Setting, against_default, settings_of, spread
 from tune.sweep.folder import SweepFolder
-from tune.sweep.study import History
-from tune.sweep.summary import Standing, look_at
-from tune.sweep.table import BASELINE, Row, percent, shown
+from tune.sweep.study import Study
+from tune.sweep.summary import SweepSummary, look_at
+from tune.sweep.table import BASELINE, TrialRow, percent, shown
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Winner:
     is known, else by its own.
     """
 
-    row: Row
+    row: TrialRow
     recipe: Recipe
     baseline: Recipe
     setting: Setting | None
@@ -61,7 +61,7 @@ class Winner:
 
 def winner_of(folder: SweepFolder) -> Winner:
     """The winner so far; RunFailed, one line, where no trial ran to its end."""
-    standing: Standing = look_at(folder)
+    standing: SweepSummary = look_at(folder)
     record = standing.record
     best = standing.board.best
     if best is None:
@@ -70,7 +70,7 @@ def winner_of(folder: SweepFolder) -> Winner:
             f"{folder.handle}"
         )
     storage = folder.storage_url(record)
-    confirmation = History.existing(storage, record.name + SUFFIX)
+    confirmation = Study.existing(storage, record.name + SUFFIX)
     settings = settings_of(confirmation) if confirmation else []
     default = next((setting for setting in settings if setting.number == BASELINE), None)
     recipe = Recipe(**{**record.recipe, **best.values})

@@ -25,7 +25,7 @@ from tune.report.scales import log_ticks, ticks, trial_colours
 from tune.report.write import write_report
 from tune.sweep.config import parse_sweep
 from tune.sweep.folder import SWEEP_FILE, Record, SweepFolder
-from tune.sweep.study import CAUSE, RUN, VALUES, History
+from tune.sweep.study import CAUSE, RUN, VALUES, Study
 
 FILE = parse_sweep(
     {
@@ -69,7 +69,7 @@ def sweep(directory: Path, trials: list[tuple[float, int, float | None]]) -> Swe
             parent="f" * 32,
         )
     )
-    history = History(folder.storage_url(), "look-1")
+    history = Study(folder.storage_url(), "look-1")
     for number, (rate, epochs, score) in enumerate(trials):
         values = {"lr": rate, "rotation_update": 1 + number % 4, "warm_up": number % 2 == 1}
         scores = {epoch: (score or 0.0) * epoch / epochs for epoch in range(1, epochs + 1)}

@@ -29,7 +29,7 @@ from rbnn.models import build
 from rbnn.recipe import Recipe
 from tune.cluster import ray as cluster
 from tune.run import workers as trainer
-from tune.run.workers import Narrator, failure_causes, lasting_error, train_with_workers
+from tune.run.workers import WorkerLog, failure_causes, lasting_error, train_with_workers
 
 # Ray's own code uses what newer versions of it deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -76,7 +76,7 @@ def test_the_narrator_says_which_worker_died_and_where_the_others_go_on(
 ) -> None:
     epochs: list[Any] = []
     steps: list[Any] = []
-    narrator = Narrator(
+    narrator = WorkerLog(
         RECIPE.replace(train_workers=2), epochs.append, lambda *where: steps.append(where)
     )
     narrator.hear("worker", rank=0, pid=10, where=None)
@@ -189,7 +189,7 @@ def test_a_worker_killed_in_mid_epoch_costs_no_bit_and_is_told(
     plain_ranks(recipe, tmp_path / "whole")
     victims: list[int] = []
 
-    class Killing(Narrator):
+    class Killing(WorkerLog):
         def hear(self, kind: str, **event: Any) -> None:
             super().hear(kind, **event)
             if kind == "progress" and event["where"][:2] == (1, 3) and not victims:

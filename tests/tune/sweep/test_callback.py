@@ -18,10 +18,10 @@ from tune.run.listener import Listener
 from tune.sweep.callback import SweepCallback
 from tune.sweep.config import parse_sweep
 from tune.sweep.folder import SweepFolder, SweepRecord, trial_directory
-from tune.sweep.plan import Plan
-from tune.sweep.stop import Stop
-from tune.sweep.study import RUN, VALUES, History
-from tune.sweep.table import Board
+from tune.sweep.plan import SweepPlan
+from tune.sweep.stop import StopSignal
+from tune.sweep.study import RUN, VALUES, Study
+from tune.sweep.table import TrialTable
 from tune.sweep.trial import TrialSpec
 
 KEYS = {
@@ -62,14 +62,14 @@ class Scene:
     def __init__(self, directory: Path) -> None:
         file = parse_sweep(KEYS, Path())
         data = DataInfo("digits", "sha256:ab", {"train": 1400})
-        self.plan = Plan(file, "look-1", directory, file.baseline, data, 1, 1.0, 0.0)
+        self.plan = SweepPlan(file, "look-1", directory, file.baseline, data, 1, 1.0, 0.0)
         SweepFolder(directory).write(SweepRecord(id="ab" * 16, kind="sweep", name="look-1"))
-        self.study, self.stop, self.heard = History(None, "look-1"), Stop(), Heard()
+        self.study, self.stop, self.heard = Study(None, "look-1"), StopSignal(), Heard()
         self.callback = self.another()
 
     def another(self) -> SweepCallback:
         """The callback of a process that takes the sweep up again."""
-        table = Board("look-1", 20, 3)
+        table = TrialTable("look-1", 20, 3)
         return SweepCallback(self.plan, table, self.study, self.stop, self.heard)
 
     def start(self, number: int = 0, **given: Any) -> FakeTrial:

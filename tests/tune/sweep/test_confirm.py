@@ -17,15 +17,15 @@ from tune.sweep.confirm import (
     settings_of,
     spread,
 )
-from tune.sweep.study import VALUES, History
-from tune.sweep.table import Row, State
+from tune.sweep.study import VALUES, Study
+from tune.sweep.table import State, TrialRow
 
 
-def row(number: int, state: State, top1: float | None) -> Row:
-    return Row(number, {"lr": 0.1}, "", state, 3, top1, top1)
+def row(number: int, state: State, top1: float | None) -> TrialRow:
+    return TrialRow(number, {"lr": 0.1}, "", state, 3, top1, top1)
 
 
-def rows(*given: Row) -> dict[int, Row]:
+def rows(*given: TrialRow) -> dict[int, TrialRow]:
     return {one.number: one for one in given}
 
 
@@ -61,7 +61,7 @@ def test_one_seed_cannot_tell_and_equal_scores_differ_by_nothing() -> None:
 
 
 def test_settings_are_ranked_by_validation_and_compared_on_the_test_set() -> None:
-    history = History(None, "s.confirm")
+    history = Study(None, "s.confirm")
     for setting, val, test in ((4, 85.0, 80.0), (0, 84.0, 82.0), (4, 86.0, 80.4), (0, 84.4, 82.2)):
         history.add_waiting({VALUES: {}, "setting": setting})
         trial = history.take_interrupted()

@@ -19,7 +19,7 @@ from tune.sweep.forecast import (
     first_points,
     forecast,
 )
-from tune.sweep.plan import Plan, plan
+from tune.sweep.plan import SweepPlan, plan
 
 # MLflow's own code uses what newer versions of its dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -44,7 +44,7 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def planned(tmp_path_factory: pytest.TempPathFactory) -> SweepPlan:
     folder = tmp_path_factory.mktemp("forecast")
     return plan(parse_sweep(KEYS, folder), name="look", results_dir=str(folder))
 
@@ -57,7 +57,7 @@ def test_expected_epochs_follow_the_rungs() -> None:
     assert expected_epochs([], 3, 12) == 12
 
 
-def test_the_forecast_counts_epochs_and_disk(planned: Plan) -> None:
+def test_the_forecast_counts_epochs_and_disk(planned: SweepPlan) -> None:
     found = forecast(planned, RECORDED)
     assert (found.most, found.expected, found.confirming, found.epoch_s) == (
         96,
@@ -68,7 +68,7 @@ def test_the_forecast_counts_epochs_and_disk(planned: Plan) -> None:
     assert found.disk == 2 * 2 * found.checkpoint * (8 + 4)
 
 
-def test_without_a_recorded_run_a_few_steps_are_measured(planned: Plan) -> None:
+def test_without_a_recorded_run_a_few_steps_are_measured(planned: SweepPlan) -> None:
     found = forecast(planned, None)
     assert found.epoch_s > 0 and found.source.startswith("measured now")
 
@@ -85,13 +85,13 @@ def test_a_checkpoint_is_as_large_as_said(tmp_path: Path) -> None:
     assert checkpoint_bytes(recipe) == pytest.approx((tmp_path / "x.ckpt").stat().st_size, rel=0.1)
 
 
-def test_the_first_trials_are_those_that_the_sweep_will_run(planned: Plan) -> None:
+def test_the_first_trials_are_those_that_the_sweep_will_run(planned: SweepPlan) -> None:
     points = first_points(planned)
     assert points[0] == {"lr": 0.1, "weight_decay": 0.0}
     assert len(points) == 4 and points == first_points(planned)
 
 
-def test_a_dry_run_says_it_all_and_writes_nothing(planned: Plan) -> None:
+def test_a_dry_run_says_it_all_and_writes_nothing(planned: SweepPlan) -> None:
     text = "\n".join(dry_run(planned, RECORDED))
     for part in (
         "lr: log, 0.05 to 0.2",

@@ -16,9 +16,9 @@ from rbnn import hardware
 from rbnn.errors import RecipeError
 from tune.sweep import placement
 from tune.sweep.config import parse_sweep
-from tune.sweep.plan import Plan, plan, plan_again
+from tune.sweep.plan import SweepPlan, plan, plan_again
 from tune.sweep.session import create_folder
-from tune.sweep.study import History
+from tune.sweep.study import Study
 from tune.sweep.trial import TrialSpec
 from tune.sweep.tuner import make_scheduler, ray_directory, search_phase
 
@@ -28,7 +28,7 @@ KEYS: dict[str, Any] = {
     "space": {"lr": {"log": [0.01, 1]}, "seed": {"fixed": 7}},
     "trials": 20,
 }
-PlanOf = Callable[..., Plan]
+PlanOf = Callable[..., SweepPlan]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlanOf:
 
     def planned(
         cores: int, gpus: int, *, name: str = "", results_dir: str = "", **keys: Any
-    ) -> Plan:
+    ) -> SweepPlan:
         for module in (hardware, placement):
             monkeypatch.setattr(module, "num_cores", lambda: cores)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
@@ -159,7 +159,7 @@ def test_a_sweep_goes_on_with_its_own_threads_and_as_many_at_once_as_fit(plan_of
 
 
 def test_the_last_epoch_is_no_rung_and_scheduler_none_has_none(plan_of: PlanOf) -> None:
-    history = History(None, "s")
+    history = Study(None, "s")
     assert make_scheduler(plan_of(2, 0, scheduler={"grace_period": 2}), history).rungs == [[2, 6]]
     assert make_scheduler(plan_of(2, 0, scheduler={"grace_period": 10}), history).rungs == [[]]
     assert make_scheduler(plan_of(2, 0, scheduler="none"), history).rungs == [[]]

@@ -16,7 +16,7 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from tune.sweep.scheduler import SuccessiveHalving, bracket_of, goes_on, rungs
-from tune.sweep.study import VALUES, History
+from tune.sweep.study import VALUES, Study
 
 METRIC = "val/top1"
 
@@ -36,15 +36,15 @@ class Trial:
         return {"number": self.number}
 
 
-def history_of(num_trials: int, storage: str | None = None) -> History:
-    history = History(storage, "s")
+def history_of(num_trials: int, storage: str | None = None) -> Study:
+    history = Study(storage, "s")
     for _ in range(num_trials):
         history.study.ask().set_user_attr(VALUES, {})
     return history
 
 
 def halving(
-    history: History, num_epochs: int = 9, grace_period: int = 1, factor: float = 3, **given: Any
+    history: Study, num_epochs: int = 9, grace_period: int = 1, factor: float = 3, **given: Any
 ) -> SuccessiveHalving:
     return SuccessiveHalving(
         history,

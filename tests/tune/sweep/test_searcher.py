@@ -17,7 +17,7 @@ from rbnn.recipe import Recipe
 from tune.sweep.proposals import Proposals
 from tune.sweep.searcher import OptunaSearcher
 from tune.sweep.space import Space
-from tune.sweep.study import History
+from tune.sweep.study import Study
 from tune.sweep.trial import TrialSpec
 
 BASELINE = Recipe()
@@ -42,7 +42,7 @@ def searcher(
 ) -> OptunaSearcher:
     proposals = Proposals(Space(entries, BASELINE), **{"first": [BASELINE.to_dict()], **options})
     return OptunaSearcher(
-        History(storage, "s"), metric="val/top1", num_epochs=NUM_EPOCHS, proposals=proposals
+        Study(storage, "s"), metric="val/top1", num_epochs=NUM_EPOCHS, proposals=proposals
     )
 
 
@@ -172,7 +172,7 @@ def test_an_interrupted_trial_goes_on_first_with_its_number_values_and_epochs(
 def test_trials_that_wait_with_their_values_are_handed_out_and_then_the_search_ends(
     tmp_path: Path,
 ) -> None:
-    history = History(f"sqlite:///{tmp_path}/optuna.db", "s.confirm")
+    history = Study(f"sqlite:///{tmp_path}/optuna.db", "s.confirm")
     history.add_waiting({"values": {"lr": 0.1, "seed": 9}, "setting": 4, "test": True})
     search = OptunaSearcher(history, metric="val/top1", num_epochs=NUM_EPOCHS)
     spec = TrialSpec(0, {"lr": 0.1, "seed": 9}, test=True, setting=4)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rbnn.errors import RequestError
-from tune.sweep.study import History, begin_study, check_storage_url, open_storage
+from tune.sweep.study import Study, begin_study, check_storage_url, open_storage
 
 
 def test_a_storage_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_a_storage_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(
             RequestError, match=r"^storage .* cannot be used: .*; see that it is there"
         ) as refusal:
-            History.existing(url, "look")
+            Study.existing(url, "look")
         assert "\n" not in str(refusal.value) and "hidden" not in str(refusal.value)
 
 
@@ -32,9 +32,9 @@ def test_a_sweep_never_takes_up_the_trials_of_another_of_its_name(tmp_path: Path
     with pytest.raises(RequestError, match=r"holds a sweep 'look' already; choose another --name"):
         begin_study(url, "look", "cd" * 16)
     begin_study(url, "look-2", "cd" * 16)
-    History(url, "look").belongs_to("ab" * 16)
+    Study(url, "look").belongs_to("ab" * 16)
     with pytest.raises(RequestError, match=r"holds another sweep named 'look'"):
-        History(url, "look").belongs_to("cd" * 16)
+        Study(url, "look").belongs_to("cd" * 16)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
@@ -44,6 +44,6 @@ def test_a_storage_that_ends_with_its_process_is_refused(url: str) -> None:
 
 
 def test_a_missing_file_is_not_created(tmp_path: Path) -> None:
-    assert History.existing(f"sqlite:///{tmp_path}/none.db", "look") is None
+    assert Study.existing(f"sqlite:///{tmp_path}/none.db", "look") is None
     open_storage(f"sqlite:///{tmp_path}/made.db")
     assert [path.name for path in tmp_path.iterdir()] == ["made.db"]

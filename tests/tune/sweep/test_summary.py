@@ -17,9 +17,9 @@ from tune.cli import __main__ as cli
 from tune.sweep.config import parse_sweep
 from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord
 from tune.sweep.session import SweepSession
-from tune.sweep.study import History
-from tune.sweep.summary import Standing
-from tune.sweep.table import Board, Row
+from tune.sweep.study import Study
+from tune.sweep.summary import SweepSummary
+from tune.sweep.table import TrialRow, TrialTable
 
 FILE = parse_sweep(
     {
@@ -56,15 +56,15 @@ def test_the_finish_time_counts_the_confirmation(
 ) -> None:
     (tmp_path / SWEEP_FILE).write_text(yaml.safe_dump(FILE.to_dict()))
     rows = {
-        number: Row(number, {"lr": 0.1}, state="complete", epochs=10, top1=50.0)
+        number: TrialRow(number, {"lr": 0.1}, state="complete", epochs=10, top1=50.0)
         for number in range(done)
     }
     record = SweepRecord(name="look", trials=4, confirm_seeds=2, budget_s=budget_s)
-    standing = Standing(
+    standing = SweepSummary(
         SweepFolder(tmp_path),
         record,
         "running",
-        Board("look", 4, 10, rows),
+        TrialTable("look", 4, 10, rows),
         used_s=10.0 * done + confirmed,
     )
     standing.num_to_confirm, standing.epochs_confirmed = to_confirm, confirmed
@@ -85,7 +85,7 @@ def test_the_terminals_finish_time_counts_it_too(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    boards: list[Board] = []
+    boards: list[TrialTable] = []
     monkeypatch.setattr(SweepSession, "_repair", lambda *given: None)
     monkeypatch.setattr(
         SweepSession, "_run_phase", lambda self, phase, board, *given: boards.append(board)
@@ -96,7 +96,7 @@ def test_the_terminals_finish_time_counts_it_too(
         SimpleNamespace(record=record, stop_file=tmp_path / "stop"),
     )
     session: Any = SweepSession(plan, folder, None, "", None)  # type: ignore[arg-type]
-    session._search(SimpleNamespace(history=History(None, "look")))
+    session._search(SimpleNamespace(history=Study(None, "look")))
     assert [(board.epochs_after, board.budget_s) for board in boards] == [(10 * num_runs, 60.0)]
 
 

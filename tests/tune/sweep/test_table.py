@@ -13,12 +13,12 @@ from tune.report.console import SweepDisplay, print_table, verdict
 from tune.report.outcome import print_result
 from tune.run.folder import State
 from tune.sweep import table as board_module
-from tune.sweep.stop import Stop
-from tune.sweep.table import Board, Row, columns, percent, shown
+from tune.sweep.stop import StopSignal
+from tune.sweep.table import TrialRow, TrialTable, columns, percent, shown
 
 
-def row(number: int, state: State, epochs: int, top1: float | None, cause: str = "") -> Row:
-    return Row(
+def row(number: int, state: State, epochs: int, top1: float | None, cause: str = "") -> TrialRow:
+    return TrialRow(
         number,
         {"lr": 0.1 * (number + 1), "warm_up": True},
         f"{number:032x}",
@@ -30,8 +30,8 @@ def row(number: int, state: State, epochs: int, top1: float | None, cause: str =
     )
 
 
-def board(*rows: Row, num_trials: int = 4, num_epochs: int = 10) -> Board:
-    return Board("s", num_trials, num_epochs, {one.number: one for one in rows}, began=0.0)
+def board(*rows: TrialRow, num_trials: int = 4, num_epochs: int = 10) -> TrialTable:
+    return TrialTable("s", num_trials, num_epochs, {one.number: one for one in rows}, began=0.0)
 
 
 ROWS = [
@@ -58,7 +58,7 @@ def test_the_winner_is_the_best_complete_trial_the_earlier_of_equals() -> None:
 def test_fresh_seeds_decide_which_trial_is_the_winner(capsys: pytest.CaptureFixture[str]) -> None:
     confirmed = board(replace(ROWS[0], run_id="abcdef0123456789"), *ROWS[1:])
     confirmed.confirmed = 0
-    print_result(confirmed, Stop(), ["trial 0 it is"], "s", "http://mlflow/view")
+    print_result(confirmed, StopSignal(), ["trial 0 it is"], "s", "http://mlflow/view")
     text = capsys.readouterr().out
     assert "run the winner again, to the bit:  rbnn replay abcdef01" in text
     assert (
@@ -129,7 +129,9 @@ def test_the_time_left_counts_the_confirmation_and_a_time_budget(
         ),
     ],
 )
-def test_the_verdict_compares_with_the_documented_default(rows: list[Row], sentence: str) -> None:
+def test_the_verdict_compares_with_the_documented_default(
+    rows: list[TrialRow], sentence: str
+) -> None:
     assert verdict(board(*rows)) == sentence
 
 
@@ -150,7 +152,7 @@ def test_the_table_marks_the_best_and_the_default_and_always_shows_the_default(
 def test_without_a_terminal_starts_and_ends_are_plain_lines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    started = Row(0, {"lr": 0.1})
+    started = TrialRow(0, {"lr": 0.1})
     with SweepDisplay(board(started)) as display:
         for change in ({}, {"epochs": 1, "top1": 9.0}, {"state": "failed", "cause": "boom"}):
             vars(started).update(change)
@@ -163,7 +165,7 @@ def test_without_a_terminal_starts_and_ends_are_plain_lines(
 
 
 def test_the_best_so_far_never_falls_when_a_trial_gets_worse() -> None:
-    fallen = Row(0, {"lr": 0.1}, epochs=6, top1=27.0, best_top1=52.0)
+    fallen = TrialRow(0, {"lr": 0.1}, epochs=6, top1=27.0, best_top1=52.0)
     assert "best top-1 52.00 %" in SweepDisplay(board(fallen)).summary()
 
 

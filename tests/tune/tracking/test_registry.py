@@ -12,7 +12,7 @@ from rbnn.recipe import Recipe
 from rbnn.state import Keeper, start
 from tests.tune.made_runs import made_run
 from tune.sweep.confirm import Setting
-from tune.sweep.table import Row
+from tune.sweep.table import TrialRow
 from tune.sweep.winner import Winner
 from tune.tracking.mirror import Mirror
 from tune.tracking.reader import RunReader
@@ -84,7 +84,7 @@ def test_an_unconfirmed_winner_is_refused_with_the_way_to_confirm_it(
     place: tuple[RunReader, list[str]],
 ) -> None:
     reader, ids = place
-    row = Row(3, {"lr": 0.2}, ids[0][:20], "complete", 1, 80.0)
+    row = TrialRow(3, {"lr": 0.2}, ids[0][:20], "complete", 1, 80.0)
     with pytest.raises(RequestError, match="rbnn resume look --confirm-seeds 3"):
         candidate_of(Winner(row, RECIPE, RECIPE, None, None), "look", reader)
     winner = Winner(row, RECIPE, RECIPE, Setting(3, [80.0, 81.0], [79.0, 78.0]), None)
