@@ -7,8 +7,11 @@ says what, and what to do).
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 from rbnn.errors import RequestError, RunFailed
 from rbnn.options import OneLineParser, exit_status
@@ -27,7 +30,7 @@ def parser() -> OneLineParser:
         dest="command", required=True, metavar="COMMAND", parser_class=OneLineParser
     )
 
-    def command(
+    def add_command(
         name: str, run: Run, text: str, arguments: Sequence[Argument] = ()
     ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
@@ -37,8 +40,42 @@ def parser() -> OneLineParser:
         return added
 
     for group in (runs, sweeps, browse, doctor, cluster, data):
-        group.add(command)
+        group.add(add_command)
     return top
+
+
+class Output:
+    """A stream whose writing never fails: what nobody can read any more, as the terminal closed,
+    the reader ended or the disk is full, is dropped, and letters that it lacks are spelt out.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        try:
+            self.stream.write(text)
+        except (OSError, ValueError):
+            self._drop()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except (OSError, ValueError):
+            self._drop()
+
+    def _drop(self) -> None:
+        """Let what is written from here on, and what Python flushes at its end, go nowhere."""
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,10 +90,13 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("rbnn: interrupted; what was finished is kept", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+
+
+def command() -> int:
+    """The command `rbnn` as a process of its own."""
+    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
+    return main()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

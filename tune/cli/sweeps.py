@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, one_line
 from tune.cli import JSON, RAY, RESULTS, SWEEP, Add, arg, flag
 
 if TYPE_CHECKING:
@@ -88,16 +88,19 @@ def begin(file: SweepConfig, **given: Any) -> int:
     from tune.cli.listeners import watched
     from tune.report.outcome import opening
     from tune.sweep.session import run_sweep
+    from tune.sweep.stop import Interruption
 
-    with watched("") as (listener, mirror):
-        folder, stop = run_sweep(
-            file,
-            store=mirror.reader.uri,
-            listener=listener,
-            began=lambda plan, folder: print(opening(plan), flush=True),
-            **given,
-        )
-    return conclude(folder, stop, mirror)
+    with Interruption() as signals:
+        with watched("") as (listener, mirror):
+            folder, stop = run_sweep(
+                file,
+                store=mirror.reader.uri,
+                listener=listener,
+                signals=signals,
+                began=lambda plan, folder: print(opening(plan), flush=True),
+                **given,
+            )
+        return conclude(folder, stop, mirror)
 
 
 def conclude(folder: SweepFolder, stop: Any, mirror: Any) -> int:
@@ -105,19 +108,22 @@ def conclude(folder: SweepFolder, stop: Any, mirror: Any) -> int:
     from tune.report.outcome import print_result
     from tune.report.publish import publish
     from tune.sweep.summary import look_at
-    from tune.tracking.thread import is_outage, say
+    from tune.tracking.thread import say
     from tune.tracking.view import sweep_pages
 
-    report = publish(folder)
+    report = ""
     try:
+        report = str(publish(folder).files[0])
         mirror.sync(folder.directory)
-    # The sweep has ended and its folder is complete, whatever the store's client raises.
+    # The sweep has ended and its folder is complete, whatever cannot be made of it now.
     except Exception as error:
-        if not is_outage(error):
-            say(f"the report is not in the MLflow store: {error}; later: rbnn sync {folder.handle}")
+        later = f"rbnn {'sync' if report else 'report'} {folder.handle}"
+        what = "logged to MLflow" if report else "written"
+        say(f"the report could not be {what}: {one_line(error)}; later: {later}")
     standing, pages = look_at(folder), sweep_pages(mirror.reader.uri, folder)
     print_result(standing.board, stop, standing.confirmation, folder.handle, pages)
-    print(f"report:                            {report.files[0]}")
+    if report:
+        print(f"report:                            {report}")
     return EXIT_STATUS.get(folder.record.state, 1)
 
 
@@ -150,13 +156,15 @@ def go_on(folder: SweepFolder, **given: Any) -> int:
     from tune.cli.listeners import watched
     from tune.run.folder import run_folders
     from tune.sweep.session import resume_sweep
+    from tune.sweep.stop import Interruption
 
     store = folder.store_uri()
-    with watched(store) as (listener, mirror):
-        stop = resume_sweep(folder, store=store, listener=listener, **given)
-        for run in run_folders(folder.directory):  # what an earlier session could not record
-            listener.run_ended(run)
-    return conclude(folder, stop, mirror)
+    with Interruption() as signals:
+        with watched(store) as (listener, mirror):
+            stop = resume_sweep(folder, store=store, listener=listener, signals=signals, **given)
+            for run in run_folders(folder.directory):  # what an earlier session could not record
+                listener.sweep_changed(run)
+        return conclude(folder, stop, mirror)
 
 
 def resume(args: argparse.Namespace) -> int:

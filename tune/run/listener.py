@@ -6,7 +6,11 @@ who listens, and nothing that a listener does or fails to do changes a result.
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from rbnn.errors import one_line
 
 if TYPE_CHECKING:
     from tune.run.folder import RunFolder
@@ -38,35 +42,45 @@ class Listener:
 
 
 class Listeners(Listener):
-    """Several listeners as one, told in their order."""
+    """Several listeners as one, told in their order. One that fails is told nothing more, and why
+    is said: it cannot end what it listens to.
+    """
 
     def __init__(self, *listeners: Listener) -> None:
-        self.listeners = listeners
+        self.listeners = list(listeners)
+
+    def _tell(self, event: str, *given: Any) -> None:
+        for each in tuple(self.listeners):
+            try:
+                getattr(each, event)(*given)
+            # A full disk, a closed terminal, a mistake of ours: none is worth the runs.
+            except Exception as error:
+                self.listeners.remove(each)
+                warn(f"{type(each).__name__} hears no more: {one_line(error)}")
 
     def run_began(self, run: RunFolder) -> None:
-        for each in self.listeners:
-            each.run_began(run)
+        self._tell("run_began", run)
 
     def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
-        for each in self.listeners:
-            each.epoch_ended(run, metrics)
+        self._tell("epoch_ended", run, metrics)
 
     def run_ended(self, run: RunFolder) -> None:
-        for each in self.listeners:
-            each.run_ended(run)
+        self._tell("run_ended", run)
 
     def sweep_changed(self, sweep: RunFolder) -> None:
-        for each in self.listeners:
-            each.sweep_changed(sweep)
+        self._tell("sweep_changed", sweep)
 
     def trials_began(self, table: Any) -> None:
-        for each in self.listeners:
-            each.trials_began(table)
+        self._tell("trials_began", table)
 
     def trials_ended(self) -> None:
-        for each in self.listeners:
-            each.trials_ended()
+        self._tell("trials_ended")
 
     def said(self, text: str) -> None:
-        for each in self.listeners:
-            each.said(text)
+        self._tell("said", text)
+
+
+def warn(text: str) -> None:
+    """A line for people, beside what a command prints; where nobody can read it, nothing."""
+    with suppress(OSError, ValueError):
+        print(f"rbnn: {text}", file=sys.stderr, flush=True)

@@ -27,7 +27,7 @@ from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord, private_mode
 from tune.sweep.plan import SweepPlan, plan, plan_again
 from tune.sweep.repair import examine, missing_study
 from tune.sweep.standing import board_of
-from tune.sweep.stop import BUDGET, SIGNAL, StopSignal, set_by_signals
+from tune.sweep.stop import BUDGET, SIGNAL, Interruption, StopSignal
 from tune.sweep.study import STORAGE_ERRORS, Study, begin_study, check_storage_url, reason_of
 from tune.sweep.table import TrialTable
 from tune.sweep.trial import run_trial
@@ -45,6 +45,7 @@ def run_sweep(
     results_dir: str = "",
     address: str = "",
     listener: Listener,
+    signals: Interruption | None = None,
     began: Began = lambda plan, folder: None,
     trainable: Trainable = run_trial,
 ) -> tuple[SweepFolder, StopSignal]:
@@ -65,7 +66,7 @@ def run_sweep(
             raise
         with folder.conducting():
             began(planned, folder)
-            session = SweepSession(planned, folder, listener, address, trainable)
+            session = SweepSession(planned, folder, listener, address, trainable, signals)
             return folder, session.run()
 
 
@@ -75,6 +76,7 @@ def resume_sweep(
     store: str,
     address: str = "",
     listener: Listener,
+    signals: Interruption | None = None,
     trainable: Trainable = run_trial,
 ) -> StopSignal:
     """Go on with a sweep where it was left: finished trials stay, those that were cut off continue,
@@ -96,7 +98,7 @@ def resume_sweep(
             raise RequestError(missing)
         with folder.conducting():
             folder.update(store=store, storage=record.storage)
-            return SweepSession(planned, folder, listener, address, trainable).run()
+            return SweepSession(planned, folder, listener, address, trainable, signals).run()
 
 
 def create_folder(planned: SweepPlan, store: str) -> SweepFolder:
@@ -167,6 +169,7 @@ class SweepSession:
     listener: Listener
     address: str
     trainable: Trainable
+    signals: Interruption | None = None
     ray: ExitStack = field(default_factory=ExitStack)
 
     def run(self) -> StopSignal:
@@ -262,15 +265,17 @@ class SweepSession:
         self._connect()
         self.listener.trials_began(table)
         callback = SweepCallback(self.plan, table, phase.history, stop, self.listener)
+        signals = self.signals or Interruption()
         try:
-            with set_by_signals(stop):
-                try:
-                    run(self.plan, phase, [callback], stop, trainable=self.trainable)
-                except KeyboardInterrupt:
-                    stop.because(SIGNAL)
-                finally:
-                    callback.end_unfinished()
+            signals.stop = stop
+            if signals.num_received:  # while Ray started
+                raise KeyboardInterrupt
+            run(self.plan, phase, [callback], stop, trainable=self.trainable)
+        except KeyboardInterrupt:
+            stop.because(SIGNAL)
         finally:
+            signals.stop = None
+            callback.end_unfinished()
             self.listener.trials_ended()
 
     def _connect(self) -> None:
@@ -280,6 +285,8 @@ class SweepSession:
         if not ray.is_initialized():
             self.ray.enter_context(connected(self.address))
             self.folder.update(ray=own_ray_session(self.address))
+            if self.signals:
+                self.signals.install()
 
     def _repair(self, study: Study) -> None:
         """Put right what an earlier session left when it died."""

@@ -4,15 +4,21 @@ again and again.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 POLL_INTERVAL_S = 0.5
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPING = (
+    "rbnn: stopping: the running trials end at their next step, then all is recorded; to leave at "
+    "once: Ctrl-\\, and rbnn doctor --fix puts it in order\n"
+)
 SIGNAL, REQUEST, BUDGET = "interrupted", "stopped by rbnn stop", "time budget used up"
 
 
@@ -40,6 +46,8 @@ class StopSignal(Event):
 
     def poll(self) -> bool:
         """Whether to stop; looks at the clock and, now and then, for the file."""
+        if self.is_set():  # what Ray does from here on, or that it is gone, changes nothing
+            return True
         now = time.monotonic()
         if self._deadline is not None and now >= self._deadline:
             self.because(BUDGET)
@@ -81,21 +89,47 @@ def _never_stops() -> Any:
     return stopper(StopSignal())
 
 
-@contextmanager
-def set_by_signals(stop: StopSignal) -> Iterator[None]:
-    """Within it, SIGINT (Ctrl-C) and SIGTERM set `stop`; a second one raises KeyboardInterrupt."""
+class Interruption:
+    """What Ctrl-C, SIGTERM and a closed terminal do to a sweep's process; use as a context around
+    all that it does.
 
-    received: list[int] = []
+    The first signal ends the sweep in good order (while no trial runs yet: by KeyboardInterrupt).
+    The second, while trials run, raises KeyboardInterrupt, for what waits for Ray. Any further one
+    only says that the end is being recorded, so that nothing is left half recorded. A signal that
+    was ignored before, as SIGHUP under nohup, stays so.
+    """
 
-    def handle(number: int, frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        stop.because(SIGNAL)
+    def __init__(self) -> None:
+        self.stop: StopSignal | None = None  # of the trials that run now
+        self.num_received = 0
+        self._before: dict[int, Any] = {}
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> Interruption:
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.install()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Set the handlers, again after whoever sets his own, as ray.init does."""
+        for number, before in self._before.items():
+            if before != signal.SIG_IGN:
+                signal.signal(number, self.handle)
+
+    def handle(self, number: int, frame: Any) -> None:
+        self.num_received += 1
+        if self.num_received == 1 and self.stop is not None:
+            self.stop.because(SIGNAL)
+            return
+        if self.num_received > 1:
+            self._say()
+        if self.num_received == 1 or (self.num_received == 2 and self.stop is not None):
+            raise KeyboardInterrupt
+
+    def _say(self) -> None:
+        """Say what goes on; written past Python's streams, which may be in use at this moment."""
+        with suppress(OSError):
+            os.write(2, STOPPING.encode())
