@@ -38,6 +38,11 @@ class NonFiniteLoss(RunFailed):
     """
 
 
+def one_line(error: object) -> str:
+    """The text of an error, of ours or of a library, as one line."""
+    return " ".join(str(error).split())
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known names closest to `word`, as text for an error line; all of them when
     none is close.

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rbnn import hardware
+from rbnn import hardware, session
 from rbnn.errors import RecipeError
-from rbnn.hardware import device_of, gpu_ids, prepare_process, resolve
+from rbnn.hardware import device_of, gpu_ids, prepare_process
 from rbnn.recipe import Recipe
+from rbnn.session import resolve
 
 RECIPE = Recipe(dataset="digits")
 Pretend = Callable[[int, int], None]
@@ -25,7 +26,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
     """Pretend a machine of so many cores and GPUs."""
 
     def machine_of(cores: int, gpus: int) -> None:
-        monkeypatch.setattr(hardware, "num_cores", lambda: cores)
+        for module in (hardware, session):
+            monkeypatch.setattr(module, "num_cores", lambda: cores)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
 
     return machine_of
@@ -158,7 +160,7 @@ def test_compile_becomes_explicit_by_the_amount_of_work(
 ) -> None:
     pretend(2, 0)
     monkeypatch.setattr(
-        hardware, "obstacle", lambda kind: "" if compiler else "there is no C++ compiler"
+        session, "obstacle", lambda kind: "" if compiler else "there is no C++ compiler"
     )
     recipe = resolve(RECIPE.replace(**changes))
     assert recipe.compile == expected
@@ -170,7 +172,7 @@ def test_runs_in_turn_share_what_a_process_compiles(
     pretend: Pretend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(2, 0)
-    monkeypatch.setattr(hardware, "obstacle", lambda kind: "")
+    monkeypatch.setattr(session, "obstacle", lambda kind: "")
     recipe = Recipe(dataset="digits", epochs=12)
     assert [resolve(recipe, in_turn=runs).compile for runs in (1, 3, 4)] == ["off", "off", "on"]
 
@@ -179,7 +181,7 @@ def test_of_a_data_set_on_disk_the_images_that_are_there_count(
     pretend: Pretend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pretend(2, 0)
-    monkeypatch.setattr(hardware, "obstacle", lambda kind: "")
+    monkeypatch.setattr(session, "obstacle", lambda kind: "")
     for split, number in (("train", 0), ("train", 1), ("train", 2), ("val", 3)):
         (tmp_path / split / "n01440764").mkdir(parents=True, exist_ok=True)
         (tmp_path / split / "n01440764" / f"{number}.JPEG").touch()
@@ -196,7 +198,7 @@ def test_without_a_compiler_auto_is_off_with_one_line_and_on_is_refused(
     pretend: Pretend, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pretend(2, 0)
-    monkeypatch.setattr(hardware, "obstacle", lambda kind: "there is no C++ compiler (g++)")
+    monkeypatch.setattr(session, "obstacle", lambda kind: "there is no C++ compiler (g++)")
     assert resolve(Recipe(dataset="cifar10")).compile == "off"
     assert capsys.readouterr().err == "compile auto: off, as there is no C++ compiler (g++)\n"
     with pytest.raises(RecipeError) as refusal:

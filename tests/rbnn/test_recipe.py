@@ -200,7 +200,7 @@ def test_milestones_without_lr_type_step_are_refused_where_they_are_given(
 
 
 def test_only_affecting_leaves_out_folders_and_printing() -> None:
-    affecting = Recipe().to_dict(only_affecting=True)
+    affecting = Recipe().to_dict("result", "bits")
     paths, printing = (
         {"data_path", "results_dir", "save", "resume", "evaluate"},
         {"print_freq", "time_estimate"},

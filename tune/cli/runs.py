@@ -85,8 +85,7 @@ def list_recipes(args: argparse.Namespace) -> int:
     """Print the named recipes."""
     import sys
 
-    from rbnn.documented import documented_accuracies
-    from rbnn.recipe import load_recipe, recipe_files
+    from rbnn.recipe import documented_accuracies, load_recipe, recipe_files
     from tune.tracking.measured import measured_accuracies
 
     documented = documented_accuracies()
@@ -136,7 +135,7 @@ def train(args: argparse.Namespace) -> int:
     if recipe.evaluate:
         args.file, args.json = recipe.evaluate, False
         return evaluate(args)
-    from rbnn.hardware import resolve
+    from rbnn.session import resolve
     from tune.run.train import train_recorded
     from tune.tracking.mirror import Tracker
 
@@ -234,8 +233,7 @@ def diff_runs(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Evaluate a checkpoint."""
     from rbnn.console import evaluation_lines
-    from rbnn.hardware import resolve
-    from rbnn.session import evaluate_file
+    from rbnn.session import evaluate_file, resolve
 
     args.evaluate = args.file
     recipe = resolve(recipe_from(args))

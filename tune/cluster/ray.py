@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, one_line
 from rbnn.threading_env import THREADING, set_threading
 from tune.sweep.placement import Capacity, Node
 
@@ -250,7 +250,7 @@ def check_port(address: str, default_port: int) -> None:
 
 def refused(address: str, reason: object) -> RequestError:
     """The one line that says why a cluster cannot be used, and what to do."""
-    text = " ".join(str(reason).split())
+    text = one_line(reason)
     remedy = "check that it runs and that the address is right"
     if (
         "uthentication" in text or "oken" in text or "Failed to connect" in text

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rbnn.errors import RecipeError, RequestError
+from rbnn.errors import RecipeError, RequestError, one_line
 from rbnn.recipe import FIELDS, Recipe
 from tune.tracking.reader import RunReader
 
@@ -101,7 +101,7 @@ def read_record(path: Path) -> RunRecord:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise RequestError(
-            f"file '{path}' is no exported run: {' '.join(str(error).split())[:120]}; {refusal}"
+            f"file '{path}' is no exported run: {one_line(error)[:120]}; {refusal}"
         ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise RequestError(f"file '{path}' is no exported run; {refusal}")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rbnn.console import run_directory
-from rbnn.documented import documented_accuracies
 from rbnn.errors import RecipeError, RequestError
-from rbnn.recipe import FIELDS, Recipe, load_recipe, recipe_files
+from rbnn.recipe import FIELDS, Recipe, documented_accuracies, load_recipe, recipe_files
 from tune.run.environment import run_environment
 from tune.run.record import RunRecord, is_record, read_record, record_of
 from tune.run.train import Recorded, train_recorded
@@ -261,7 +260,7 @@ def find_recipe(target: str, given: dict[str, Any], tracker: Tracker) -> tuple[R
 
 def _again(target: str, recipe: Recipe, given: dict[str, Any]) -> Recipe:
     """A recorded recipe in a new folder, with options that cannot change its result on top."""
-    changing = [field for field in given if FIELDS[field].metadata["affects"]]
+    changing = [field for field in given if FIELDS[field].metadata["affects"] != "nothing"]
     if changing:
         raise RecipeError(
             f"{changing[0]} would change run {target}; to vary it, export its recipe and edit "

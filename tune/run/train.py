@@ -13,15 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rbnn.checkpoint import load
+from rbnn.checkpoint import link, load
 from rbnn.console import EpochPrinter, run_directory
 from rbnn.engine import BEST, LAST
 from rbnn.errors import DataError, RecipeError, RequestError, RunFailed
-from rbnn.hardware import resolve
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
-from rbnn.session import Session
-from rbnn.state import check_continues, link, make_directory
+from rbnn.session import Session, resolve
+from rbnn.state import check_continues, make_directory
 from tune.run.diagnostics import log_diagnostics
 from tune.run.journal import Journal
 from tune.run.record import Epoch

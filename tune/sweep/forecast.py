@@ -21,7 +21,7 @@ from rbnn.data.loading import Loaders
 from rbnn.engine import evaluate
 from rbnn.hardware import device_of
 from rbnn.models import build
-from rbnn.recipe import Recipe
+from rbnn.recipe import FIELDS, Recipe
 from rbnn.schedules import surrogate_tk
 from rbnn.state import start
 from tune.sweep.confirm import num_confirming
@@ -33,19 +33,21 @@ from tune.tracking.mirror import Tracker
 NUM_SHOWN = 5
 NUM_STEPS, MEASURE_S = 3, 20.0
 KEPT_FILES = 2  # last.ckpt and best.ckpt
-SAME = (
+# Of what affects the result, what an epoch's time depends on.
+SHAPE = (
     "dataset",
     "model",
     "batch_size",
     "batch_size_test",
-    "train_workers",
-    "threads",
     "val_fraction",
-    "use_dali",
-    "loader",
     "a32",
-    "compile",
     "precision",
+)
+# A seed takes no time, and `gpus` names one GPU of several that are alike.
+SAME = SHAPE + tuple(
+    name
+    for name, spec in FIELDS.items()
+    if spec.metadata["affects"] == "bits" and name not in ("seed", "gpus")
 )
 
 

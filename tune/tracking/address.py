@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, one_line
 from tune.run.environment import without_secrets
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def without_login(uri: str) -> str:
 
 def unreachable(uri: str, reason: object, remedy: str = REMEDY) -> RequestError:
     """The one line that says which store cannot be used, why, and what to do."""
-    text = " ".join(str(reason).split())
+    text = one_line(reason)
     return RequestError(f"MLflow store {shown(uri)} cannot be used: {text[:300]}; {remedy}")
 
 

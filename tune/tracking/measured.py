@@ -14,9 +14,6 @@ from rbnn.recipe import Recipe, load_recipe
 from tune.tracking.address import sqlite_path, tracking_uri
 from tune.tracking.reader import RunReader, quoted
 
-# Where and how a run was computed, and its seed: a measurement of the recipe all the same.
-OF_THE_MACHINE = ("seed", "train_workers", "threads", "gpus", "loader", "compile")
-
 
 def measured_accuracies(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Recipe name -> top1, top5 (percent, of the best epoch of the best run), run_id, num_runs;
@@ -85,10 +82,9 @@ def best_run(tracker: RunReader, name: str) -> dict[str, Any] | None:
 
 
 def unchanged(tracker: RunReader, run_id: str, recipe: Recipe) -> bool:
-    """Whether the run's own recipe is `recipe` but for the machine and the seed."""
+    """Whether the run's own recipe is `recipe` in all that makes another result."""
     try:
-        own = tracker.recipe_of(run_id).to_dict(only_affecting=True)
+        own = tracker.recipe_of(run_id)
     except RequestError:  # of another version of this program, with options that are gone
         return False
-    wanted = recipe.to_dict(only_affecting=True)
-    return all(own[key] == value for key, value in wanted.items() if key not in OF_THE_MACHINE)
+    return own.to_dict("result") == recipe.to_dict("result")

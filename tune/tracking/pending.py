@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, one_line
 from tune.run.environment import without_secrets
 from tune.sweep.folder import Process
 from tune.tracking.address import shown, tracking_uri
@@ -65,7 +65,7 @@ def upload_pending(file: Path, *, uri: str = "") -> Upload:
         try:
             applier.apply(write)
         except Exception as error:
-            reason = without_secrets(" ".join(str(error).split()))[:300]
+            reason = without_secrets(one_line(error))[:300]
             if is_outage(error):
                 raise RequestError(
                     f"the MLflow store stopped answering: {reason}; '{file}' is kept, try again"

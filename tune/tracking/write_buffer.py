@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, one_line
 from tune.run.environment import without_secrets
 from tune.tracking.store_writes import Applier, Write
 
@@ -186,7 +186,7 @@ class WriteBuffer:
             self._attempts += 1
             if is_outage(error) and (self._attempts < REFUSED_AFTER or not self.reachable()):
                 return False
-            reason = without_secrets(" ".join(str(error).split()))[:300]
+            reason = without_secrets(one_line(error))[:300]
             self.say(
                 f"the MLflow store refuses to record {write['op']} of run {write.get('run', '')}: "
                 f"{reason}"

@@ -44,7 +44,7 @@ def test_the_best_epoch_of_the_best_unchanged_finished_run_counts(
 ) -> None:
     tracker = Tracker.open()
     best = record(tracker, [50.0, 86.25, 86.0], seed=7, threads=2, data_path="/elsewhere")
-    record(tracker, [86.1])
+    record(tracker, [86.1], use_dali=True, compile="on", train_workers=2)
     record(tracker, [99.0], epochs=400)
     record(tracker, [99.0], val_fraction=0.1)
     record(tracker, [99.0], a32=True)
