@@ -77,11 +77,9 @@ def _trains_long(recipe: Recipe, in_turn: int) -> bool:
     each file.
     """
     passes = in_turn * recipe.epochs
-    return (
-        passes * dataset_spec(recipe.dataset).num_train
-        >= COMPILE_FROM
-        <= passes * num_train_images(recipe)
-    )
+    if passes * dataset_spec(recipe.dataset).num_train < COMPILE_FROM:
+        return False
+    return passes * num_train_images(recipe) >= COMPILE_FROM
 
 
 @dataclass
