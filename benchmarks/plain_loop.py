@@ -19,9 +19,8 @@ def main() -> None:
     """Train the recipe of the command line."""
     set_threading()
     from rbnn.console import run_directory
-    from rbnn.hardware import resolve
     from rbnn.options import recipe_from
-    from rbnn.session import Session
+    from rbnn.session import Session, resolve
 
     recipe = resolve(recipe_from(parser().parse_args(["train", *sys.argv[1:]])))
 

@@ -36,8 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.command == "evaluate":
             args.evaluate = args.file
         recipe = recipe_from(args)
-        from rbnn.hardware import resolve
-        from rbnn.session import Session, evaluate_file
+        from rbnn.session import Session, evaluate_file, resolve
 
         recipe = resolve(recipe)
         if recipe.evaluate:

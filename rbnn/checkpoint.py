@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from rbnn.errors import CheckpointError
+from rbnn.files import replacing
 
 FORMAT = "rbnn-checkpoint"
 VERSION = 2
@@ -66,16 +68,24 @@ def writing(path: str | Path, checkpoint: Checkpoint) -> Iterator[Path]:
     content = {"format": FORMAT, "version": VERSION, **asdict_shallow(checkpoint)}
     content["digest"] = digest_of(content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         with partial.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         yield partial
-        partial.replace(path)
-    finally:
+
+
+def link(source: Path, target: Path) -> None:
+    """Give the content of `source` a second name, replacing what was there; a copy where the file
+    system has no links.
+    """
+    with replacing(target) as partial:
         partial.unlink(missing_ok=True)
+        try:
+            partial.hardlink_to(source)
+        except OSError:
+            shutil.copyfile(source, partial)
 
 
 def load(path: str | Path) -> Checkpoint:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from rbnn.binarize import standardize
+from rbnn.files import write_atomically
 from rbnn.layers import RotatedConv2d, rotated_layers
 from rbnn.rotation import objective
 
@@ -180,9 +181,7 @@ def open_table(directory: Path, earlier: Path | None = None, epoch: int = 0) -> 
     whole = [line for line in lines if line.endswith("\n") and line.count(",") == HEADER.count(",")]
     kept = [line for line in whole if int(line.partition(",")[0]) < epoch]
     directory.mkdir(parents=True, exist_ok=True)
-    partial = directory / f".{TABLE}.partial"
-    partial.write_text("".join([HEADER, "\n", *kept]))
-    partial.replace(directory / TABLE)
+    write_atomically(directory / TABLE, "".join([HEADER, "\n", *kept]))
 
 
 def append_rows(directory: Path, rows: list[LayerRow]) -> None:

@@ -1,21 +1,37 @@
-"""Files that are there completely or not at all."""
+"""Files that are whole at every moment: what was there stays until its successor is on disk."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: str | bytes, *, mode: int = 0o666) -> None:
-    """Replace the file at `path` by `data` (text as UTF-8), also where the machine fails meanwhile.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; its file takes the place of `path` at the end, or goes
+    where writing fails.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
-    mode: permissions of the new file, before the process's umask. Raises OSError.
+
+def write_atomically(path: Path, data: str | bytes, *, mode: int = 0o666) -> None:
+    """Make `data` (text as UTF-8) the content of `path`; a kill at any moment leaves the old or the
+    new. mode: permissions of the file, less the umask.
     """
     content = data.encode() if isinstance(data, str) else data
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+
+    def opener(name: str, flags: int) -> int:
+        # Its permissions from the start: at no moment can others read a secret.
+        return os.open(name, flags, mode)
+
+    with replacing(path) as partial, open(partial, "wb", opener=opener) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)

@@ -35,11 +35,25 @@ SEED: Check = (lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
 FROM_ONE: Check = (lambda v: v >= 1, "a whole number of at least 1")
 
 
+RISING: Check = (
+    lambda v: min(v, default=1) >= 1 and list(v) == sorted(set(v)),
+    "rising epochs of at least 1, e.g. 30 60 90",
+)
+Affects = Literal["result", "bits", "nothing"]
+
+
 def option(
-    default: Any, meaning: str, check: Check | None = None, *, short: str = "", affects: bool = True
+    default: Any,
+    meaning: str,
+    check: Check | None = None,
+    *,
+    short: str = "",
+    affects: Affects = "result",
 ) -> Any:
-    """A field of Recipe. `affects`: whether the value can change what is computed (a replay then
-    takes it over).
+    """A field of Recipe. `affects`: what another value makes of a run.
+
+    "result": another recipe, whose accuracy is another's. "bits": a measurement of the same recipe,
+    computed elsewhere or otherwise. "nothing": the same to the bit, as of folders and printing.
     """
     return field(
         default=default,
@@ -73,7 +87,7 @@ class Recipe:
         "cos", "learning-rate schedule: cos (cosine annealing) or step (MultiStepLR)"
     )
     lr_decay_step: tuple[int, ...] = option(
-        (), "milestones of lr_type step, in epochs, e.g. 30 60 90"
+        (), "milestones of lr_type step, in epochs, e.g. 30 60 90", RISING
     )
     warm_up: bool = option(False, "raise the learning rate linearly over the first 5 epochs")
     Tmin: float = option(1e-2, "the smallest t of the surrogate gradient", POSITIVE)
@@ -85,11 +99,12 @@ class Recipe:
         "where the gradient stops: reference (at the rotated weight, as the authors' code) or "
         "through_rotation",
     )
-    use_dali: bool = option(False, "load data with NVIDIA DALI")
+    use_dali: bool = option(False, "load data with NVIDIA DALI", affects="bits")
     loader: Literal["auto", "resident", "torchvision"] = option(
         "auto",
         "loader without DALI: resident (images in memory, augmented in batch) or torchvision; "
         "auto takes the faster",
+        affects="bits",
     )
     val_fraction: float = option(
         0.0,
@@ -97,64 +112,77 @@ class Recipe:
         "set's own split",
         FRACTION,
     )
-    seed: int = option(1234, "seed of initialisation, data order and augmentation", SEED)
+    seed: int = option(
+        1234, "seed of initialisation, data order and augmentation", SEED, affects="bits"
+    )
     train_workers: int = option(
-        1, "training processes (Ray Train workers); batches are split among them", FROM_ONE
+        1,
+        "training processes (Ray Train workers); batches are split among them",
+        FROM_ONE,
+        affects="bits",
     )
     compile: Literal["auto", "on", "off"] = option(
         "auto",
         "run full batches through torch.compile; auto: where a process trains enough to earn it "
         "back, not on clusters",
+        affects="bits",
     )
+    # Not of the bits alone: reduced precision may cost accuracy, so it is stated with a result.
     precision: Literal["float32", "tf32", "bf16"] = option(
         "float32",
         "of float convolutions and gradients; the forward binary convolution is exact in each of "
         "them",
     )
     threads: int = option(
-        0, "CPU threads per training process; 0 shares the cores. Results depend on it", FROM_ZERO
+        0,
+        "CPU threads per training process; 0 shares the cores. Results depend on it",
+        FROM_ZERO,
+        affects="bits",
     )
-    workers: int = option(8, "data loading processes or threads", FROM_ZERO, affects=False)
+    workers: int = option(8, "data loading processes or threads", FROM_ZERO, affects="nothing")
     gpus: str = option(
-        "", 'GPUs to use, e.g. "0,1"; "none" for the CPU; empty: a GPU where there is one'
+        "",
+        'GPUs to use, e.g. "0,1"; "none" for the CPU; empty: a GPU where there is one',
+        affects="bits",
     )
-    data_path: str = option("./data", "folder that holds the data set", affects=False)
-    results_dir: str = option("./result", "folder that results are written under", affects=False)
+    data_path: str = option("./data", "folder that holds the data set", affects="nothing")
+    results_dir: str = option(
+        "./result", "folder that results are written under", affects="nothing"
+    )
     save: str = option(
-        "", "name of this run's folder under results_dir; default: recipe and time", affects=False
+        "",
+        "name of this run's folder under results_dir; default: recipe and time",
+        affects="nothing",
     )
     checkpoint_steps: int = option(
         0,
         "also checkpoint every n steps within an epoch; 0: at the end of each epoch only",
         FROM_ZERO,
-        affects=False,
+        affects="nothing",
     )
     checkpoint_every: int = option(
         0,
         "also keep the checkpoint of every n-th epoch, as epoch-NNNN.ckpt; 0: last and best only",
         FROM_ZERO,
-        affects=False,
+        affects="nothing",
     )
     keep_checkpoints: int = option(
-        0, "of those of checkpoint_every, keep the newest n; 0: all", FROM_ZERO, affects=False
+        0, "of those of checkpoint_every, keep the newest n; 0: all", FROM_ZERO, affects="nothing"
     )
-    resume: str = option("", "checkpoint file, or folder of a run, to continue from", affects=False)
+    resume: str = option(
+        "", "checkpoint file, or folder of a run, to continue from", affects="nothing"
+    )
     evaluate: str = option(
-        "", "checkpoint file to evaluate instead of training", short="e", affects=False
+        "", "checkpoint file to evaluate instead of training", short="e", affects="nothing"
     )
-    print_freq: int = option(100, "print progress every n steps", FROM_ONE, affects=False)
+    print_freq: int = option(100, "print progress every n steps", FROM_ONE, affects="nothing")
     time_estimate: int = option(
-        1, "print the estimated finish time; 0 turns it off", FROM_ZERO, affects=False
+        1, "print the estimated finish time; 0 turns it off", FROM_ZERO, affects="nothing"
     )
 
     def __post_init__(self) -> None:
-        for spec in dataclasses.fields(self):
-            object.__setattr__(self, spec.name, _converted(spec.name, getattr(self, spec.name)))
-            check = spec.metadata["check"]
-            if check and not check[0](getattr(self, spec.name)):
-                raise RecipeError(
-                    f"{spec.name} is {getattr(self, spec.name)!r}; it must be {check[1]}"
-                )
+        for name in FIELDS:
+            object.__setattr__(self, name, checked(name, getattr(self, name)))
         dataset = dataset_spec(self.dataset)
         if not self.model:
             object.__setattr__(self, "model", dataset.default_model)
@@ -166,21 +194,14 @@ class Recipe:
                 f"Tmin is {self.Tmin:g} and Tmax {self.Tmax:g}; Tmin must be below Tmax: swap or "
                 "change them"
             )
-        steps = self.lr_decay_step
-        if any(step < 1 for step in steps) or list(steps) != sorted(set(steps)):
-            raise RecipeError(
-                f"lr_decay_step is {list(steps)}; it must be rising epochs of at least 1, e.g. 30 "
-                "60 90"
-            )
-        if self.lr_type == "step" and not steps:
+        if self.lr_type == "step" and not self.lr_decay_step:
             raise RecipeError(
                 "lr_type is step and lr_decay_step is empty; give the milestones, e.g. "
                 "lr_decay_step 30 60 90"
             )
-        if (
-            2 * self.train_workers > self.batch_size
-        ):  # batch normalisation of a single vector is not defined
-            least = 2 * self.train_workers
+        # Batch normalisation of a single vector is not defined.
+        least = 2 * self.train_workers
+        if self.batch_size < least:
             raise RecipeError(
                 f"batch_size is {self.batch_size} for {self.train_workers} worker(s); it must be "
                 f"at least {least}"
@@ -201,18 +222,14 @@ class Recipe:
         check_known(changes, FIELDS, "recipe option")
         return dataclasses.replace(self, **changes)
 
-    def to_dict(self, *, only_affecting: bool = False) -> dict[str, Any]:
-        """Field name -> value, plain Python types; `only_affecting` leaves out folders, printing
-        and the like.
+    def to_dict(self, *affecting: Affects) -> dict[str, Any]:
+        """Field name -> value, plain Python types; of the options that affect one of `affecting`,
+        or of all.
         """
-        values = {
-            name: getattr(self, name)
-            for name, spec in FIELDS.items()
-            if spec.metadata["affects"] or not only_affecting
-        }
         return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
+            name: _plain(getattr(self, name))
+            for name, spec in FIELDS.items()
+            if not affecting or spec.metadata["affects"] in affecting
         }
 
     def to_yaml(self) -> str:
@@ -231,6 +248,21 @@ def check_known(mapping: Mapping[str, Any], known: Mapping[str, Any], kind: str)
     for key in mapping:
         if key not in known:
             raise RecipeError(f"{kind} '{key}' is unknown; nearest: {nearest(str(key), known)}")
+
+
+def checked(name: str, value: Any) -> Any:
+    """`value` as a recipe holds it under `name`, e.g. 0.01 of the text 1e-2; RecipeError where no
+    recipe may hold it, whatever its other options.
+    """
+    value = _converted(name, value)
+    check = FIELDS[name].metadata["check"]
+    if check and not check[0](value):
+        raise RecipeError(f"{name} is {_plain(value)!r}; it must be {check[1]}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _converted(name: str, value: Any) -> Any:
@@ -256,29 +288,27 @@ def _converted(name: str, value: Any) -> Any:
 def _scalar(name: str, wanted: type, value: Any) -> Any:
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     refusal = RecipeError(f"{name} is {value!r}; it must be {words[wanted]}")
+    if wanted is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    # A bool is an int to Python, and no number to a user.
     if wanted is bool or isinstance(value, bool):
-        if wanted is bool and str(value).lower() in ("true", "false"):
-            return str(value).lower() == "true"
         raise refusal
     if wanted is str:
-        if isinstance(value, str):
-            return value
-        if isinstance(value, int) or value is None:
-            return "" if value is None else str(value)
-        raise refusal
+        if not isinstance(value, (str, int, type(None))):
+            raise refusal
+        return "" if value is None else str(value)
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         raise refusal from None
-    if wanted is int:
-        if number != math.trunc(number) if math.isfinite(number) else True:
-            raise refusal
-        return (
-            int(value)
-            if isinstance(value, (int, str)) and str(value).lstrip("+-").isdigit()
-            else int(number)
-        )
-    return number
+    if wanted is float:
+        return number
+    if not number.is_integer():
+        raise refusal
+    try:
+        return int(value)  # exact, where a float above 2**53 is not
+    except ValueError:  # text such as 1e3
+        return int(number)
 
 
 def recipe_files() -> dict[str, Path]:
@@ -323,6 +353,13 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
     values = read_yaml(path, "recipe file")
     check_known(values, FIELDS, "recipe option")
     return values
+
+
+def documented_accuracies() -> dict[str, dict[str, Any]]:
+    """Recipe name -> top1, top5 (percent) and spread ([low, high] of top1), each where it is
+    documented.
+    """
+    return read_yaml(RECIPE_DIR / "documented.yaml", "file")
 
 
 def load_recipe(name_or_path: str | Path, **overrides: Any) -> Recipe:

@@ -4,20 +4,82 @@ reports it.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from rbnn import checkpoint as ckpt
-from rbnn.data import open_loaders
+from rbnn.data import num_train_images, open_loaders
 from rbnn.data.loading import DataInfo, Loaders
+from rbnn.datasets import dataset_spec
 from rbnn.engine import LAST, Progress, Report, Run, evaluate, fit
 from rbnn.errors import DataError, RecipeError
-from rbnn.hardware import device_of, prepare_process
-from rbnn.models import build
-from rbnn.network import Network
+from rbnn.hardware import device_of, gpu_ids, num_cores, prepare_process
+from rbnn.models import build, check_model
+from rbnn.network import Network, obstacle
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
 from rbnn.state import make_directory
+
+# Images that a process trains on from which compiling pays: resnet20 gains 1 to 3 ms an image on a
+# core, and compiling takes a minute of it.
+COMPILE_FROM = 60_000
+
+
+def resolve(recipe: Recipe, share: int = 1, in_turn: int = 1) -> Recipe:
+    """The recipe with what depends on the machine made explicit: workers, threads, compile; model,
+    GPUs, workers checked.
+
+    share: how many such runs use the machine at once; in_turn: how many one process runs, which
+    share what it compiles. Several GPUs in `gpus` mean as many workers. Raises RecipeError, and
+    DataError as `compile_choice`.
+    """
+    check_model(recipe.model, recipe.dataset)
+    gpus = gpu_ids(recipe)
+    workers = recipe.train_workers
+    if len(gpus) > 1 and workers == 1:
+        workers = len(gpus)
+    if gpus and workers != len(gpus):
+        raise RecipeError(
+            f"train_workers is {workers} on {len(gpus)} GPU(s); give one worker per GPU, or "
+            "--gpus none"
+        )
+    if not gpus and workers > num_cores():
+        raise RecipeError(
+            f"train_workers is {workers}, but this machine has {num_cores()} cores; use at most "
+            f"{num_cores()}"
+        )
+    threads = recipe.threads or max(1, num_cores() // (workers * share))
+    return recipe.replace(
+        train_workers=workers, threads=threads, compile=compile_choice(recipe, bool(gpus), in_turn)
+    )
+
+
+def compile_choice(recipe: Recipe, on_gpu: bool, in_turn: int) -> str:
+    """`compile` as "on" or "off": auto is on where the process trains on COMPILE_FROM images or
+    more, and code can be compiled.
+
+    Raises RecipeError for "on" where it cannot, DataError for auto where the images to be counted
+    are not there.
+    """
+    if recipe.compile == "auto" and not _trains_long(recipe, in_turn):
+        return "off"
+    why = "" if recipe.compile == "off" else obstacle("cuda" if on_gpu else "cpu")
+    if why and recipe.compile == "on":
+        raise RecipeError(f"compile is 'on', but {why}; install it, or pass --compile off")
+    if why:
+        print(f"compile auto: off, as {why}", file=sys.stderr)
+    return "on" if recipe.compile != "off" and not why else "off"
+
+
+def _trains_long(recipe: Recipe, in_turn: int) -> bool:
+    """The published number is asked first: there may be fewer images, and counting them looks at
+    each file.
+    """
+    passes = in_turn * recipe.epochs
+    if passes * dataset_spec(recipe.dataset).num_train < COMPILE_FROM:
+        return False
+    return passes * num_train_images(recipe) >= COMPILE_FROM
 
 
 @dataclass

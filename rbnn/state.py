@@ -9,8 +9,6 @@ diagnostics is written again, to the bit, by the continuation.
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -104,7 +102,7 @@ class Keeper:
             ckpt.writing(self.directory / LAST, self.content(run, {})) as partial,
         ):
             if is_best:
-                link(partial, self.directory / BEST)
+                ckpt.link(partial, self.directory / BEST)
             keep_periodic(partial, self.directory, run.recipe, run.epoch)
         return self.directory / LAST
 
@@ -167,23 +165,10 @@ def keep_periodic(file: Path, directory: Path, recipe: Recipe, num_epochs: int) 
     """
     if not recipe.checkpoint_every or num_epochs % recipe.checkpoint_every:
         return
-    link(file, directory / f"epoch-{num_epochs:04d}.ckpt")
+    ckpt.link(file, directory / f"epoch-{num_epochs:04d}.ckpt")
     kept = sorted(directory.glob("epoch-*.ckpt"), key=lambda path: (len(path.name), path.name))
     for old in kept[: -recipe.keep_checkpoints] if recipe.keep_checkpoints else []:
         old.unlink()
-
-
-def link(source: Path, target: Path) -> None:
-    """Give the content of `source` a second name, replacing what was there; a copy where the file
-    system has no links.
-    """
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        partial.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, partial)
-    partial.replace(target)
 
 
 def open_directory(directory: Path, run: Run, resume: Path | None) -> None:
@@ -199,7 +184,7 @@ def open_directory(directory: Path, run: Run, resume: Path | None) -> None:
     best = resume.parent / BEST if resume else directory / BEST
     elsewhere = best.parent.resolve() != directory.resolve()
     if elsewhere and best.is_file() and ckpt.load(best).metrics.get("epoch") == run.best_epoch:
-        link(best, directory / BEST)
+        ckpt.link(best, directory / BEST)
 
 
 def check_continues(recipe: Recipe, state: ckpt.Checkpoint, path: Path, fingerprint: str) -> None:
@@ -210,7 +195,7 @@ def check_continues(recipe: Recipe, state: ckpt.Checkpoint, path: Path, fingerpr
         raise CheckpointError(
             f"checkpoint '{path}' holds weights only and cannot be continued; use rbnn evaluate"
         )
-    own = recipe.to_dict(only_affecting=True)
+    own = recipe.to_dict("result", "bits")
     written = {name: state.recipe.get(name, FIELDS[name].default) for name in own}
     differing = [name for name, value in own.items() if written[name] != value]
     if differing:

@@ -54,7 +54,7 @@ def outcome() -> Callable[[Path], list[str]]:
         metrics = {
             name: value for name, value in state.metrics.items() if not name.startswith("time/")
         }
-        recipe = Recipe(**state.recipe).to_dict(only_affecting=True)
+        recipe = Recipe(**state.recipe).to_dict("result", "bits")
         return checkpoint.digest_of(
             {**dataclasses.asdict(state), "metrics": metrics, "recipe": recipe}
         )

@@ -54,8 +54,7 @@ def list_recipes(args: argparse.Namespace) -> int:
     """Print the named recipes."""
     import sys
 
-    from rbnn.documented import documented_accuracies
-    from rbnn.recipe import load_recipe, recipe_files
+    from rbnn.recipe import documented_accuracies, load_recipe, recipe_files
     from tune.tracking.measured import measured_accuracies
 
     documented = documented_accuracies()
@@ -104,7 +103,7 @@ def train(args: argparse.Namespace) -> int:
     recipe = recipe_from(args)
     if recipe.evaluate:
         return print_evaluation(recipe.evaluate, args, as_json=False)
-    from rbnn.hardware import resolve
+    from rbnn.session import resolve
     from tune.cli.listeners import watched
     from tune.run.train import train_recorded
 
@@ -126,7 +125,7 @@ def print_result(done: TrainResult) -> None:
 def replay(args: argparse.Namespace) -> int:
     """Replay a recipe or a run; exit status 1 where a verdict is negative."""
     _check_replay_options(args)
-    from rbnn.hardware import resolve
+    from rbnn.session import resolve
     from tune.run import replay as again
 
     given = given_options(args)
@@ -220,8 +219,7 @@ def evaluate(args: argparse.Namespace) -> int:
 def print_evaluation(file: str, args: argparse.Namespace, *, as_json: bool) -> int:
     """Evaluate a checkpoint as the options say, and print its metrics."""
     from rbnn.console import evaluation_lines
-    from rbnn.hardware import resolve
-    from rbnn.session import evaluate_file
+    from rbnn.session import evaluate_file, resolve
 
     metrics, info = evaluate_file(resolve(recipe_from(args)), file)
     if as_json:

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, one_line
 from rbnn.threading_env import THREADING, set_threading
 from tune.cluster.resources import Capacity, Node
 
@@ -232,7 +232,7 @@ def check_port(address: str, default_port: int) -> None:
 
 def refused(address: str, reason: object) -> RequestError:
     """The one line that says why a cluster cannot be used, and what to do."""
-    text = " ".join(str(reason).split())
+    text = one_line(reason)
     remedy = "check that it runs and that the address is right"
     # "Failed to connect" is what Ray says of a token, too, where the port is open
     if any(word in text for word in ("uthentication", "oken", "Failed to connect")):

@@ -47,8 +47,8 @@ def compare(old: RunRecord, new: RunRecord) -> RunDifference:
     data = differences(_flat(old.data), _flat(new.data))
     return RunDifference(
         runs=(old.run_id, new.run_id),
-        options=[each for each in changed if FIELDS[each.name].metadata["affects"]],
-        folders=[each for each in changed if not FIELDS[each.name].metadata["affects"]],
+        options=[each for each in changed if FIELDS[each.name].metadata["affects"] != "nothing"],
+        folders=[each for each in changed if FIELDS[each.name].metadata["affects"] == "nothing"],
         environment=differences(old.environment, new.environment),
         data=data,
         num_epochs=(len(old.epochs), len(new.epochs)),

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rbnn.errors import RecipeError
+from rbnn.errors import RecipeError, one_line
 from tune.uris import without_secrets
 
 KEPT = (
@@ -135,7 +135,7 @@ def filesystem(address: str) -> tuple[Any, str]:
         try:
             fs, path = fsspec.core.url_to_fs(address)
         except (ImportError, ValueError, OSError) as error:
-            reason = " ".join(str(error).split()) or " ".join(str(unknown_to_pyarrow).split())
+            reason = one_line(error) or one_line(unknown_to_pyarrow)
             raise RecipeError(
                 f"storage_path '{without_secrets(address)}' cannot be used: "
                 f"{without_secrets(reason)}; give a folder that all "
@@ -169,7 +169,7 @@ def check_storage(storage_path: str, num_nodes: int) -> None:
             stream.write(b"rbnn")
         fs.delete_file(probe)
     except OSError as error:
-        where, reason = without_secrets(storage_path), without_secrets(" ".join(str(error).split()))
+        where, reason = without_secrets(storage_path), without_secrets(one_line(error))
         raise RecipeError(
             f"storage_path '{where}' cannot be written: {reason[:300]}; choose another"
         ) from None

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rbnn.console import run_directory
-from rbnn.documented import documented_accuracies
 from rbnn.errors import RecipeError, RequestError
 from rbnn.files import write_atomically
-from rbnn.hardware import resolve
-from rbnn.recipe import FIELDS, Recipe, load_recipe, recipe_files
+from rbnn.recipe import FIELDS, Recipe, documented_accuracies, load_recipe, recipe_files
+from rbnn.session import resolve
 from tune.run.environment import run_environment
 from tune.run.folder import RunFolder, RunInfo
 from tune.run.listener import Listener
@@ -274,7 +273,7 @@ def looks_like_an_id(text: str) -> bool:
 
 def _again(target: str, recipe: Recipe, given: dict[str, Any]) -> Recipe:
     """A recorded recipe in a new folder, with options that cannot change its result on top."""
-    changing = [field for field in given if FIELDS[field].metadata["affects"]]
+    changing = [field for field in given if FIELDS[field].metadata["affects"] != "nothing"]
     if changing:
         raise RecipeError(
             f"{changing[0]} would change run {target}; to vary it, export its recipe and edit "

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rbnn.checkpoint import load
+from rbnn.checkpoint import link, load
 from rbnn.console import EpochPrinter, run_directory
 from rbnn.data.loading import DataInfo
 from rbnn.engine import LAST
@@ -21,7 +21,7 @@ from rbnn.errors import DataError, RecipeError, RunFailed
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
 from rbnn.session import Session
-from rbnn.state import check_continues, link, make_directory
+from rbnn.state import check_continues, make_directory
 from tune.run.folder import Kind, RunFolder, RunInfo
 from tune.run.journal import Journal
 from tune.run.listener import Listener

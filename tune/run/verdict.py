@@ -32,14 +32,6 @@ MACHINE = (
     "nvidia-dali-cuda130",
 )
 NOT_COMPARED = ("command", "host")
-NO_MATTER = (
-    "seed",
-    "threads",
-    "gpus",
-    "train_workers",
-    "use_dali",
-    "loader",
-)  # change the bits, not what is documented
 
 
 @dataclass(frozen=True)
@@ -287,7 +279,8 @@ def why_not_comparable(recipe: Recipe, named: Recipe | None, figures: Mapping[st
         return f"data set {recipe.dataset} instead of {named.dataset}"
     if recipe.val_fraction:
         return f"{recipe.val_fraction:.0%} of the training images are held out, and validated on"
-    for name, value in named.to_dict(only_affecting=True).items():
-        if name not in NO_MATTER and getattr(recipe, name) != getattr(named, name):
-            return f"{name} is {recipe.to_dict()[name]} instead of {value}"
+    own = recipe.to_dict("result")
+    for name, value in named.to_dict("result").items():
+        if own[name] != value:
+            return f"{name} is {own[name]} instead of {value}"
     return ""

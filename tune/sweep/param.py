@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rbnn.errors import RecipeError
-from rbnn.recipe import FIELDS, TYPES, Recipe, check_known
+from rbnn.recipe import FIELDS, TYPES, check_known, checked
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -28,14 +28,6 @@ NOT_SEARCHED = {
     "val_fraction": "scores would not compare; set it at the top of the sweep file",
     "train_workers": "set workers_per_trial at the top of the sweep file",
     "gpus": "set gpus_per_trial at the top of the sweep file",
-}
-# Beside these, whether a value is allowed depends on nothing but that value.
-PERMISSIVE = {
-    "Tmin": 1e-300,
-    "Tmax": 1e300,
-    "lr_decay_step": (1,),
-    "train_workers": 1,
-    "batch_size": 2**31,
 }
 
 
@@ -137,7 +129,7 @@ def parse_entry(name: str, given: Any) -> SearchParam:
     """The SearchParam of one line of `space`; RecipeError, one line, where it is not one of KINDS
     or its range is not allowed.
     """
-    if name in NOT_SEARCHED or not FIELDS[name].metadata["affects"]:
+    if name in NOT_SEARCHED or FIELDS[name].metadata["affects"] == "nothing":
         raise RecipeError(
             f"{name} cannot be searched: {NOT_SEARCHED.get(name, 'it changes no result')}"
         )
@@ -219,4 +211,5 @@ def allowed(name: str, value: Any) -> Any:
     """`value` as a recipe holds it, e.g. 0.01 of the text 1e-2, as YAML reads it; RecipeError where
     no recipe may hold it.
     """
-    return Recipe(**{**PERMISSIVE, name: value}).to_dict()[name]
+    value = checked(name, value)
+    return list(value) if isinstance(value, tuple) else value

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from rbnn.errors import RecipeError
-from rbnn.hardware import gpu_ids, num_cores, resolve
+from rbnn.hardware import gpu_ids, num_cores
 from rbnn.models import check_model
 from rbnn.recipe import Recipe
+from rbnn.session import resolve
 from tune.cluster.resources import Capacity, gpu_slots
 
 

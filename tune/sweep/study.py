@@ -15,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, one_line
 from tune.uris import shown, sqlite_path
 
 VALUES = "values"  # the recipe values of a trial, by option name
@@ -170,7 +170,7 @@ def reason_of(error: BaseException) -> str:
     """What a database says, in one line, without SQLAlchemy's and Optuna's wrapping."""
     while not getattr(error, "orig", None) and isinstance(error.__cause__, STORAGE_ERRORS):
         error = error.__cause__
-    return " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+    return one_line(getattr(error, "orig", None) or error)[:300]
 
 
 def check_storage_url(url: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, one_line
 from tune.uris import SQLITE, is_server, shown, sqlite_path, with_absolute_path, without_login
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def artifact_folder(uri: str) -> Path | None:
 
 def unreachable(uri: str, reason: object, remedy: str = REMEDY) -> RequestError:
     """The one line that says which store cannot be used, why, and what to do."""
-    text = " ".join(str(reason).split())
+    text = one_line(reason)
     return RequestError(f"MLflow store {shown(uri)} cannot be used: {text[:300]}; {remedy}")
 
 

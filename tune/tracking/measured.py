@@ -11,28 +11,20 @@ from collections.abc import Iterable
 from typing import Any
 
 from rbnn.errors import RequestError
-from rbnn.recipe import Recipe, load_recipe
+from rbnn.recipe import FIELDS, Recipe, load_recipe
 from tune.tracking.address import tracking_uri
 from tune.tracking.reader import RunReader, quoted
 from tune.uris import sqlite_path
 
-# Where and how a run was computed, and its seed: a measurement of the recipe all the same.
-OF_THE_MACHINE = ("seed", "train_workers", "threads", "gpus", "loader", "compile")
-
-
-SAME = (
-    "dataset",
-    "model",
-    "batch_size",
-    "batch_size_test",
-    "train_workers",
-    "threads",
-    "val_fraction",
-    "use_dali",
-    "loader",
-    "a32",
-    "compile",
-    "precision",
+# Of what affects the result, what an epoch's time depends on.
+SHAPE = (
+    "dataset", "model", "batch_size", "batch_size_test", "val_fraction", "a32", "precision"
+)  # fmt: skip
+# A seed takes no time, and `gpus` names one GPU of several that are alike.
+SAME = SHAPE + tuple(
+    name
+    for name, spec in FIELDS.items()
+    if spec.metadata["affects"] == "bits" and name not in ("seed", "gpus")
 )
 
 
@@ -100,14 +92,13 @@ def best_run(tracker: RunReader, name: str) -> dict[str, Any] | None:
     return {"top1": top1, "top5": top5.get(step), "run_id": run_id, "num_runs": len(results)}
 
 
-def unchanged(tracker: RunReader, run_id: str, recipe: Recipe) -> bool:
-    """Whether the run's own recipe is `recipe` but for the machine and the seed."""
+def unchanged(reader: RunReader, run_id: str, recipe: Recipe) -> bool:
+    """Whether the run's own recipe is `recipe` in all that makes another result."""
     try:
-        own = tracker.recipe_of(run_id).to_dict(only_affecting=True)
+        own = reader.recipe_of(run_id)
     except RequestError:  # of another version of this program, with options that are gone
         return False
-    wanted = recipe.to_dict(only_affecting=True)
-    return all(own[key] == value for key, value in wanted.items() if key not in OF_THE_MACHINE)
+    return own.to_dict("result") == recipe.to_dict("result")
 
 
 def recorded_epoch_s(recipe: Recipe, reader: RunReader) -> tuple[float, str] | None:

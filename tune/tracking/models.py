@@ -117,7 +117,7 @@ def put_artifact(client: MlflowClient, run: Run, file: Path) -> None:
     """The file as an artifact in checkpoints/, replacing one of its name; a link where artifacts
     lie in a folder here.
     """
-    from rbnn.state import link
+    from rbnn.checkpoint import link
 
     folder = local_folder(run.info.artifact_uri)
     if folder is None:
@@ -203,7 +203,7 @@ def _write_model(
             data / "model.pth",
         )
     else:
-        from rbnn.state import link
+        from rbnn.checkpoint import link
 
         link(file, data / "model.pth")
     (data / "pickle_module_info.txt").write_text("tune.tracking.network_file")

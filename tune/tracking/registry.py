@@ -11,9 +11,8 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rbnn.documented import documented_accuracies
 from rbnn.errors import RequestError
-from rbnn.recipe import Recipe
+from rbnn.recipe import Recipe, documented_accuracies
 from tune.tracking.models import models_of
 from tune.tracking.reader import RunReader
 

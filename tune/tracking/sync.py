@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, one_line
 from tune.run.folder import SWEEP_RECORD, run_folders
 from tune.sweep.folder import SweepFolder
 from tune.tracking.address import tracking_uri
@@ -34,7 +34,7 @@ def sync_all(
             mirrors[uri].sync(run.directory)
         # One run that the store refuses is no reason to leave out the others.
         except Exception as error:
-            reason = without_secrets(" ".join(str(error).split()))[:300]
+            reason = without_secrets(one_line(error))[:300]
             if is_outage(error):
                 raise RequestError(
                     f"the MLflow store stopped answering after {done} of {len(runs)} runs: "

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, one_line
 from tune.run.folder import RunFolder
 from tune.run.listener import Listener
 from tune.tracking.address import check_reachable
@@ -128,7 +128,7 @@ class MirrorThread(Listener):
                     say("the MLflow store does not answer; runs go on, recorded in their folders")
                 self._away = True
                 return False
-            reason = without_secrets(" ".join(str(error).split()))[:300]
+            reason = without_secrets(one_line(error))[:300]
             say(f"the MLflow store refuses to record {directory}: {reason}")
         self._attempts.pop(directory, None)
         if self._away:

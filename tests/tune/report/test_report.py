@@ -17,7 +17,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState, create_trial
 
-from rbnn.hardware import resolve
+from rbnn.session import resolve
 from tune.report.data import Axis, gather
 from tune.report.page import page
 from tune.report.publish import description

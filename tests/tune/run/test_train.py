@@ -16,9 +16,9 @@ from rbnn import checkpoint as ckpt
 from rbnn.data.loading import DataInfo
 from rbnn.engine import BEST, LAST
 from rbnn.errors import CheckpointError
-from rbnn.hardware import resolve
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
+from rbnn.session import resolve
 from tune.run import train as runs
 from tune.run.folder import RunFolder
 from tune.run.listener import Listener

@@ -134,6 +134,15 @@ def test_seeds_are_held_against_the_documented_figure(tops: list[float], result:
     assert f"documented 86.5 % (known spread 86.3 to 86.7): {result}" in verdict.text
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"compile": "on"}, {"use_dali": True}, {"loader": "resident"}, {"gpus": "0"}],
+    ids=str,
+)
+def test_how_and_where_a_recipe_is_computed_leaves_it_the_same(change: dict[str, Any]) -> None:
+    assert judge_seeds([86.6], NAMED.replace(**change), NAMED, FIGURES).result == "reached"
+
+
 def test_without_a_documented_spread_a_figure_is_reached_or_not() -> None:
     assert judge_seeds([86.49], NAMED, NAMED, {"top1": 86.5}).result == "not reached"
     assert judge_seeds([86.49], NAMED, NAMED, {"top1": 86.5}).std is None
@@ -146,6 +155,7 @@ def test_without_a_documented_spread_a_figure_is_reached_or_not() -> None:
         ({"dataset": "digits"}, "data set digits instead of cifar10"),
         ({"val_fraction": 0.1}, "10% of the training images are held out"),
         ({"lr": 0.2}, "lr is 0.2 instead of 0.1"),
+        ({"precision": "bf16"}, "precision is bf16 instead of float32"),
     ],
 )
 def test_a_changed_recipe_is_not_held_against_the_figure(change: dict[str, Any], why: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from rbnn import hardware
+from rbnn import hardware, session
 from rbnn.errors import RecipeError
 from tune.sweep import placement
 from tune.sweep.config import parse_sweep
@@ -39,7 +39,7 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlanOf:
     def planned(
         cores: int, gpus: int, *, name: str = "", results_dir: str = "", **keys: Any
     ) -> SweepPlan:
-        for module in (hardware, placement):
+        for module in (hardware, session, placement):
             monkeypatch.setattr(module, "num_cores", lambda: cores)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         return plan(parse_sweep({**KEYS, **keys}, tmp_path), name=name, results_dir=results_dir)

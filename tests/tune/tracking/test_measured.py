@@ -40,7 +40,7 @@ def test_the_best_epoch_of_the_best_unchanged_finished_run_counts(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     best = record([50.0, 86.25, 86.0], seed=7, threads=2, data_path="/elsewhere")
-    record([86.1])
+    record([86.1], use_dali=True, compile="on", train_workers=2)
     record([99.0], epochs=400)
     record([99.0], val_fraction=0.1)
     record([99.0], a32=True)
