@@ -23,7 +23,7 @@ from rbnn.errors import RunFailed
 from rbnn.hardware import num_cores
 from rbnn.models import build
 from rbnn.recipe import Recipe, recipe_files
-from tune.cli.__main__ import INTERRUPTED, main
+from tune.cli.__main__ import INTERRUPTED, Output, main
 
 # Importing MLflow uses what newer versions of its dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
@@ -331,3 +331,16 @@ def test_a_mistake_in_a_real_process_is_status_2_and_one_line(workplace: Path) -
     assert (
         done.stderr == "rbnn: Tmin is 5 and Tmax 1; Tmin must be below Tmax: swap or change them\n"
     )
+
+
+def test_output_that_nobody_can_read_any_more_is_dropped(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    closed = Output(open(writer, "w"))  # noqa: SIM115
+    full = Output(open("/dev/full", "w"))  # noqa: SIM115
+    narrow = Output((tmp_path / "out").open("w", encoding="ascii"))
+    for stream in (closed, full, narrow):
+        for _ in range(2):
+            print("Müller", file=stream, flush=True)
+        stream.close()
+    assert (tmp_path / "out").read_text() == "M\\xfcller\n" * 2

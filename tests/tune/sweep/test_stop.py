@@ -1,0 +1,58 @@
+"""What ends a sweep early, and what signals do to it from its beginning to its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tune.sweep.stop import BUDGET, REQUEST, SIGNAL, Interruption, StopSignal
+
+
+def test_a_stop_has_one_reason_and_asks_for_nothing_once_it_is_set(tmp_path: Path) -> None:
+    beats: list[int] = []
+    stop = StopSignal(tmp_path / "stop", beat=lambda: beats.append(1))
+    assert not stop.poll() and len(beats) == 1
+    stop._looked = 0.0
+    (tmp_path / "stop").touch()
+    assert stop.poll() and stop.reason == REQUEST and stop.by_user
+    stop.because(SIGNAL)
+    assert stop.poll() and stop.reason == REQUEST and len(beats) == 2
+    late = StopSignal(seconds=0.0)
+    assert late.poll() and late.reason == BUDGET and not late.by_user
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_stops_the_trials_the_second_breaks_the_wait_and_no_more_disturb(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Interruption() as signals:
+        signals.stop = StopSignal()
+        os.kill(os.getpid(), number)
+        assert signals.stop.reason == SIGNAL and capfd.readouterr().err == ""
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        signals.stop = None
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 4 and all("to leave at once: Ctrl-\\" in line for line in said)
+
+
+def test_while_no_trial_runs_the_first_signal_ends_what_is_done() -> None:
+    with Interruption() as signals, pytest.raises(KeyboardInterrupt):
+        signals.install()  # as after ray.init
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_that_was_ignored_stays_so_and_handlers_are_put_back() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
