@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rbnn.data import open_source
-from rbnn.data.folders import decode
+from rbnn.data.images import decode
 from rbnn.data.source import Files, Split
 from rbnn.errors import DataError
 from rbnn.hardware import num_cores

@@ -33,7 +33,7 @@ from rbnn.data.augment import (
     flips,
     train_requests,
 )
-from rbnn.data.folders import decode
+from rbnn.data.images import decode
 from rbnn.data.loading import Batch, dead_loaders_told, epoch_positions
 from rbnn.data.resident import Normalize
 from rbnn.data.source import Files, Split
