@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, for an error line about a file that is not what it should be."""
+"""What a file is by its first bytes, for the error line about one that is not what it should be."""
 
 from __future__ import annotations
 

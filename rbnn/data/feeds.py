@@ -105,6 +105,7 @@ def is_plain_jpeg(image: Image.Image, content: bytes) -> bool:
     """
     if not isinstance(image, JpegImageFile) or image.format != "JPEG" or image.bits != 8:
         return False
+    assert image.fp
     if [(h, v) for _, h, v, _ in image.layer] not in SAMPLINGS:
         return False
     names = [name for name, *_ in image.layer]
