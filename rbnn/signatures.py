@@ -18,6 +18,8 @@ OTHERS = {
     b"<html": "a web page",
     b"<?xml": "an XML document",
     b"<svg": "an SVG drawing",
+    b"#?RADIANCE": "a Radiance HDR image",
+    b"v/1\x01": "an OpenEXR image",
     b"version https://git-lfs": "a Git LFS pointer, not the file it stands for",
 }
 BRANDS = {b"heic": "a HEIC image", b"heix": "a HEIC image", b"mif1": "a HEIF image"}

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from rbnn.data.images import UNREADABLE
+
 JPEGS = ("JPEG", "MPO")
 
 
@@ -25,7 +27,7 @@ def png_fault(image: Image.Image) -> str:
     """What is wrong with the parts of a PNG that was opened and not read yet, "" for nothing."""
     try:
         image.verify()
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         return str(error)
     return ""
 

@@ -33,7 +33,7 @@ Bytes = NDArray[np.uint8]
 File = tuple[Bytes, tuple[int, int]]  # its bytes, and the image's height and width
 Inputs = tuple[tuple[str, int, str], ...]
 # By the byte after 0xFF: whether it ends a JPEG's compressed data, and whether it may do so between
-# two scans: Huffman tables, the next scan.
+# the scans of a progressive one: Huffman tables, the next scan.
 ENDS_DATA, BETWEEN_SCANS = np.ones(256, bool), np.zeros(256, bool)
 ENDS_DATA[[0x00, *range(0xD0, 0xD8), 0xFF]] = False
 BETWEEN_SCANS[[0xC4, 0xDA]] = True
@@ -116,7 +116,9 @@ def is_plain_jpeg(image: Image.Image, content: bytes) -> bool:
     codes = data[1:][data[:-1] == 0xFF]
     markers = codes[ENDS_DATA[codes]]
     ends = np.flatnonzero(markers == JPEG_END)
-    return len(ends) > 0 and bool(BETWEEN_SCANS[markers[: ends[0]]].all())
+    if not len(ends) or (ends[0] and "progressive" not in image.info):
+        return False
+    return bool(BETWEEN_SCANS[markers[: ends[0]]].all())
 
 
 class FileFeed:

@@ -31,6 +31,8 @@ UNREADABLE = (
     EOFError,
     TypeError,
     LookupError,
+    ArithmeticError,
+    RuntimeError,
     struct.error,
     Image.DecompressionBombError,
 )  # of damaged files, by Pillow; of refused ones, by `rgb`
@@ -77,5 +79,6 @@ def _reason(path: str, error: BaseException) -> str:
         return f"read: {error.strerror}"
     if isinstance(error, (NotTaken, Image.DecompressionBombError)):
         return f"used: {error}"
-    kind = kind_of(path) if isinstance(error, UnidentifiedImageError) else ""
-    return f"decoded: it is {kind or 'truncated or damaged'}"
+    if isinstance(error, UnidentifiedImageError):
+        return f"decoded: it is {kind_of(path) or 'truncated or damaged, or no image'}"
+    return "decoded: it is truncated or damaged"
