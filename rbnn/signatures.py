@@ -25,6 +25,11 @@ OTHERS = {
 BRANDS = {b"heic": "a HEIC image", b"heix": "a HEIC image", b"mif1": "a HEIF image"}
 
 
+def is_packed(kind: str) -> bool:
+    """Whether a file of that kind holds others."""
+    return kind.startswith("a file compressed") or kind.endswith("archive")
+
+
 def kind_of(path: str | Path) -> str:
     """What the file is, with an article, e.g. "a gzip-compressed file"; "" where it is not known.
 

@@ -99,7 +99,7 @@ def loader_module(recipe: Recipe) -> ModuleType:
 def describe_data(recipe: Recipe) -> DataInfo:
     """What a run of the recipe will train on and validate on, its loader not made, no GPU asked.
 
-    Raises as `open_loaders`, and DataError where there are too few images for a batch on every rank.
+    Raises as `open_loaders`, and DataError for too few images to give every rank a batch.
     """
     from rbnn.data.loading import num_train_batches
     from rbnn.data.source import splits_of_run

@@ -4,12 +4,18 @@ passes or runs code.
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
+import gzip
+import io
 import json
+import lzma
 import os
 import pickle
 import random
 import re
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +71,20 @@ def state(network: nn.Module) -> Checkpoint:
 def file(state: Checkpoint, tmp_path: Path) -> Path:
     save(tmp_path / "last.ckpt", state)
     return tmp_path / "last.ckpt"
+
+
+def zipped(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("last.ckpt", content)
+    return packed.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("last.ckpt"))
+    return packed.getvalue()
 
 
 def refusal_of(path: Path) -> str:
@@ -139,7 +159,7 @@ def test_a_failure_while_writing_leaves_the_previous_file_and_nothing_else(
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_a_truncated_file_is_refused(file: Path, share: float) -> None:
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    assert "truncated, damaged or no checkpoint" in refusal_of(file)
+    assert ("an empty file" if share == 0 else "truncated, damaged or no") in refusal_of(file)
 
 
 def test_random_bytes_text_and_folders_are_refused(tmp_path: Path) -> None:
@@ -289,8 +309,11 @@ def test_weights_of_another_network_are_refused(
     assert "\n" not in str(refusal.value) and state_digest(other) == before
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_the_authors_files_load_with_their_prefix_and_unused_layers(
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "net.student._orig_mod."],
+)
+def test_the_authors_files_load_with_any_prefix_and_unused_layers(
     network: nn.Module, prefix: str, tmp_path: Path
 ) -> None:
     weights = {f"{prefix}{name}": tensor for name, tensor in network.state_dict().items()}
@@ -306,6 +329,58 @@ def test_the_authors_files_load_with_their_prefix_and_unused_layers(
     other = build("resnet20_1w1a", "digits")
     load_weights(other, state, tmp_path)
     assert state_digest(other) == state_digest(network)
+
+
+def test_wrapped_blocks_and_missing_counts_are_this_network(network: nn.Module) -> None:
+    weights = {
+        name.replace("layer1.0.", "layer1._orig_mod.0._checkpoint_wrapped_module."): tensor
+        for name, tensor in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    other = build("resnet20_1w1a", "digits")
+    load_weights(other, Checkpoint(weights), "a.ckpt")
+    assert state_digest(other) == state_digest(network)
+
+
+@pytest.mark.parametrize("rename", [lambda name: f"a.{name}", lambda name: name], ids=["a.", ""])
+def test_a_network_beside_another_is_refused(
+    network: nn.Module, rename: Callable[[str], str]
+) -> None:
+    weights = network.state_dict()
+    both = {rename(name): tensor for name, tensor in weights.items()} | {"b.scale": torch.ones(1)}
+    with pytest.raises(CheckpointError, match="is of another network"):
+        load_weights(build("resnet20_1w1a", "digits"), Checkpoint(both), "a.ckpt")
+
+
+def test_values_that_are_not_finite_are_refused(network: nn.Module) -> None:
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    weights["conv1.weight"][0, 0, 0] = torch.tensor([float("nan"), float("inf"), 1.0])
+    weights["layer3.2.bn2.running_var"][5] = -float("inf")
+    other = build("resnet20_1w1a", "digits")
+    before = state_digest(other)
+    with pytest.raises(CheckpointError) as refusal:
+        load_weights(other, Checkpoint(weights), "a.ckpt")
+    assert str(refusal.value).startswith(
+        "checkpoint 'a.ckpt' holds 3 values that are not finite, in 'conv1.weight' and 1 more"
+    )
+    assert state_digest(other) == before
+
+
+@pytest.mark.parametrize(
+    ("pack", "kind"),
+    [
+        (gzip.compress, "a file compressed with gzip"),
+        (lzma.compress, "a file compressed with xz"),
+        (bz2.compress, "a file compressed with bzip2"),
+        (zipped, "a zip archive"),
+        (tarred, "a tar archive"),
+    ],
+)
+def test_a_packed_file_is_called_that(
+    pack: Callable[[bytes], bytes], kind: str, file: Path
+) -> None:
+    file.write_bytes(pack(file.read_bytes()))
+    assert refusal_of(file).endswith(f"cannot be read: it is {kind}; unpack it first")
 
 
 @pytest.mark.parametrize("key", STATE_DICTS)
