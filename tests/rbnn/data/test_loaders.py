@@ -92,6 +92,21 @@ def test_workers_change_nothing_and_leave_torchs_random_numbers_alone(
     assert torch.equal(torch.rand(1), after)
 
 
+def test_without_room_in_shared_memory_batches_come_through_pipes(
+    imagenet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch alone would lose such a batch in a thread, and wait for it for ever."""
+    expected = joined(open_kind("torchvision", "imagenet", imagenet).train.epoch(0))
+
+    def no_room(*_: object) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", no_room)
+    loaders = open_kind("torchvision", "imagenet", imagenet, workers=2)
+    assert same(joined(loaders.train.epoch(0)), expected)
+    loaders.train.pool.close()
+
+
 def test_loader_processes_leave_this_ones_garbage_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
