@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rbnn.data import LOADERS, describe_data, loader_kind, open_loaders, open_source
+from rbnn.data import LOADERS, open_loaders, open_source
 from rbnn.data.augment import Floats, train_requests
 from rbnn.data.loading import Batch, Loaders
 from rbnn.datasets import DATASETS
@@ -303,32 +303,6 @@ def test_original_imagenet_files_are_read_alike(shared_dir: Path, tmp_path: Path
         *(open_kind(kind, "imagenet", tmp_path) for kind in ("torchvision", "dali"))
     )
     assert val.max() < TOLERANCE and train.max() < TOLERANCE
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_data_is_described_as_it_would_be_opened(
-    kind: str, dataset: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = open_kind(kind, *dataset, val_fraction=0.25).info
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: pytest.fail("a GPU was asked"))
-    monkeypatch.setattr(f"{LOADERS[kind]}.loaders", lambda *_: pytest.fail("a loader was made"))
-    name, data_path = dataset
-    wanted = {"data_path": str(data_path), "val_fraction": 0.25, **options(kind)}
-    assert describe_data(Recipe(dataset=name, batch_size=8, gpus="7", **wanted)) == opened
-
-
-def test_data_that_makes_no_batch_is_refused(imagenet: Path) -> None:
-    recipe = Recipe(dataset="imagenet", data_path=str(imagenet), batch_size=64, train_workers=10)
-    with pytest.raises(DataError, match="too few images for one batch"):
-        describe_data(recipe)
-    assert describe_data(recipe.replace(train_workers=9)).sizes == {"train": 18, "validation": 7}
-
-
-def test_auto_takes_memory_where_it_can() -> None:
-    kinds = {name: loader_kind(Recipe(dataset=name)) for name in DATASETS}
-    assert kinds["cifar10"] == kinds["digits"] == "resident"
-    assert kinds["imagenet"] == kinds["tinyimagenet"] == "torchvision"
-    assert loader_kind(Recipe(dataset="imagenet", use_dali=True)) == "dali"
 
 
 def test_grayscale_becomes_rgb(tiny: Path) -> None:
