@@ -24,10 +24,7 @@ from rbnn.errors import DataError
 from rbnn.recipe import Recipe
 
 CPU = torch.device("cpu")
-HAS_DALI = (
-    importlib.util.find_spec("nvidia") is not None
-    and importlib.util.find_spec("nvidia.dali") is not None
-)
+HAS_DALI = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
 needs_dali = pytest.mark.skipif(not HAS_DALI, reason="NVIDIA DALI is not installed")
 KINDS = [pytest.param(kind, marks=needs_dali if kind == "dali" else ()) for kind in LOADERS]
 # Of one image, in units of the normalised input (one grey level is 0.017): mean of absolute
@@ -240,29 +237,23 @@ def differences(first: Loaders, second: Loaders) -> tuple[Tensor, Tensor]:
 
 
 @needs_dali
-def test_dali_and_torchvision_see_the_same_images(dataset: tuple[str, Path]) -> None:
-    train, val = differences(open_kind("torchvision", *dataset), open_kind("dali", *dataset))
-    assert val.max() < TOLERANCE
-    assert train.max() < TOLERANCE
-
-
-@needs_dali
-def test_what_a_gpu_is_asked_to_do_gives_the_same_images(
-    dataset: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_dali_and_torchvision_see_the_same_images(
+    device: str, dataset: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole pipeline, resizing included, run on the CPU, where otherwise DALI only decodes."""
-    monkeypatch.setattr("rbnn.data.dali.DECODED_ON_CPU", {})
+    """What a GPU is asked to do, the resizing included, is run on the CPU, where otherwise DALI
+    only decodes.
+    """
+    if device == "gpu":
+        monkeypatch.setattr("rbnn.data.dali.DECODED_ON_CPU", {})
     train, val = differences(open_kind("torchvision", *dataset), open_kind("dali", *dataset))
-    assert val.max() < TOLERANCE
-    assert train.max() < TOLERANCE
+    assert max(train.max(), val.max()) < TOLERANCE
 
 
 def test_torchvision_and_memory_give_the_same_bits() -> None:
-    for dataset in ("digits",):
-        train, val = differences(
-            open_kind("torchvision", dataset, ""), open_kind("resident", dataset, "")
-        )
-        assert not train.any() and not val.any()
+    kinds = (open_kind(kind, "digits", "") for kind in ("torchvision", "resident"))
+    train, val = differences(*kinds)
+    assert not train.any() and not val.any()
 
 
 @needs_dali
@@ -281,11 +272,6 @@ def test_loaders_agree_on_real_images(name: str, shared_dir: Path) -> None:
     one, other = joined(first.val), joined(second.val)
     assert torch.equal(one[1], other[1])
     assert (one[0] - other[0]).abs().mean((1, 2, 3)).max() < TOLERANCE
-    mean, std = (
-        torch.stack([f(images, (0, 2, 3)) for images, _ in (one, other)])
-        for f in (torch.mean, torch.std)
-    )
-    assert torch.allclose(mean[0], mean[1], atol=2e-3) and torch.allclose(std[0], std[1], atol=2e-3)
     pair = zip(first.train.epoch(3), second.train.epoch(3), strict=False)
     (images, labels), (others, other_labels) = next(pair)
     assert (
@@ -302,7 +288,7 @@ def test_original_imagenet_files_are_read_alike(shared_dir: Path, tmp_path: Path
     train, val = differences(
         *(open_kind(kind, "imagenet", tmp_path) for kind in ("torchvision", "dali"))
     )
-    assert val.max() < TOLERANCE and train.max() < TOLERANCE
+    assert max(train.max(), val.max()) < TOLERANCE
 
 
 def test_grayscale_becomes_rgb(tiny: Path) -> None:
