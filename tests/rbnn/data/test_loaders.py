@@ -1,6 +1,4 @@
-"""Every loader of every data set: the same images, order, labels and counts, whoever reads them and
-however often.
-"""
+"""Every loader of every data set: the same images, order, labels and counts, however often."""
 
 from __future__ import annotations
 
