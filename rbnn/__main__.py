@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from rbnn.console import EpochPrinter, evaluation_lines, run_directory
+from rbnn.console import EpochPrinter, evaluation_lines, run_directory, show_any_character
 from rbnn.errors import RequestError, RunFailed
 from rbnn.options import OneLineParser, add_recipe_options, exit_status, recipe_from
 from rbnn.threading_env import set_threading
@@ -30,6 +30,7 @@ def parser() -> OneLineParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    show_any_character()
     args = parser().parse_args(arguments)
     set_threading()
     try:

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 from rbnn.errors import CheckpointError
 from rbnn.files import replacing
+from rbnn.signatures import is_packed, kind_of
+from rbnn.weight_names import in_own_names
 
 FORMAT = "rbnn-checkpoint"
 VERSION = 2
@@ -89,8 +91,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours, or the authors' (a dict with `state_dict`, with or without a
-    `module.` prefix), on the CPU.
+    """Read a checkpoint of ours, or the authors' (a dict with `state_dict`), on the CPU.
 
     Weights only: nothing in the file is executed. Raises CheckpointError, one line, for a file that
     is missing, truncated, damaged, of a later version, not a checkpoint, or that holds other
@@ -106,19 +107,11 @@ def load(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"checkpoint '{path}' does not exist; give the path of a .ckpt file"
         ) from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise CheckpointError(f"checkpoint '{path}' cannot be read: {error.strerror}") from None
     # Damaged bytes make torch raise nearly anything: AssertionError, TypeError, struct.error, ...
     except Exception as error:
-        refused = re.search(r"nsupported (?:global: )?GLOBAL (\w+(?:\.\w+)+)", str(error))
-        if refused:
-            raise CheckpointError(
-                f"checkpoint '{path}' holds a {refused[1]}, and only tensors and plain values are "
-                "read from a file; save its "
-                "state_dict alone: torch.save({'state_dict': weights}, FILE)"
-            ) from None
-        raise CheckpointError(
-            f"checkpoint '{path}' cannot be read: it is truncated, damaged or no checkpoint; use "
-            "another (last.ckpt, best.ckpt)"
-        ) from None
+        raise CheckpointError(f"checkpoint '{path}' {_reason(path, error)}") from None
     weights = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(weights, Mapping) or not all(
         isinstance(value, Tensor) for value in weights.values()
@@ -129,7 +122,8 @@ def load(path: str | Path) -> Checkpoint:
         )
     if content.get("format") != FORMAT:
         epoch = content.get("epoch", 0)
-        return Checkpoint(_cleaned(weights), epoch=epoch if isinstance(epoch, int) else 0)
+        named = {str(name): tensor for name, tensor in weights.items()}
+        return Checkpoint(named, epoch=epoch if isinstance(epoch, int) else 0)
     if content.get("version") not in READABLE:
         known = " and ".join(map(str, READABLE))
         raise CheckpointError(
@@ -145,6 +139,19 @@ def load(path: str | Path) -> Checkpoint:
     return Checkpoint(**content)
 
 
+def _reason(path: str | Path, error: Exception) -> str:
+    """Why torch could not read a file, and what to do."""
+    refused = re.search(r"nsupported (?:global: )?GLOBAL (\w+(?:\.\w+)+)", str(error))
+    if refused:
+        return (
+            f"holds a {refused[1]}, and only tensors and plain values are read from a file; save "
+            "its state_dict alone: torch.save({'state_dict': weights}, FILE)"
+        )
+    kind = kind_of(path)
+    remedy = "unpack it first" if is_packed(kind) else "use another (last.ckpt, best.ckpt)"
+    return f"cannot be read: it is {kind or 'truncated, damaged or no checkpoint'}; {remedy}"
+
+
 def _is_whole(content: dict[str, Any]) -> bool:
     """Whether the digest, which is taken out, is that of the rest."""
     try:
@@ -154,18 +161,13 @@ def _is_whole(content: dict[str, Any]) -> bool:
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
-    """Put a checkpoint's weights into `model`; CheckpointError, one line, where names or shapes are
-    another network's.
+    """Put a checkpoint's weights into `model`, whatever wrappers its names tell of.
 
-    A `bn3` that the network does not have is passed over: the authors' ImageNet files carry one
-    that they do not use.
+    Raises CheckpointError, one line, where names or shapes are another network's, or values are
+    not finite.
     """
     own = model.state_dict()
-    given = {
-        name: tensor
-        for name, tensor in checkpoint.state_dict.items()
-        if name in own or "bn3" not in name.split(".")
-    }
+    given = in_own_names(checkpoint.state_dict, own)
     wrong = sorted(set(own) ^ set(given)) or [
         name for name in own if own[name].shape != given[name].shape
     ]
@@ -174,6 +176,13 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> 
             f"checkpoint '{path}' is of another network: '{wrong[0]}' and {len(wrong) - 1} more "
             "entries differ; "
             "pass the model and dataset it was trained with"
+        )
+    broken = {name: num for name in given if (num := int((~given[name].isfinite()).sum()))}
+    if broken:
+        raise CheckpointError(
+            f"checkpoint '{path}' holds {sum(broken.values()):,} values that are not finite, in "
+            f"'{next(iter(broken))}' and {len(broken) - 1} more entries: its training had "
+            "diverged; use an earlier one"
         )
     model.load_state_dict(given)
 
@@ -230,8 +239,3 @@ def _parts(content: Any) -> Iterator[bytes | memoryview]:
             yield from _parts(value)
     else:
         yield json.dumps(content).encode()
-
-
-def _cleaned(state_dict: Mapping[Any, Tensor]) -> dict[str, Tensor]:
-    """The authors' state dict without the `module.` prefix of nn.DataParallel."""
-    return {str(name).removeprefix("module."): tensor for name, tensor in state_dict.items()}

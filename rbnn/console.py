@@ -4,6 +4,7 @@ the finish time.
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Iterable
@@ -13,6 +14,16 @@ from typing import Any
 
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
+
+
+def show_any_character() -> None:
+    """Let this process print what its terminal or locale has no character for, as \\xNN or \\uNNNN.
+
+    Names of files and descriptions are the user's; printing them must not end a run.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class EpochPrinter:

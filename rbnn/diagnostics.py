@@ -177,7 +177,8 @@ def open_table(directory: Path, earlier: Path | None = None, epoch: int = 0) -> 
     A line that a kill cut short is left out with its epoch, which the run repeats.
     """
     source = earlier / TABLE if earlier else None
-    lines = source.read_text().splitlines(keepends=True)[1:] if source and source.is_file() else []
+    text = source.read_text("utf-8") if source and source.is_file() else ""
+    lines = text.splitlines(keepends=True)[1:]
     whole = [line for line in lines if line.endswith("\n") and line.count(",") == HEADER.count(",")]
     kept = [line for line in whole if int(line.partition(",")[0]) < epoch]
     directory.mkdir(parents=True, exist_ok=True)
@@ -186,7 +187,7 @@ def open_table(directory: Path, earlier: Path | None = None, epoch: int = 0) -> 
 
 def append_rows(directory: Path, rows: list[LayerRow]) -> None:
     """Add an epoch's rows to the table."""
-    with (directory / TABLE).open("a") as table:
+    with (directory / TABLE).open("a", encoding="utf-8") as table:
         table.write("".join(f"{row.line()}\n" for row in rows))
 
 
@@ -196,7 +197,7 @@ def read_rows(directory: Path) -> list[LayerRow]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text().splitlines()[1:]:
+    for line in path.read_text("utf-8").splitlines()[1:]:
         epoch, layer, sin_beta, cosine, flips, gain = line.split(",")
         rows.append(
             LayerRow(

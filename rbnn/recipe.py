@@ -321,7 +321,7 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
     something else.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"{kind} '{path}' does not exist") from None
     except (OSError, UnicodeDecodeError) as error:

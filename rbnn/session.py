@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbnn import checkpoint as ckpt
-from rbnn.data import num_train_images, open_loaders
+from rbnn.data import describe_data, num_train_images, open_loaders
 from rbnn.data.loading import DataInfo, Loaders
 from rbnn.datasets import dataset_spec
 from rbnn.engine import LAST, Progress, Report, Run, evaluate, fit
-from rbnn.errors import DataError, RecipeError
+from rbnn.errors import RecipeError
 from rbnn.hardware import device_of, gpu_ids, num_cores, prepare_process
 from rbnn.models import build, check_model
 from rbnn.network import Network, obstacle
@@ -97,13 +97,8 @@ class Session:
         """Open the data of a resolved one-worker recipe; raises as `open_loaders` does, and
         DataError for too few images.
         """
-        loaders = open_loaders(recipe, device_of(recipe))
-        if loaders.train.num_batches == 0:
-            raise DataError(
-                f"data_path '{recipe.data_path}': the training split holds too few images for one "
-                "batch"
-            )
-        return cls(recipe, directory, loaders)
+        describe_data(recipe)
+        return cls(recipe, directory, open_loaders(recipe, device_of(recipe)))
 
     def train(self, report: Report, progress: Progress | None = None) -> Run:
         """Run `fit`, from `recipe.resume` where it is given; RecipeError also where the folder

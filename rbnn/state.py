@@ -153,9 +153,10 @@ def make_directory(directory: Path) -> None:
     """Make a run's folder; RecipeError, one line, where that is not possible."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, UnicodeEncodeError) as error:  # the latter: a locale without its characters
+        reason = error.strerror if isinstance(error, OSError) else f"{error}, in '{directory.name}'"
         raise RecipeError(
-            f"results_dir '{directory.parent}' cannot be written: {error.strerror}; pass another"
+            f"results_dir '{directory.parent}' cannot be written: {reason}; pass another"
         ) from None
 
 

@@ -14,9 +14,11 @@ from rbnn.datasets import DATASETS, DatasetSpec, dataset_spec
 from rbnn.errors import DataError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import torch
 
-    from rbnn.data.loading import Loaders
+    from rbnn.data.loading import DataInfo, Loaders
     from rbnn.data.source import Source
     from rbnn.distributed import World
     from rbnn.recipe import Recipe
@@ -25,6 +27,7 @@ __all__ = [
     "DATASETS",
     "DatasetSpec",
     "dataset_spec",
+    "describe_data",
     "num_train_images",
     "open_loaders",
     "open_source",
@@ -80,6 +83,38 @@ def loader_kind(recipe: Recipe) -> str:
     return recipe.loader
 
 
+def loader_module(recipe: Recipe) -> ModuleType:
+    """What makes a recipe's loaders; DataError where DALI is wanted and not installed."""
+    try:
+        return importlib.import_module(LOADERS[loader_kind(recipe)])
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("nvidia"):
+            raise
+        raise DataError(
+            "use_dali needs NVIDIA DALI; run: pip install nvidia-dali-cuda130, or pass "
+            "--no-use_dali"
+        ) from None
+
+
+def describe_data(recipe: Recipe) -> DataInfo:
+    """What a run of the recipe will train on and validate on, its loader not made, no GPU asked.
+
+    Raises as `open_loaders`, and DataError for too few images to give every rank a batch.
+    """
+    from rbnn.data.loading import num_train_batches
+    from rbnn.data.source import splits_of_run
+    from rbnn.distributed import World
+
+    loader_module(recipe)
+    source = open_source(recipe.dataset, recipe.data_path)
+    train, _, info = splits_of_run(source, recipe)
+    if not num_train_batches(len(train), recipe.batch_size, World(0, recipe.train_workers)):
+        raise DataError(
+            f"data_path '{recipe.data_path}': the training split holds too few images for one batch"
+        )
+    return info
+
+
 def open_loaders(recipe: Recipe, device: torch.device, world: World | None = None) -> Loaders:
     """The training and validation loaders of a recipe for one rank; every rank gets the same number
     of training batches.
@@ -91,15 +126,7 @@ def open_loaders(recipe: Recipe, device: torch.device, world: World | None = Non
     from rbnn.data.source import splits_of_run
     from rbnn.distributed import World
 
-    try:
-        kind = importlib.import_module(LOADERS[loader_kind(recipe)])
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("nvidia"):
-            raise
-        raise DataError(
-            "use_dali needs NVIDIA DALI; run: pip install nvidia-dali-cuda130, or pass "
-            "--no-use_dali"
-        ) from None
+    module = loader_module(recipe)
     train, val, info = splits_of_run(open_source(recipe.dataset, recipe.data_path), recipe)
-    train_loader, val_loader = kind.loaders(recipe, train, val, device, world or World())
+    train_loader, val_loader = module.loaders(recipe, train, val, device, world or World())
     return Loaders(train_loader, val_loader, info)

@@ -146,8 +146,8 @@ class ImagePipe:
         return pipeline
 
     def images(self, requests: list[Request]) -> Iterator[Tensor]:
-        """The images of each request, in order. Raises DataError naming an image that cannot be
-        decoded.
+        """The images of each request, in order. Raises DataError naming a file that is no image;
+        one that only DALI refuses is decoded by Pillow.
 
         Unless DALI only decodes, they are its own buffers, which its default execution model leaves
         alone while a tensor holds them (a copy costs as much as the decoding); on a GPU they are
@@ -159,12 +159,14 @@ class ImagePipe:
         self.pending = self.feed.batches(requests, self.num_threads)
         try:
             pipeline.schedule_run()
-            for request in requests:
+            for number, request in enumerate(requests):
                 try:
                     output, *draws = pipeline.share_outputs(stream)
                 except RuntimeError:
-                    self.feed.blame(request)
-                    raise
+                    if not self.feed.take_over(request):
+                        raise
+                    yield from self.images(requests[number:])
+                    return
                 if self.finish:
                     images = self.finish(output, [draw.as_array() for draw in draws])
                 else:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from rbnn.data.augment import (
     PADDING,
@@ -24,15 +25,23 @@ from rbnn.data.augment import (
     eval_short_side,
     flips,
 )
-from rbnn.data.folders import UNREADABLE, damaged, decode
+from rbnn.data.images import UNREADABLE, decode, refusal, rgb
 from rbnn.data.source import Files
 from rbnn.datasets import dataset_spec
 
 Bytes = NDArray[np.uint8]
 File = tuple[Bytes, tuple[int, int]]  # its bytes, and the image's height and width
 Inputs = tuple[tuple[str, int, str], ...]
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-TAIL_BYTES = 64  # cameras pad a file after the end marker; more than this is looked at closely
+# By the byte after 0xFF: whether it ends a JPEG's compressed data, and whether it may do so between
+# the scans of a progressive one: Huffman tables, the next scan.
+ENDS_DATA, BETWEEN_SCANS = np.ones(256, bool), np.zeros(256, bool)
+ENDS_DATA[[0x00, *range(0xD0, 0xD8), 0xFF]] = False
+BETWEEN_SCANS[[0xC4, 0xDA]] = True
+JPEG_END = 0xD9
+SAMPLINGS = [
+    [(1, 1)],
+    *([luminance, (1, 1), (1, 1)] for luminance in ((1, 1), (2, 1), (2, 2))),
+]
 READ_AHEAD = 2  # batches
 ENCODED = ("u1", 1, "")
 
@@ -46,9 +55,10 @@ class Feed(Protocol):
         """The inputs of each request."""
         ...
 
-    def blame(self, request: Request) -> None:
-        """Raise DataError naming an image of the request that cannot be decoded; nothing if all
-        can.
+    def take_over(self, request: Request) -> bool:
+        """After DALI has refused a request: decode its images without DALI from now on.
+
+        False where that is so already. Raises DataError naming an image that is none.
         """
         ...
 
@@ -82,18 +92,47 @@ class ArrayFeed:
                 draws[:, 2].astype(np.int32),
             )
 
-    def blame(self, request: Request) -> None:
-        pass
+    def take_over(self, request: Request) -> bool:
+        return False
+
+
+def is_plain_jpeg(image: Image.Image, content: bytes) -> bool:
+    """Whether DALI decodes a file that Pillow has opened to the same pixels as Pillow.
+
+    A JPEG of 8 bits, grey or YCbCr in one of SAMPLINGS, complete to its end. DALI decodes only the
+    window it needs: where anything else stands in the compressed data, which Pillow might refuse,
+    or where the end is missing, Pillow has to decode the whole.
+    """
+    if not isinstance(image, JpegImageFile) or image.format != "JPEG" or image.bits != 8:
+        return False
+    assert image.fp
+    if [(h, v) for _, h, v, _ in image.layer] not in SAMPLINGS:
+        return False
+    names = [name for name, *_ in image.layer]
+    is_rgb = names != [1, 2, 3] or image.info.get("adobe_transform") == 0
+    if len(names) == 3 and is_rgb:
+        return False
+    data = np.frombuffer(content, np.uint8)[image.fp.tell() :]
+    codes = data[1:][data[:-1] == 0xFF]
+    markers = codes[ENDS_DATA[codes]]
+    ends = np.flatnonzero(markers == JPEG_END)
+    if not len(ends) or (ends[0] and "progressive" not in image.info):
+        return False
+    return bool(BETWEEN_SCANS[markers[: ends[0]]].all())
 
 
 class FileFeed:
-    """Encoded files, read ahead in threads, each checked as far as its header and end tell."""
+    """Encoded files, read ahead in threads: JPEGs as they are, others as Pillow decodes them.
+
+    not_for_dali: indices of JPEGs that DALI has refused.
+    """
 
     inputs: Inputs
 
     def __init__(self, files: Files, name: str) -> None:
         self.files, self.name = files, name
         self.spec = dataset_spec(name)
+        self.not_for_dali: set[int] = set()
 
     def batches(self, requests: Iterable[Request], num_threads: int) -> Iterator[tuple[Any, ...]]:
         reading: deque[tuple[Request, list[Future[list[File]]]]] = deque()
@@ -123,10 +162,8 @@ class FileFeed:
         return [self.read(index) for index in indices.tolist()]
 
     def read(self, index: int) -> File:
-        """A file's bytes, and the image's height and width. Raises DataError naming it where it is
-        cut short or no image.
-
-        DALI decodes the window it needs, and would not notice what is missing below it.
+        """A file for DALI to decode, and the image's height and width. Raises DataError naming it
+        where it is no whole image.
         """
         path = self.files.path(index)
         try:
@@ -134,15 +171,21 @@ class FileFeed:
                 content = file.read()
             with Image.open(io.BytesIO(content)) as image:
                 size = image.height, image.width
+                if index not in self.not_for_dali and is_plain_jpeg(image, content):
+                    return np.frombuffer(content, np.uint8), size
+                pixels = rgb(image)
         except UNREADABLE as error:
-            raise damaged(self.name, path, error) from None
-        if content.startswith(JPEG_START) and JPEG_END not in content[-TAIL_BYTES:]:
-            decode(self.name, path)
-        return np.frombuffer(content, np.uint8), size
+            raise refusal(self.name, path, error) from None
+        header = b"P6 %d %d 255\n" % pixels.size
+        return np.frombuffer(header + pixels.tobytes(), np.uint8), (pixels.height, pixels.width)
 
-    def blame(self, request: Request) -> None:
-        for index in request.indices:
-            decode(self.name, self.files.path(int(index)))
+    def take_over(self, request: Request) -> bool:
+        indices = set(request.indices.tolist())
+        for index in indices:
+            decode(self.name, self.files.path(index))
+        is_new = not indices <= self.not_for_dali
+        self.not_for_dali |= indices
+        return is_new
 
     def parameters(self, sizes: Ints, request: Request) -> tuple[Any, ...]:
         """What stands beside the files, for images of `sizes` (N, 2)."""

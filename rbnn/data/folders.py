@@ -15,21 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from rbnn.data.source import Files, Source, Split
 from rbnn.datasets import dataset_spec
 from rbnn.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    TypeError,
-    Image.DecompressionBombError,
-)  # of damaged files, by Pillow
 
 
 @dataclass(frozen=True)
@@ -163,9 +154,8 @@ def annotated(root: Path, annotations: Path) -> Found:
     """wnid -> images of the flat folder root/images, by the stock val_annotations.txt; DataError
     where they do not match.
     """
-    wnid_of = dict(
-        line.split("\t")[:2] for line in annotations.read_text().splitlines() if "\t" in line
-    )
+    lines = annotations.read_text("utf-8", "surrogateescape").splitlines()  # as file names are
+    wnid_of = dict(line.split("\t")[:2] for line in lines if "\t" in line)
     found: Found = {}
     for path, size in images_in(root / "images", root):
         name = os.fsdecode(os.path.basename(path))
@@ -181,28 +171,3 @@ def annotated(root: Path, annotations: Path) -> Found:
             "archive again"
         )
     return found
-
-
-def damaged(name: str, path: str, error: BaseException | None = None) -> DataError:
-    """The error that names an image that cannot be used, and what to run to find all of them."""
-    reason = "cannot be decoded: it is truncated or damaged"
-    if isinstance(error, OSError) and error.errno is not None:
-        reason = f"cannot be read: {error.strerror}"
-    layout = LAYOUTS[name]
-    root = next(
-        p
-        for p in Path(path).parents
-        if p.name in {split for pair in layout.splits for split in pair}
-    ).parent
-    return DataError(f"image '{path}' {reason}; see: rbnn data check {name} --data_path '{root}'")
-
-
-def decode(name: str, path: str) -> Image.Image:
-    """The whole image as RGB, EXIF orientation ignored (as torchvision's default loader); DataError
-    naming it otherwise.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except UNREADABLE as error:
-        raise damaged(name, path, error) from None

@@ -8,89 +8,50 @@ randomness of its own.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as TF
 
-from rbnn.data.augment import (
-    PADDING,
-    Floats,
-    Request,
-    angles,
-    crop_windows,
-    eval_geometry,
-    eval_requests,
-    eval_short_side,
-    flips,
-    train_requests,
-)
-from rbnn.data.folders import decode
+from rbnn.data.augment import Request, eval_requests, eval_short_side, train_requests
+from rbnn.data.images import decode
 from rbnn.data.loading import Batch, dead_loaders_told, epoch_positions
 from rbnn.data.resident import Normalize
 from rbnn.data.source import Files, Split
+from rbnn.data.transforms import TRAIN, eval_image, shifted
 from rbnn.datasets import DatasetSpec, dataset_spec
 from rbnn.distributed import World
 from rbnn.errors import DataError
 from rbnn.hardware import num_cores
 from rbnn.recipe import Recipe
 
+Images = Tensor | NDArray[np.uint8]
+Made = tuple[Images, NDArray[np.int64]]
 
-def resized_crop_flip(image: Image.Image, draws: Floats, size: int) -> Tensor:
-    """Random resized crop, linear without antialias as ImageNet was trained with, and random flip;
-    draws (1, 23).
+
+def handed_over(images: Tensor) -> Images:
+    """A loader process's images for the run's process: in memory that both share, or where that
+    (/dev/shm) has no room left as an array, which goes through a pipe.
+
+    (Left to torch, a batch without room is lost in a thread, and waited for for ever.)
     """
-    top, left, height, width = crop_windows(np.array([[image.height, image.width]]), draws)[
-        0
-    ].tolist()
-    crop = TF.pil_to_tensor(image.crop((left, top, left + width, top + height)))
-    resized = TF.resize(crop, [size, size], antialias=False)
-    return resized.flip(2) if flips(draws)[0] else resized
-
-
-def rotate_flip(image: Image.Image, draws: Floats, size: int) -> Tensor:
-    """Enlargement, rotation by up to 20 degrees (nearest pixel, black outside) and random flip;
-    draws (1, 2).
-    """
-    rotated = TF.rotate(
-        TF.resize(image, [size, size]), float(angles(draws)[0]), InterpolationMode.NEAREST
-    )
-    return TF.pil_to_tensor(TF.horizontal_flip(rotated) if flips(draws)[0] else rotated)
-
-
-TRAIN: dict[str, Callable[[Image.Image, Floats, int], Tensor]] = {
-    "resized_crop_flip": resized_crop_flip,
-    "rotate_flip": rotate_flip,
-}
-
-
-def eval_image(image: Image.Image, size: int, short_side: int | None) -> Tensor:
-    """Resized, antialiased linear ("triangular"), to a shorter side whose centre is cut out, or to
-    `size` outright.
-    """
-    (resized,), (corner,) = eval_geometry(np.array([[image.height, image.width]]), size, short_side)
-    large = TF.resize(image, resized.tolist(), antialias=True)
-    return TF.pil_to_tensor(TF.crop(large, *corner.tolist(), size, size))
-
-
-def shifted(image: Tensor, draws: Floats) -> Tensor:
-    """Crop of an image in memory padded with zeros, and flip; draws (3,)."""
-    top, left, flip = (int(value) for value in draws)
-    size = image.shape[-1]
-    crop = TF.crop(TF.pad(image, [PADDING]), top, left, size, size)
-    return crop.flip(2) if flip else crop
+    if get_worker_info() is None:
+        return images
+    try:
+        return images.share_memory_()
+    except RuntimeError:
+        return images.numpy()
 
 
 @dataclass(frozen=True)
-class Batches(Dataset[tuple[Tensor, Tensor] | DataError]):
+class Batches(Dataset[Made | DataError]):
     """request -> (images (N, 3, S, S) uint8, labels (N,)), or the error, which the process that
     reads it raises.
 
@@ -101,14 +62,14 @@ class Batches(Dataset[tuple[Tensor, Tensor] | DataError]):
     name: str
     spec: DatasetSpec
 
-    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor] | DataError:
+    def __getitem__(self, request: Request) -> Made | DataError:
         try:
             images = [
                 self.image(row, int(index), request) for row, index in enumerate(request.indices)
             ]
         except DataError as error:
             return error
-        return torch.stack(images), torch.from_numpy(self.split.labels[request.indices])
+        return handed_over(torch.stack(images)), self.split.labels[request.indices]
 
     def image(self, row: int, index: int, request: Request) -> Tensor:
         """One image of a request."""
@@ -134,6 +95,11 @@ def nothing_collected() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def unchanged(made: Any) -> Any:
+    """In place of a collation that would make tensors of arrays."""
+    return made
 
 
 class Requests:
@@ -163,9 +129,10 @@ class Pool:
         self.requests = Requests()
         self.normalize = Normalize(batches.spec, device)
         self.device = device
-        self.loader: DataLoader[tuple[Tensor, Tensor] | DataError] = DataLoader(
+        self.loader: DataLoader[Made | DataError] = DataLoader(
             batches,
             batch_size=None,
+            collate_fn=unchanged,
             sampler=self.requests,
             num_workers=num,
             persistent_workers=keep and num > 0,
@@ -186,15 +153,15 @@ class Pool:
                 for made in made_batches:
                     if isinstance(made, DataError):
                         raise made
-                    images, labels = (tensor.to(self.device, non_blocking=True) for tensor in made)
+                    images, labels = (
+                        torch.as_tensor(part).to(self.device, non_blocking=True) for part in made
+                    )
                     yield self.normalize(images), labels
         except (DataError, RuntimeError) as error:
             self.close(made_batches)
             raise error from None
 
-    def close(
-        self, made_batches: Iterator[tuple[Tensor, Tensor] | DataError] | None = None
-    ) -> None:
+    def close(self, made_batches: Iterator[Made | DataError] | None = None) -> None:
         """End kept loader processes, or those of the pass `made_batches`; the next pass starts
         others.
 

@@ -4,7 +4,9 @@ nor MLflow.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,6 +86,27 @@ def test_what_goes_wrong_is_one_line(
     assert main(line.split()) == status
     captured = capsys.readouterr()
     assert captured.err.startswith(message) and captured.err.count("\n") == 1
+
+
+def test_names_that_the_terminal_cannot_show_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", printed)
+    assert main([*TRAIN.split()[:-1], "größe"]) == 0
+    printed.flush()
+    assert rb"checkpoints in result/gr\xf6\xdfe" in printed.buffer.getvalue()
+
+
+def test_a_locale_without_utf8_changes_no_file(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("# größer\nmodle: resnet20_1w1a\n", "utf-8")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "rbnn", "train", "recipe.yaml"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | locale,
+    )
+    assert done.returncode == 2 and "'modle'" in done.stderr
 
 
 def test_training_in_a_fresh_process_loads_no_orchestration(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from rbnn.checkpoint import link, load
 from rbnn.console import EpochPrinter, run_directory
+from rbnn.data import describe_data
 from rbnn.data.loading import DataInfo
 from rbnn.engine import LAST
 from rbnn.errors import DataError, RecipeError, RunFailed
@@ -69,10 +70,9 @@ def train_recorded(
     """
     directory = run_directory(recipe)
     _check_directory(recipe, directory)
-    alone = recipe.train_workers == 1
-    checked = recipe if alone else recipe.replace(train_workers=1, gpus="none")
-    session = Session.open(checked, directory)
-    _check_data(recipe, session.loaders.info, fingerprint)
+    session = Session.open(recipe, directory) if recipe.train_workers == 1 else None
+    data = session.loaders.info if session else describe_data(recipe)
+    _check_data(recipe, data, fingerprint)
     make_directory(directory)
     run = RunFolder(directory)
     if run.exists and _resumes_in(recipe, directory):
@@ -84,7 +84,7 @@ def train_recorded(
             name=directory.name,
             parent=parent,
             tags={"rbnn.recipe": name, **(tags or {})},
-            data=asdict(session.loaders.info),
+            data=asdict(data),
         )
         run = RunFolder.begin(directory, info, recipe)
     listener.run_began(run)
@@ -103,8 +103,10 @@ def train_recorded(
     return result
 
 
-def _train(session: Session, recipe: Recipe, run: RunFolder, listener: Listener) -> TrainResult:
-    """Train to the end, here or on Ray's workers."""
+def _train(
+    session: Session | None, recipe: Recipe, run: RunFolder, listener: Listener
+) -> TrainResult:
+    """Train to the end: in the session here, or without one on Ray's workers."""
     printer, journal = EpochPrinter(recipe), Journal(run.directory)
     heard = -1
 
@@ -117,7 +119,7 @@ def _train(session: Session, recipe: Recipe, run: RunFolder, listener: Listener)
         listener.epoch_ended(run, metrics)
         printer(metrics, None)
 
-    if recipe.train_workers == 1:
+    if session:
         session.train(lambda metrics, checkpoint: report(metrics), printer.progress)
     else:
         from tune.run.workers import train_with_workers

@@ -10,10 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rbnn.data import open_loaders
+from rbnn.data import describe_data
 from rbnn.data.loading import DataInfo
 from rbnn.errors import RecipeError
-from rbnn.hardware import device_of, gpu_ids
+from rbnn.hardware import gpu_ids
 from rbnn.recipe import Recipe
 from tune.cluster.resources import Capacity
 from tune.run.remote import check_storage, folder_of, store_of
@@ -124,9 +124,7 @@ def _plan(
     recipe = recipe.replace(
         data_path=str(Path(recipe.data_path).absolute())
     )  # trials run in working directories of their own
-    data = open_loaders(
-        recipe.replace(train_workers=1), device_of(recipe.replace(gpus="none"))
-    ).info
+    data = describe_data(recipe)
     if recipe.train_workers == 1:
         return SweepPlan(
             file, name, directory, recipe, data, concurrent, float(recipe.threads), gpus

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rbnn.data.folders import decode, open_source
+from rbnn.data.folders import open_source
+from rbnn.data.images import decode
 from rbnn.errors import DataError
 
 

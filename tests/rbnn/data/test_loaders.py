@@ -1,6 +1,4 @@
-"""Every loader of every data set: the same images, order, labels and counts, whoever reads them and
-however often.
-"""
+"""Every loader of every data set: the same images, order, labels and counts, however often."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rbnn.data import LOADERS, loader_kind, open_loaders, open_source
+from rbnn.data import LOADERS, open_loaders, open_source
 from rbnn.data.augment import Floats, train_requests
 from rbnn.data.loading import Batch, Loaders
 from rbnn.datasets import DATASETS
@@ -24,10 +22,7 @@ from rbnn.errors import DataError
 from rbnn.recipe import Recipe
 
 CPU = torch.device("cpu")
-HAS_DALI = (
-    importlib.util.find_spec("nvidia") is not None
-    and importlib.util.find_spec("nvidia.dali") is not None
-)
+HAS_DALI = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
 needs_dali = pytest.mark.skipif(not HAS_DALI, reason="NVIDIA DALI is not installed")
 KINDS = [pytest.param(kind, marks=needs_dali if kind == "dali" else ()) for kind in LOADERS]
 # Of one image, in units of the normalised input (one grey level is 0.017): mean of absolute
@@ -90,6 +85,21 @@ def test_workers_change_nothing_and_leave_torchs_random_numbers_alone(
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(1), after)
+
+
+def test_without_room_in_shared_memory_batches_come_through_pipes(
+    imagenet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch alone would lose such a batch in a thread, and wait for it for ever."""
+    expected = joined(open_kind("torchvision", "imagenet", imagenet).train.epoch(0))
+
+    def no_room(*_: object) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", no_room)
+    loaders = open_kind("torchvision", "imagenet", imagenet, workers=2)
+    assert same(joined(loaders.train.epoch(0)), expected)
+    loaders.train.pool.close()
 
 
 def test_loader_processes_leave_this_ones_garbage_alone(
@@ -225,29 +235,23 @@ def differences(first: Loaders, second: Loaders) -> tuple[Tensor, Tensor]:
 
 
 @needs_dali
-def test_dali_and_torchvision_see_the_same_images(dataset: tuple[str, Path]) -> None:
-    train, val = differences(open_kind("torchvision", *dataset), open_kind("dali", *dataset))
-    assert val.max() < TOLERANCE
-    assert train.max() < TOLERANCE
-
-
-@needs_dali
-def test_what_a_gpu_is_asked_to_do_gives_the_same_images(
-    dataset: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_dali_and_torchvision_see_the_same_images(
+    device: str, dataset: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole pipeline, resizing included, run on the CPU, where otherwise DALI only decodes."""
-    monkeypatch.setattr("rbnn.data.dali.DECODED_ON_CPU", {})
+    """What a GPU is asked to do, the resizing included, is run on the CPU, where otherwise DALI
+    only decodes.
+    """
+    if device == "gpu":
+        monkeypatch.setattr("rbnn.data.dali.DECODED_ON_CPU", {})
     train, val = differences(open_kind("torchvision", *dataset), open_kind("dali", *dataset))
-    assert val.max() < TOLERANCE
-    assert train.max() < TOLERANCE
+    assert max(train.max(), val.max()) < TOLERANCE
 
 
 def test_torchvision_and_memory_give_the_same_bits() -> None:
-    for dataset in ("digits",):
-        train, val = differences(
-            open_kind("torchvision", dataset, ""), open_kind("resident", dataset, "")
-        )
-        assert not train.any() and not val.any()
+    kinds = (open_kind(kind, "digits", "") for kind in ("torchvision", "resident"))
+    train, val = differences(*kinds)
+    assert not train.any() and not val.any()
 
 
 @needs_dali
@@ -266,11 +270,6 @@ def test_loaders_agree_on_real_images(name: str, shared_dir: Path) -> None:
     one, other = joined(first.val), joined(second.val)
     assert torch.equal(one[1], other[1])
     assert (one[0] - other[0]).abs().mean((1, 2, 3)).max() < TOLERANCE
-    mean, std = (
-        torch.stack([f(images, (0, 2, 3)) for images, _ in (one, other)])
-        for f in (torch.mean, torch.std)
-    )
-    assert torch.allclose(mean[0], mean[1], atol=2e-3) and torch.allclose(std[0], std[1], atol=2e-3)
     pair = zip(first.train.epoch(3), second.train.epoch(3), strict=False)
     (images, labels), (others, other_labels) = next(pair)
     assert (
@@ -287,14 +286,7 @@ def test_original_imagenet_files_are_read_alike(shared_dir: Path, tmp_path: Path
     train, val = differences(
         *(open_kind(kind, "imagenet", tmp_path) for kind in ("torchvision", "dali"))
     )
-    assert val.max() < TOLERANCE and train.max() < TOLERANCE
-
-
-def test_auto_takes_memory_where_it_can() -> None:
-    kinds = {name: loader_kind(Recipe(dataset=name)) for name in DATASETS}
-    assert kinds["cifar10"] == kinds["digits"] == "resident"
-    assert kinds["imagenet"] == kinds["tinyimagenet"] == "torchvision"
-    assert loader_kind(Recipe(dataset="imagenet", use_dali=True)) == "dali"
+    assert max(train.max(), val.max()) < TOLERANCE
 
 
 def test_grayscale_becomes_rgb(tiny: Path) -> None:
