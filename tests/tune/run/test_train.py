@@ -141,6 +141,8 @@ def test_workers_that_cannot_go_on_from_best_leave_last_as_it_was(
     heard: Heard,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    info = DataInfo("digits", "sha256:0", {"train": 8, "validation": 4})
+    monkeypatch.setattr(runs, "describe_data", lambda recipe: info)
     monkeypatch.setattr("tune.run.workers.train_with_workers", lambda *arguments: None)
     recipe, folder = (
         resolve(RECIPE.replace(results_dir=str(tmp_path), save="run", train_workers=2)),
