@@ -77,9 +77,7 @@ def _integer_convolution(bx: Tensor, bw: Tensor, stride: list[int], padding: lis
     return sign_sums(bx, prepacked(bw, stride, padding, bx.shape), len(bw), stride, padding)
 
 
-def prepacked(
-    bw: Tensor, stride: list[int], padding: list[int], x_shape: Sequence[int]
-) -> Tensor:
+def prepacked(bw: Tensor, stride: list[int], padding: list[int], x_shape: Sequence[int]) -> Tensor:
     """bw (O, I, kh, kw), -1 and +1, as `sign_sums` takes it; x_shape: of the images it is for
     first, others may follow.
     """

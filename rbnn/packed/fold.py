@@ -46,9 +46,9 @@ def float_twin(model: nn.Module) -> nn.Module:
     """The full-precision network of the same shape, its latent weights in plain convolutions."""
     model = copy.deepcopy(model)
     for name, layer in rotated_layers(model).items():
-        padding = [int(p) for p in layer.padding]
+        kernel_size, stride, padding = _window(layer)
         conv = nn.Conv2d(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, padding,
+            layer.in_channels, layer.out_channels, kernel_size, stride, padding,
             bias=False, device=layer.weight.device,
         )  # fmt: skip
         conv.weight = layer.weight
@@ -94,9 +94,13 @@ def _affine(scale: Tensor, shift: Tensor) -> Affine:
     return affine
 
 
+def _window(layer: RotatedConv2d) -> tuple[int, int, int]:
+    return layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+
+
 def _binary(layer: RotatedConv2d) -> BinaryConv2d:
     """The layer's bits, the filters of negative alphas negated."""
-    kernel_size, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+    kernel_size, stride, padding = _window(layer)
     packed = BinaryConv2d(
         layer.in_channels, layer.out_channels, kernel_size, stride, padding,
         a32=layer.a32, device=layer.weight.device,

@@ -8,11 +8,11 @@ float32 (2-core machine, one thread): the convolution is in float32, over signs,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rbnn.packed.extra import needed
@@ -40,7 +40,7 @@ class Builder:
         """The name of an initializer, a new one unless `name` is there already."""
         name = name or f"constant_{len(self.constants)}"
         if name not in self.constants:
-            array = np.ascontiguousarray(values, dtype)
+            array: NDArray[np.generic] = np.ascontiguousarray(values, dtype)
             self.constants[name] = self.onnx.numpy_helper.from_array(array, name)
         return name
 

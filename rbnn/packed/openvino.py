@@ -1,4 +1,4 @@
-"""The OpenVINO form: binary convolutions become its 1-bit operation, on a CPU with xor and popcount.
+"""The OpenVINO form: binary convolutions become its 1-bit operation.
 
 A convolution whose input OpenVINO quantises to two levels and whose weights are bits compiles to
 `BinaryConvolution`. Two traps: FakeQuantize with in_low = in_high gives silently wrong signs, and
@@ -8,7 +8,6 @@ among it.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np

@@ -12,7 +12,7 @@ import sys
 from rbnn.errors import RequestError, RunFailed
 from rbnn.options import OneLineParser, exit_status
 from rbnn.threading_env import set_threading
-from tune.cli import browse, cluster, data, runs, sweep, sweeps
+from tune.cli import browse, cluster, data, package, runs, sweep, sweeps
 from tune.cli.adding import Run
 
 INTERRUPTED = 130
@@ -32,7 +32,7 @@ def parser() -> OneLineParser:
         added.set_defaults(run=run)
         return added
 
-    for group in (runs, sweeps, sweep, browse, cluster, data):
+    for group in (runs, package, sweeps, sweep, browse, cluster, data):
         group.add(command)
     return top
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbnn.errors import RequestError
 from rbnn.options import add_recipe_options, given_options, recipe_from
+from rbnn.packed.command import add_engine_option, evaluate_package, is_package, refuse_engine
 from tune.cli.adding import Add
 
 if TYPE_CHECKING:
@@ -73,9 +74,14 @@ def add(command: Add) -> None:
     compare.add_argument("--json", action="store_true", help="print it as JSON")
 
     evaluation = command(
-        "evaluate", evaluate, "evaluate a checkpoint: one of ours, or one of the RBNN authors'"
+        "evaluate",
+        evaluate,
+        "evaluate a checkpoint, one of ours or one of the RBNN authors', or a package",
     )
-    evaluation.add_argument("file", metavar="FILE", help="checkpoint file, or folder of a run")
+    evaluation.add_argument(
+        "file", metavar="FILE", help="checkpoint file, folder of a run, or package"
+    )
+    add_engine_option(evaluation)
     evaluation.add_argument("--json", action="store_true", help="print the metrics as JSON")
     add_recipe_options(evaluation, positional=False)
     evaluation.set_defaults(start_from=None)
@@ -232,7 +238,10 @@ def diff_runs(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Evaluate a checkpoint."""
+    """Evaluate a checkpoint or a package."""
+    if is_package(args.file):
+        return evaluate_package(args.file, args)
+    refuse_engine(args)
     from rbnn.console import evaluation_lines
     from rbnn.hardware import resolve
     from rbnn.session import evaluate_file

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rbnn.errors import RequestError
+from rbnn.packed.command import PACKAGE_DEFAULTS
 from tune.cli.adding import Add
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ def add(command: Add) -> None:
         action="store_true",
         help="register the confirmed winner in MLflow, as champion if it is best",
     )
+    winner.add_argument(
+        "--package", dest="out", metavar="FOLDER", help="make a package of it, as rbnn package does"
+    )
+    winner.set_defaults(**PACKAGE_DEFAULTS)
 
     check = command(
         "doctor",
@@ -224,7 +229,12 @@ def best(args: argparse.Namespace) -> int:
             print(f"as a recipe file: rbnn best {folder.handle} --export FILE")
         if registered:
             print(registered.text)
-    return 0 if registered is None or registered.champion else 1
+    packaged = 0
+    if args.out:
+        from tune.cli.package import package_winner
+
+        packaged = package_winner(winner, name, _tracker(folder.record.store), args)
+    return packaged if registered is None or registered.champion else 1
 
 
 def _upload(file: Path, *, fix: bool) -> None:
