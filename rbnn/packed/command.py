@@ -58,9 +58,9 @@ def refuse_engine(args: argparse.Namespace) -> None:
         )
 
 
-def package(path: str, args: argparse.Namespace) -> Report:
+def package(path: str, args: argparse.Namespace, source: str = "") -> Report:
     """Package a checkpoint file into args.out and print its report; RequestError, one line, for
-    what cannot be packaged.
+    what cannot be packaged. source: what the file was fetched from.
     """
     from rbnn import checkpoint
     from rbnn.data import open_loaders
@@ -80,7 +80,7 @@ def package(path: str, args: argparse.Namespace) -> Report:
     loaders = open_loaders(recipe, device_of(recipe)) if args.images else None
     folder = Path(args.out)
     packed = make(model.eval(), recipe, folder, half=args.half)
-    print(f"{folder}: {recipe.model} on {recipe.dataset}, of {path}; comparing and timing it")
+    print(f"{folder}: {recipe.model} on {recipe.dataset}, of {source or path}; comparing and timing it")
     sys.stdout.flush()
     num_images = sys.maxsize if args.images == ALL_IMAGES else args.images
     found = report(

@@ -25,7 +25,7 @@ from rbnn.packed.layers import Affine, BinaryConv2d
 
 @torch.no_grad()
 def fold(model: nn.Module) -> nn.Module:
-    """A packed copy of `model` for evaluation; on the meta device its structure alone.
+    """A packed copy of `model` for evaluation, in its dtype; on the meta device its structure alone.
 
     Raises RequestError where a layer is not followed by what folding knows.
     """
@@ -61,7 +61,7 @@ def _fold_norm(model: nn.Module, node: torch.fx.Node) -> None:
     name = str(node.target)
     norm = model.get_submodule(name)
     assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
-    scale, shift = _scale_and_shift(norm)
+    dtype, (scale, shift) = norm.weight.dtype, _scale_and_shift(norm)
     source, users = node.all_input_nodes[0], list(node.users)
     is_pooled = kind_of(source, model) == "max_pool" and len(source.users) == 1
     if is_pooled:
@@ -71,13 +71,13 @@ def _fold_norm(model: nn.Module, node: torch.fx.Node) -> None:
     rest: nn.Module = nn.Identity()
     if isinstance(layer, RotatedConv2d) and kind == "rotated_conv":
         model.set_submodule(str(source.target), _binary(layer))
-        rest = _affine(scale * layer.alpha.detach().flatten().abs().double(), shift)
+        rest = _affine(scale * layer.alpha.detach().flatten().abs().double(), shift, dtype)
     elif isinstance(layer, nn.Conv2d) and kind == "conv" and not is_pooled:
         _scale_outputs(layer, scale, shift)
     elif len(users) == 1 and kind_of(users[0], model) == "linear":
         _scale_inputs(model.get_submodule(str(users[0].target)), scale, shift)
     else:
-        rest = _affine(scale, shift)
+        rest = _affine(scale, shift, dtype)
     model.set_submodule(name, rest)
 
 
@@ -88,9 +88,9 @@ def _scale_and_shift(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Ten
     return scale, norm.bias.detach().double() - norm.running_mean.double() * scale
 
 
-def _affine(scale: Tensor, shift: Tensor) -> Affine:
+def _affine(scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Affine:
     affine = Affine(len(scale), scale.device)
-    affine.scale, affine.shift = scale.float(), shift.float()
+    affine.scale, affine.shift = scale.to(dtype), shift.to(dtype)
     return affine
 
 
@@ -110,13 +110,14 @@ def _binary(layer: RotatedConv2d) -> BinaryConv2d:
 
 
 def _scale_outputs(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
+    dtype = conv.weight.dtype
     bias = 0.0 if conv.bias is None else conv.bias.double() * scale
-    conv.weight = nn.Parameter((conv.weight.double() * scale.view(-1, 1, 1, 1)).float())
-    conv.bias = nn.Parameter((shift + bias).float())
+    conv.weight = nn.Parameter((conv.weight.double() * scale.view(-1, 1, 1, 1)).to(dtype))
+    conv.bias = nn.Parameter((shift + bias).to(dtype))
 
 
 def _scale_inputs(linear: nn.Module, scale: Tensor, shift: Tensor) -> None:
     assert isinstance(linear, nn.Linear)
-    weight = linear.weight.double()
-    linear.bias = nn.Parameter((linear.bias.double() + weight @ shift).float())
-    linear.weight = nn.Parameter((weight * scale).float())
+    dtype, weight = linear.weight.dtype, linear.weight.double()
+    linear.bias = nn.Parameter((linear.bias.double() + weight @ shift).to(dtype))
+    linear.weight = nn.Parameter((weight * scale).to(dtype))

@@ -18,7 +18,7 @@ FLOAT_EPS = torch.finfo(torch.float32).eps
 
 
 class BinaryConv2d(nn.Module):
-    """Sums of a convolution with weights of -1 and +1: x (N, I, H, W) -> y (N, O, H', W') float32.
+    """Sums of a convolution with weights of -1 and +1: x (N, I, H, W) -> y (N, O, H', W').
 
     y = conv2d(sign(x - mean), w), exact whole numbers, mean over each sample; with `a32`
     conv2d((x - mean) / std, w). What training computes after that (alpha, batch normalisation) is
@@ -64,9 +64,9 @@ class BinaryConv2d(nn.Module):
     def _unpacked(self, x: Tensor) -> Tensor:
         """The weights as this device convolves them, made once for as long as the bits stay."""
         integers = not self.a32 and takes_integers(x)
-        key = (self.bits.data_ptr(), self.bits._version, x.device, integers)
+        key = (self.bits.data_ptr(), self.bits._version, x.device, x.dtype, integers)
         if self._ready is None or self._ready[0] != key:
-            w = self.weight()
+            w = self.weight().to(x.dtype)
             if integers:
                 w = prepacked(w, self.stride, self.padding, x.shape)
             self._ready = key, w
@@ -86,7 +86,7 @@ class BinaryConv2d(nn.Module):
         is_positive = x >= torch.minimum(x.mean(axes, keepdim=True), x.amax(axes, keepdim=True))
         if takes_integers(x):
             return sign_sums(encoded(is_positive), w, self.shape[0], self.stride, self.padding)
-        bx = torch.where(is_positive, 1.0, -1.0)
+        bx = torch.where(is_positive, 1.0, -1.0).to(x.dtype)
         return sign_convolution(bx, w, self.stride, self.padding)
 
     def extra_repr(self) -> str:

@@ -102,8 +102,9 @@ def _bytes(model: nn.Module) -> int:
 
 def lines_of(found: Report) -> Iterator[str]:
     """The report for people."""
-    yield from _parity_lines(found.parity)
-    yield ""
+    if found.parity["trained"].num_images:
+        yield from _parity_lines(found.parity)
+        yield ""
     yield from _size_lines(found.bytes)
     if found.latency:
         yield ""

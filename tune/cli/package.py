@@ -59,7 +59,7 @@ def package_recorded(target: str, tracker: Tracker, args: argparse.Namespace) ->
             file, run_id = checkpoint_of_model(tracker.client, target, Path(place))
         else:
             file, run_id = checkpoint_of_run(tracker, target, Path(place))
-        found = package(str(file), args)
+        found = package(str(file), args, source=target)
     if run_id:
         model_id = log_package(tracker.client, run_id, Path(args.out))
         print(f"serve it: mlflow models serve -m models:/{model_id} --env-manager local")

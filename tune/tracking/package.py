@@ -56,11 +56,11 @@ def checkpoint_of_model(client: MlflowClient, uri: str, folder: Path) -> tuple[P
 
     try:
         place = mlflow.artifacts.download_artifacts(
-            f"{uri.rstrip('/')}/data/model.pth",
-            dst_path=str(folder),
-            tracking_uri=client.tracking_uri,
+            uri, dst_path=str(folder / "model"), tracking_uri=client.tracking_uri
         )
-        content = torch.load(place, map_location="cpu", weights_only=True)
+        file = Path(place) / "data" / "model.pth"
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        described = mlflow.models.Model.load(place)
         weights, recipe, epoch = (content[key] for key in ("state_dict", "recipe", "epoch"))
     # MLflow's and torch's own, of addresses and files that are nothing of ours
     except (MlflowException, OSError, RuntimeError, KeyError, TypeError) as error:
@@ -68,13 +68,13 @@ def checkpoint_of_model(client: MlflowClient, uri: str, folder: Path) -> tuple[P
             f"model '{uri}' holds no checkpoint of rbnn ({str(error).splitlines()[0]}); give "
             "models:/MODEL_ID or models:/NAME/VERSION of one that rbnn logged"
         ) from None
-    file = folder / FILE
-    checkpoint.save(file, checkpoint.Checkpoint(weights, recipe, epoch))
-    return file, mlflow.models.get_model_info(uri).run_id or ""
+    whole = folder / FILE
+    checkpoint.save(whole, checkpoint.Checkpoint(weights, recipe, epoch))
+    return whole, described.run_id or ""
 
 
 def log_package(client: MlflowClient, run_id: str, package: Path) -> str:
-    """Log a package as a model of the run, in place of one that was logged before; its model id."""
+    """Log a package as a model of the run; its model id."""
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
@@ -113,5 +113,6 @@ def _save(folder: Path, package: Path, described: object) -> None:
         data_path=str(package),
         mlflow_model=described,
         signature=signature,
+        input_example=np.zeros((1, 3, size, size), kind),
         pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
     )
