@@ -80,7 +80,7 @@ def package(path: str, args: argparse.Namespace, source: str = "") -> Report:
     loaders = open_loaders(recipe, device_of(recipe)) if args.images else None
     folder = Path(args.out)
     packed = make(model.eval(), recipe, folder, half=args.half)
-    print(f"{folder}: {recipe.model} on {recipe.dataset}, of {source or path}; comparing and timing it")
+    print(f"{folder}: {recipe.model} on {recipe.dataset}, of {source or path}; comparing it")
     sys.stdout.flush()
     num_images = sys.maxsize if args.images == ALL_IMAGES else args.images
     found = report(

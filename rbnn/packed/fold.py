@@ -25,7 +25,7 @@ from rbnn.packed.layers import Affine, BinaryConv2d
 
 @torch.no_grad()
 def fold(model: nn.Module) -> nn.Module:
-    """A packed copy of `model` for evaluation, in its dtype; on the meta device its structure alone.
+    """A packed copy of `model` for evaluation, in its dtype; on the meta device without values.
 
     Raises RequestError where a layer is not followed by what folding knows.
     """

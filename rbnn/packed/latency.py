@@ -43,7 +43,7 @@ def measure(
     twin: nn.Module,
     image_size: int,
     num_classes: int,
-    batches: tuple[int, ...] = BATCHES,
+    batches: tuple[int, ...] = (),
 ) -> Iterator[Latency]:
     """Every form on one thread and on all; `twin`: the folded float network of the same shape."""
     for threads in sorted({1, num_cores()}):
@@ -53,7 +53,7 @@ def measure(
             runs[f"torch {kind}"] = run_torch(model)
             runs[f"onnx {kind}"] = run_onnx(content, threads)
             runs[f"openvino {kind}"] = run_openvino(openvino.network(model, image_size), threads)
-        for batch in batches:
+        for batch in batches or BATCHES:
             images = torch.randn(batch, 3, image_size, image_size)
             with torch_threads(threads):
                 seconds = in_turn(runs, images)

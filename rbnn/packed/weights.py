@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rbnn.datasets import dataset_spec
 from rbnn.errors import CheckpointError, RequestError
-from rbnn.models import build
+from rbnn.models import build, check_model
 from rbnn.packed.extra import needed
 from rbnn.packed.fold import fold
 from rbnn.recipe import Recipe
@@ -128,7 +128,8 @@ def read_config(folder: Path) -> Config:
     if not isinstance(recipe, dict) or not isinstance(half, bool) or not isinstance(files, dict):
         raise damaged(path, "lacks its recipe, 'half' or 'files'")
     try:
-        Recipe(**recipe)
+        known = Recipe(**recipe)
+        check_model(known.model, known.dataset)
     except (TypeError, RequestError) as error:
         raise damaged(path, f"holds no recipe that is known here ({error})") from None
     return Config(recipe, half, files)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rbnn.binarize import sign
 from rbnn.errors import RequestError
 from rbnn.layers import RotatedConv2d
 from rbnn.models import MODELS
@@ -56,7 +57,7 @@ def packed_layer(weight: Tensor, stride: int, padding: int, a32: bool = False) -
 def test_sums_equal_the_convolution_of_signs_to_the_bit(
     num_in: int, num_out: int, kernel_size: int, stride: int, padding: int, size: int
 ) -> None:
-    weight = torch.randn(num_out, num_in, kernel_size, kernel_size).sign()
+    weight = sign(torch.randn(num_out, num_in, kernel_size, kernel_size))
     layer = packed_layer(weight, stride, padding)
     assert torch.equal(layer.weight(), weight)
     assert layer.bits.nbytes == -(-weight.numel() // 8)
