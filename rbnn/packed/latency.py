@@ -43,21 +43,23 @@ def measure(
     twin: nn.Module,
     image_size: int,
     num_classes: int,
+    *,
     batches: tuple[int, ...] = (),
+    threads: tuple[int, ...] = (),
 ) -> Iterator[Latency]:
     """Every form on one thread and on all; `twin`: the folded float network of the same shape."""
-    for threads in sorted({1, num_cores()}):
+    for num in threads or sorted({1, num_cores()}):
         runs: dict[str, Run] = {}
         for kind, model in (("packed", packed), ("float", twin)):
             content = onnx.network(model, image_size, num_classes).SerializeToString()
             runs[f"torch {kind}"] = run_torch(model)
-            runs[f"onnx {kind}"] = run_onnx(content, threads)
-            runs[f"openvino {kind}"] = run_openvino(openvino.network(model, image_size), threads)
+            runs[f"onnx {kind}"] = run_onnx(content, num)
+            runs[f"openvino {kind}"] = run_openvino(openvino.network(model, image_size), num)
         for batch in batches or BATCHES:
             images = torch.randn(batch, 3, image_size, image_size)
-            with torch_threads(threads):
+            with torch_threads(num):
                 seconds = in_turn(runs, images)
-            yield from _rows(seconds, batch, threads)
+            yield from _rows(seconds, batch, num)
 
 
 def _rows(seconds: dict[str, list[float]], batch: int, threads: int) -> Iterator[Latency]:

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rbnn.data.loading import Batch
 from rbnn.packed.engines import Run
+from rbnn.packed.layers import BinaryConv2d
 
 CLOSE = 1e-4  # two largest logits so near to each other may change places
-ONE_ROUNDING = 2.0**-23
-NUM_PROBES = 8
+ROUNDING = 2.0**-21  # of a layer's largest activation: four float32 roundings
+NUM_PROBES = 16
 
 
 @dataclass
@@ -21,8 +22,7 @@ class Parity:
     """A form beside the trained network, in numbers of images.
 
     differing: with another argmax. of them close: the trained network's two largest logits lie
-    within CLOSE; rounding: they lie within what one float32 rounding of the pixels changes in the
-    trained network's own logits; beyond: neither. num_images = 0: nothing was compared.
+    within CLOSE; rounding: within what `rounding_noise` changes; beyond: neither.
     """
 
     num_images: int = 0
@@ -42,7 +42,7 @@ class Parity:
         return 100 * self.num_right / max(self.num_images, 1)
 
     def add(
-        self, trained: Run, images: Tensor, labels: Tensor, logits: Tensor, ours: Tensor
+        self, packed: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, ours: Tensor
     ) -> None:
         """Count a batch: logits of the trained network, and of the form."""
         found = ours.argmax(1)
@@ -55,15 +55,18 @@ class Parity:
         self.differing += int(differs.sum())
         self.close += int((differs & (gap <= CLOSE)).sum())
         for index in (differs & (gap > CLOSE)).nonzero().flatten().tolist():
-            noise = rounding_noise(trained, images[index : index + 1], logits[index])
-            self.rounding += int(gap[index] <= 2 * noise)
+            self.rounding += int(gap[index] <= 2 * rounding_noise(packed, images[index]))
 
 
 def compare(
-    trained: Run, forms: Mapping[str, Run], batches: Iterable[Batch], num_images: int
+    trained: Run,
+    packed: nn.Module,
+    forms: Mapping[str, Run],
+    batches: Iterable[Batch],
+    num_images: int,
 ) -> dict[str, Parity]:
     """The trained network and every form on the first `num_images` images; "trained" is among the
-    results.
+    results. packed: the network in torch, whose noise is asked for where predictions differ.
     """
     found = {name: Parity() for name in ("trained", *forms)}
     for images, labels in batches:
@@ -72,17 +75,30 @@ def compare(
             break
         images, labels = images[:left], labels[:left]
         logits = trained(images)
-        found["trained"].add(trained, images, labels, logits, logits)
+        found["trained"].add(packed, images, labels, logits, logits)
         for name, run in forms.items():
-            found[name].add(trained, images, labels, logits, run(images))
+            found[name].add(packed, images, labels, logits, run(images))
     return found
 
 
-def rounding_noise(trained: Run, image: Tensor, logits: Tensor) -> float:
-    """The largest change of the logits (C) of one image (1, 3, S, S) when its pixels move by one
-    float32 rounding: a sign that flips moves them far more than a rounding.
+@torch.inference_mode()
+def rounding_noise(packed: nn.Module, image: Tensor) -> float:
+    """The largest change of the logits of an image (3, S, S) when every binary layer's input moves
+    by what rounding may move it: a sign that lies so near to its threshold flips, and a flip moves
+    logits far more than a rounding does.
     """
     generator = torch.Generator().manual_seed(0)
-    signs = torch.rand(NUM_PROBES, *image.shape[1:], generator=generator) - 0.5
-    probes = image * (1 + ONE_ROUNDING * signs.sign())
-    return float((trained(probes) - logits).abs().max())
+
+    def moved(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        noise = 2 * torch.rand(inputs[0].shape, generator=generator) - 1
+        return inputs[0] + noise * (ROUNDING * float(inputs[0].abs().max()))
+
+    layers = [layer for layer in packed.modules() if isinstance(layer, BinaryConv2d)]
+    exact = packed(image[None])
+    hooks = [layer.register_forward_pre_hook(moved) for layer in layers]
+    try:
+        probes = packed(image.expand(NUM_PROBES, -1, -1, -1))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return float((probes - exact).abs().max())

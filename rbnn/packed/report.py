@@ -67,7 +67,7 @@ def report(
     config, twin = read_config(folder), fold(float_twin(trained))
     judge = run_torch(packed if config.half else trained.eval())
     forms = {engine: open_engine(folder, engine) for engine in FILES}
-    found = Report(compare(judge, forms, batches, num_images), sizes(folder, trained, twin))
+    found = Report(compare(judge, packed, forms, batches, num_images), sizes(folder, trained, twin))
     if with_latency:
         shape = config.image_size, config.num_classes
         found.latency = list(measure(packed, twin, *shape))

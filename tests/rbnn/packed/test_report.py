@@ -12,58 +12,66 @@ from torch import Tensor, nn
 
 import rbnn.packed
 from rbnn.packed import latency
+from rbnn.packed.layers import BinaryConv2d
 from rbnn.packed.parity import Parity, compare
 from rbnn.packed.report import lines_of, report
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(onnx|openvino)")
 
 
-def steady(images: Tensor) -> Tensor:
-    """A network that no rounding disturbs: the first pixels are its logits."""
-    return images[:, 0, 0, :3]
+LOGITS = [2.0, 1.0, 0.0]
 
 
-def on_edge(images: Tensor) -> Tensor:
-    """A network whose logits jump where a pixel moves by a rounding."""
-    return steady(images) + 0.5 * (images[:, 1, 0, :1] > 1.0)
+class Edge(nn.Module):
+    """A packed network of one sign, whose input lies `distance` below its threshold; 0.5 on either
+    side of its first logit hangs on it.
+    """
+
+    def __init__(self, distance: float) -> None:
+        super().__init__()
+        self.distance = distance
+        self.conv = BinaryConv2d(1, 1, 1, 1, 0, a32=False)
+        self.conv.set_weight(torch.ones(1, 1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        row = torch.tensor([1.0, -self.distance, self.distance - 1.0])
+        signs = self.conv(row.expand(len(images), 1, 1, 3))
+        return torch.tensor(LOGITS) + 0.25 * signs[:, 0, 0, 1:2] * torch.tensor([1.0, 0, 0])
 
 
-def image_of(logits: list[float]) -> Tensor:
-    image = torch.ones(1, 3, 8, 8)
-    image[0, 0, 0, :3] = torch.tensor(logits)
-    return image
-
-
-def differing(trained: object, logits: list[float], ours: list[float]) -> Parity:
-    batch = (image_of(logits), torch.tensor([0]))
-    form = {"form": lambda _: torch.tensor([ours])}
-    return compare(trained, form, [batch], 9)["form"]  # type: ignore[arg-type]
+def differing(distance: float, logits: list[float], ours: list[float]) -> Parity:
+    batch = (torch.ones(1, 3, 8, 8), torch.tensor([0]))
+    trained, form = (lambda _: torch.tensor([logits])), (lambda _: torch.tensor([ours]))
+    return compare(trained, Edge(distance), {"form": form}, [batch], 9)["form"]
 
 
 def test_equal_predictions_are_counted() -> None:
-    found = differing(steady, [3.0, 2.0, 1.0], [3.5, 2.0, 1.0])
+    found = differing(0.3, [3.0, 2.0, 1.0], [3.5, 2.0, 1.0])
     assert (found.num_images, found.differing, found.beyond, found.top1) == (1, 0, 0, 100.0)
     assert found.max_difference == 0.5
 
 
 def test_close_logits_may_change_places() -> None:
-    found = differing(steady, [2.0, 1.99995, 1.0], [1.9, 2.0, 1.0])
+    found = differing(0.3, [2.0, 1.99995, 1.0], [1.9, 2.0, 1.0])
     assert (found.differing, found.close, found.beyond) == (1, 1, 0)
 
 
 def test_logits_further_apart_may_not() -> None:
-    found = differing(steady, [2.0, 1.9, 1.0], [1.9, 2.0, 1.0])
+    found = differing(0.3, [2.0, 1.9, 1.0], [1.9, 2.0, 1.0])
     assert (found.differing, found.close, found.rounding, found.beyond) == (1, 0, 0, 1)
 
 
-def test_but_where_one_rounding_of_the_pixels_moves_them_as_far() -> None:
-    found = differing(on_edge, [2.0, 1.9, 1.0], [1.9, 2.0, 1.0])
+def test_but_where_a_sign_within_rounding_of_its_threshold_moves_them_as_far() -> None:
+    found = differing(1e-7, [2.0, 1.9, 1.0], [1.9, 2.0, 1.0])
     assert (found.differing, found.rounding, found.beyond) == (1, 1, 0)
 
 
 def test_no_more_images_are_compared_than_asked_for() -> None:
     batches = [(torch.ones(4, 3, 8, 8), torch.zeros(4)) for _ in range(3)]
-    assert compare(steady, {}, batches, 6)["trained"].num_images == 6
+    assert (
+        compare(lambda images: images[:, 0, 0], Edge(0.3), {}, batches, 6)["trained"].num_images
+        == 6
+    )
 
 
 def test_a_package_is_compared_weighed_and_timed(
