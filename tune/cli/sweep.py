@@ -198,6 +198,8 @@ def best(args: argparse.Namespace) -> int:
     """Print or export the winner."""
     from tune.sweep.winner import export, lines_of, winner_of
 
+    if args.json and args.out:
+        raise RequestError("--json goes without --package, whose report is a file: report.json")
     folder = _found(args)
     winner, name = winner_of(folder), folder.record.name
     if args.export:

@@ -4,6 +4,7 @@ real request.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import sys
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +25,8 @@ from rbnn import checkpoint
 from rbnn.errors import RequestError
 from rbnn.models import build
 from rbnn.recipe import Recipe
-from tune.cli.__main__ import main
+from tune.cli.__main__ import main, parser
+from tune.cli.package import package_winner
 from tune.tracking.mirror import Tracker
 from tune.tracking.models import keep_checkpoints, models_of
 from tune.tracking.package import checkpoint_of_model, checkpoint_of_run
@@ -87,6 +90,21 @@ def test_a_run_without_a_checkpoint_is_one_line(recorded: Recorded, tmp_path: Pa
     empty = recorded.tracker.client.create_run(recorded.tracker.experiment_id).info.run_id
     with pytest.raises(RequestError, match=r"holds no checkpoints/last.ckpt"):
         checkpoint_of_run(recorded.tracker, empty, tmp_path)
+
+
+def test_the_best_trial_of_a_sweep_is_packaged(recorded: Recorded, tmp_path: Path) -> None:
+    given = ["best", "sweep", "--package", str(tmp_path / "package")]
+    args = argparse.Namespace(**vars(parser().parse_args(given)) | {"images": 0})
+    args.no_latency = True
+    winner = SimpleNamespace(row=SimpleNamespace(run_id=recorded.run_id, number=0))
+    status = package_winner(winner, "sweep", recorded.tracker, args)  # type: ignore[arg-type]
+    assert status == 0 and rbnn.packed.load(tmp_path / "package")
+    assert recorded.model_id("package").startswith("m-")
+
+
+def test_a_report_does_not_mix_with_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["best", "sweep", "--package", "folder", "--json"]) == 2
+    assert "--json goes without --package" in capsys.readouterr().err
 
 
 @pytest.mark.slow
