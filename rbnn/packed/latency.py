@@ -24,9 +24,9 @@ ROUND_S, SETTING_S = 0.02, 6.0  # a figure of a round takes at least the one; al
 
 @dataclass(frozen=True)
 class Latency:
-    """One form, batch size and number of threads: milliseconds a batch (medians), and ratios by
-    round: above 1 the package is faster. against_float: the float network in the same engine;
-    against_torch: the float network in torch.
+    """One form, batch size and number of threads. packed_ms, float_ms: a batch, median over rounds.
+    Ratios by round, above 1 where the package is faster: against_float than the float network in
+    the same engine, against_torch than the float network in torch.
     """
 
     form: str

@@ -5,6 +5,8 @@ in one line.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,11 @@ def test_a_mistake_is_one_line_and_status_2(
     assert main(words) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
+
+
+def test_a_process_that_does_not_ask_for_packages_loads_no_engine_for_them() -> None:
+    modules = "rbnn.packed.command, rbnn.packed.report, rbnn.packed.serving"
+    code = f"import {modules}, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "rbnn" in loaded and not loaded & {"onnx", "onnxruntime", "openvino", "safetensors"}
