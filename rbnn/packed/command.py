@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +15,12 @@ from rbnn.options import add_recipe_options, find_checkpoint, given_options, rec
 from rbnn.recipe import Recipe
 
 if TYPE_CHECKING:
+    from rbnn.data.loading import Batch
     from rbnn.packed.report import Report
 
 ENGINES = ("torch", "onnx", "openvino")
 ALL_IMAGES = -1
+TOLD_S = 10.0
 PACKAGE_DEFAULTS = {
     "half": False, "images": ALL_IMAGES, "no_latency": False,
     "start_from": None, "start_from_option": None,
@@ -83,8 +87,10 @@ def package(path: str, args: argparse.Namespace, source: str = "") -> Report:
     print(f"{folder}: {recipe.model} on {recipe.dataset}, of {source or path}; comparing it")
     sys.stdout.flush()
     num_images = sys.maxsize if args.images == ALL_IMAGES else args.images
+    if loaders:
+        num_images = min(num_images, loaders.info.sizes["validation"])
     found = report(
-        folder, model, packed, loaders.val if loaders else (),
+        folder, model, packed, told(loaders.val, num_images) if loaders else (),
         num_images=num_images, with_latency=not args.no_latency,
     )  # fmt: skip
     print(*lines_of(found), sep="\n")
@@ -92,6 +98,21 @@ def package(path: str, args: argparse.Namespace, source: str = "") -> Report:
     if not found.agrees:
         print("rbnn: a form's predictions differ beyond float rounding", file=sys.stderr)
     return found
+
+
+def told(batches: Iterable[Batch], num_images: int) -> Iterator[Batch]:
+    """The batches; every TOLD_S seconds it says how many images are compared, and the finish."""
+    from rbnn.console import finish_time
+
+    began = last = time.monotonic()
+    done = 0
+    for batch in batches:
+        yield batch
+        done, now = done + len(batch[0]), time.monotonic()
+        if now - last >= TOLD_S and done < num_images:
+            finish = finish_time((now - began) / done * (num_images - done))
+            print(f"  {done} of {num_images} images compared  finish {finish}", file=sys.stderr)
+            last = now
 
 
 def is_package(path: str) -> bool:

@@ -13,12 +13,10 @@ from rbnn.packed import onnx, openvino
 from rbnn.packed.engines import BIN, ONNX, XML
 from rbnn.packed.extra import needed
 from rbnn.packed.fold import fold
-from rbnn.packed.weights import CONFIG, WEIGHTS, Config, load, save, write_config
+from rbnn.packed.weights import CONFIG, WEIGHTS, Config, evaluated, load, save, write_config
 from rbnn.recipe import Recipe
 
 EXTRA = ("safetensors", "onnx", "onnxruntime", "openvino")
-# What an evaluation asks of a recipe; the rest is about its training.
-KEPT = ("dataset", "data_path", "model", "a32", "semantics", "val_fraction", "loader", "use_dali")
 
 
 def make(model: nn.Module, recipe: Recipe, folder: Path, *, half: bool = False) -> nn.Module:
@@ -33,7 +31,7 @@ def make(model: nn.Module, recipe: Recipe, folder: Path, *, half: bool = False) 
         needed(name)
     open_folder(folder)
     (folder / CONFIG).unlink(missing_ok=True)
-    config = Config({name: getattr(recipe, name) for name in KEPT}, half)
+    config = Config(evaluated(recipe), half)
     save(folder, fold(model), config)
     write_config(folder, config, [WEIGHTS])
     packed = load(folder)

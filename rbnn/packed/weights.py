@@ -27,6 +27,9 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT, VERSION = "rbnn-package", 1
 MAX_CONFIG_BYTES = 1 << 16
 MAX_HEADER_BYTES = 1 << 20
+EVALUATED = (
+    "dataset", "data_path", "model", "a32", "semantics", "val_fraction", "loader", "use_dali",
+)  # fmt: skip
 DTYPES = {"U8": torch.uint8, "F32": torch.float32, "F16": torch.float16}
 
 
@@ -78,12 +81,15 @@ def load(folder: str | Path) -> nn.Module:
 
 
 def save(folder: Path, model: nn.Module, config: Config) -> Path:
-    """Write the tensors of a packed network; RequestError where float16 cannot hold one."""
+    """Write the tensors of a packed network; RequestError where one is not finite."""
     path = folder / WEIGHTS
     tensors = {name: tensor.contiguous() for name, tensor in tensors_of(model, config).items()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise RequestError(f"'{name}' has values that {tensor.dtype} cannot hold, or none has")
+            raise RequestError(
+                f"'{name}' has values that are not finite as {tensor.dtype}; package a run that "
+                "did not diverge, or leave --half out"
+            )
     path.write_bytes(needed("safetensors.torch").save(tensors, {"format": FORMAT}))
     return path
 
@@ -132,7 +138,12 @@ def read_config(folder: Path) -> Config:
         check_model(known.model, known.dataset)
     except (TypeError, RequestError) as error:
         raise damaged(path, f"holds no recipe that is known here ({error})") from None
-    return Config(recipe, half, files)
+    return Config(evaluated(known), half, files)
+
+
+def evaluated(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a recipe that an evaluation asks for; the rest is about training."""
+    return {name: getattr(recipe, name) for name in EVALUATED}
 
 
 def write_config(folder: Path, config: Config, names: list[str]) -> None:

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from rbnn import checkpoint
 from rbnn.__main__ import main
+from rbnn.packed import command
 from rbnn.recipe import Recipe
 
 pytestmark = [
@@ -40,7 +42,8 @@ def test_a_checkpoint_is_packaged_and_evaluated_in_every_engine(
     assert main(["evaluate", str(file), "--json"]) == 0
     wanted = json.loads(capsys.readouterr().out)
     for engine in ("torch", "onnx", "openvino"):
-        assert main(["evaluate", str(out), "--engine", engine, "--json"]) == 0
+        given = ["--engine", engine, "--threads", "1", "--json"]
+        assert main(["evaluate", str(out), *given]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["engine"] == engine
         assert found["val/top1"] == pytest.approx(wanted["val/top1"], abs=0.3)
@@ -94,3 +97,16 @@ def test_a_process_that_does_not_ask_for_packages_loads_no_engine_for_them() -> 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "rbnn" in loaded and not loaded & {"onnx", "onnxruntime", "openvino", "safetensors"}
+
+
+def test_a_long_comparison_says_how_far_it_is_and_when_it_ends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "TOLD_S", 0.0)
+    batches = [(torch.zeros(4, 1), torch.zeros(4))] * 3
+    assert len(list(command.told(batches, 12))) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  finish ")[0].strip() for line in lines] == [
+        "4 of 12 images compared",
+        "8 of 12 images compared",
+    ]

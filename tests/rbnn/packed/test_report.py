@@ -102,9 +102,9 @@ def test_a_form_that_predicts_otherwise_is_told(
 ) -> None:
     folder = Path(shutil.copytree(package, tmp_path / "copy"))
     other = trained.__class__(10, a32=False, semantics="reference").eval()
-    batch = (torch.randn(16, 3, 32, 32), torch.zeros(16, dtype=torch.long))
+    batch = (torch.randn(8, 3, 32, 32), torch.zeros(8, dtype=torch.long))
     found = report(
-        folder, other, rbnn.packed.load(folder), [batch], num_images=16, with_latency=False
+        folder, other, rbnn.packed.load(folder), [batch], num_images=8, with_latency=False
     )
     assert not found.agrees and not found.latency
     assert any("beyond it" in line and " 0 beyond" not in line for line in lines_of(found))
