@@ -19,10 +19,10 @@ NUM_PROBES = 16
 
 @dataclass
 class Parity:
-    """A form beside the trained network, in numbers of images.
+    """A form beside the reference, the trained network as a rule, in numbers of images.
 
-    differing: with another argmax. of them close: the trained network's two largest logits lie
-    within CLOSE; rounding: within what `rounding_noise` changes; beyond: neither.
+    differing: with another argmax. of them close: the reference's two largest logits lie within
+    CLOSE; rounding: within what `rounding_noise` changes; beyond: neither.
     """
 
     num_images: int = 0
@@ -59,25 +59,25 @@ class Parity:
 
 
 def compare(
-    trained: Run,
+    runs: Mapping[str, Run],
+    reference: str,
     packed: nn.Module,
-    forms: Mapping[str, Run],
     batches: Iterable[Batch],
     num_images: int,
 ) -> dict[str, Parity]:
-    """The trained network and every form on the first `num_images` images; "trained" is among the
-    results. packed: the network in torch, whose noise is asked for where predictions differ.
+    """Every one of `runs` beside the reference among them, on the first `num_images` images.
+
+    packed: the network in torch, whose rounding noise is asked for where predictions differ.
     """
-    found = {name: Parity() for name in ("trained", *forms)}
+    found = {name: Parity() for name in runs}
     for images, labels in batches:
-        left = num_images - found["trained"].num_images
+        left = num_images - found[reference].num_images
         if left <= 0:
             break
         images, labels = images[:left], labels[:left]
-        logits = trained(images)
-        found["trained"].add(packed, images, labels, logits, logits)
-        for name, run in forms.items():
-            found[name].add(packed, images, labels, logits, run(images))
+        logits = {name: run(images) for name, run in runs.items()}
+        for name, ours in logits.items():
+            found[name].add(packed, images, labels, logits[reference], ours)
     return found
 
 

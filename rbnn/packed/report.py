@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from rbnn.data.loading import Batch
+from rbnn.engine import frozen_weights
 from rbnn.packed import onnx, openvino
 from rbnn.packed.engines import BIN, FILES, XML, open_engine, run_torch
 from rbnn.packed.extra import needed
@@ -39,8 +40,8 @@ class Report:
 
     @property
     def agrees(self) -> bool:
-        """Whether every form predicts what the trained network does, but for float rounding."""
-        return not any(parity.beyond for parity in self.parity.values())
+        """Whether every form predicts what the reference does, but for float rounding."""
+        return not any(self.parity[form].beyond for form in FILES if form in self.parity)
 
     def write(self, folder: Path) -> None:
         """report.json."""
@@ -61,13 +62,16 @@ def report(
 ) -> Report:
     """Compare, weigh and time the package that `make` left in `folder`, and write report.json.
 
-    trained: the network that it was made of; with float16 on request the packed network stands for
-    it, as its rounded layers are meant to differ.
+    trained: the network that it was made of, the reference; of a package in float16, whose rounded
+    layers are meant to differ, the reference is its own form in torch.
     """
     config, twin = read_config(folder), fold(float_twin(trained))
-    judge = run_torch(packed if config.half else trained.eval())
-    forms = {engine: open_engine(folder, engine) for engine in FILES}
-    found = Report(compare(judge, packed, forms, batches, num_images), sizes(folder, trained, twin))
+    runs = {"trained": run_torch(trained.eval())}
+    runs |= {engine: open_engine(folder, engine) for engine in FILES}
+    reference = "torch" if config.half else "trained"
+    with frozen_weights(trained):
+        parity = compare(runs, reference, packed, batches, num_images)
+    found = Report(parity, sizes(folder, trained, twin))
     if with_latency:
         shape = config.image_size, config.num_classes
         found.latency = list(measure(packed, twin, *shape))

@@ -27,6 +27,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT, VERSION = "rbnn-package", 1
 MAX_CONFIG_BYTES = 1 << 16
 MAX_HEADER_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 28  # 256 MiB; the float32 form of the largest network takes a third
 EVALUATED = (
     "dataset", "data_path", "model", "a32", "semantics", "val_fraction", "loader", "use_dali",
 )  # fmt: skip
@@ -163,8 +164,11 @@ def checked(folder: Path, name: str, config: Config) -> Path:
     path, noted = folder / name, config.files.get(name)
     if not path.is_file() or not isinstance(noted, dict):
         raise CheckpointError(f"package '{folder}' holds no {name}; make it again: rbnn package")
-    if path.stat().st_size != noted.get("bytes"):
-        raise damaged(path, f"has {path.stat().st_size} bytes, {CONFIG} says {noted.get('bytes')}")
+    num_bytes = path.stat().st_size
+    if num_bytes != noted.get("bytes"):
+        raise damaged(path, f"has {num_bytes} bytes, {CONFIG} says {noted.get('bytes')}")
+    if num_bytes > MAX_FILE_BYTES:
+        raise damaged(path, f"has {num_bytes} bytes, more than any network here takes")
     if _sha256(path) != noted.get("sha256"):
         raise damaged(path, f"does not match its digest in {CONFIG}")
     return path

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 import rbnn.packed
 from rbnn.packed import latency
 from rbnn.packed.layers import BinaryConv2d
+from rbnn.packed.package import make
 from rbnn.packed.parity import Parity, compare
 from rbnn.packed.report import lines_of, report
+from rbnn.recipe import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(onnx|openvino)")
 
 
+RECIPE = Recipe(dataset="digits", model="resnet20_1w1a", threads=1)
 LOGITS = [2.0, 1.0, 0.0]
 
 
@@ -41,8 +44,11 @@ class Edge(nn.Module):
 
 def differing(distance: float, logits: list[float], ours: list[float]) -> Parity:
     batch = (torch.ones(1, 3, 8, 8), torch.tensor([0]))
-    trained, form = (lambda _: torch.tensor([logits])), (lambda _: torch.tensor([ours]))
-    return compare(trained, Edge(distance), {"form": form}, [batch], 9)["form"]
+    runs = {
+        "trained": lambda _: torch.tensor([logits]),
+        "form": lambda _: torch.tensor([ours]),
+    }
+    return compare(runs, "trained", Edge(distance), [batch], 9)["form"]
 
 
 def test_equal_predictions_are_counted() -> None:
@@ -68,10 +74,8 @@ def test_but_where_a_sign_within_rounding_of_its_threshold_moves_them_as_far() -
 
 def test_no_more_images_are_compared_than_asked_for() -> None:
     batches = [(torch.ones(4, 3, 8, 8), torch.zeros(4)) for _ in range(3)]
-    assert (
-        compare(lambda images: images[:, 0, 0], Edge(0.3), {}, batches, 6)["trained"].num_images
-        == 6
-    )
+    runs = {"trained": lambda images: images[:, 0, 0]}
+    assert compare(runs, "trained", Edge(0.3), batches, 6)["trained"].num_images == 6
 
 
 def test_a_package_is_compared_weighed_and_timed(
@@ -95,6 +99,16 @@ def test_a_package_is_compared_weighed_and_timed(
     text = "\n".join(lines_of(found))
     assert "6 validation images" in text and "in the same engine" in text
     assert all(len(line) <= 160 for line in text.splitlines())
+
+
+def test_of_a_float16_package_its_own_torch_form_is_the_reference(
+    trained: nn.Module, tmp_path: Path
+) -> None:
+    packed = make(trained, RECIPE, tmp_path / "half", half=True)
+    batch = (torch.randn(6, 3, 32, 32), torch.zeros(6, dtype=torch.long))
+    found = report(tmp_path / "half", trained, packed, [batch], num_images=6, with_latency=False)
+    assert found.agrees
+    assert found.parity["torch"].max_difference == 0 < found.parity["trained"].max_difference
 
 
 def test_a_form_that_predicts_otherwise_is_told(

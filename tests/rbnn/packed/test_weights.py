@@ -5,6 +5,7 @@ passes, runs code or makes this allocate.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -134,6 +135,19 @@ def test_a_foreign_file_that_config_vouches_for_is_refused_in_one_line(
 ) -> None:
     damage(copy / name, copy.parent / "executed")
     vouched(copy)
+    refused_in_one_line(copy, engine)
+
+
+@pytest.mark.parametrize(("name", "engine"), FORMS[:3])
+def test_a_huge_file_is_refused_before_it_is_read(name: str, engine: str, copy: Path) -> None:
+    num_bytes = 1 << 40
+    try:
+        os.truncate(copy / name, num_bytes)
+    except OSError as error:
+        pytest.skip(f"this file system holds no file of a tebibyte: {error}")
+    config = json.loads((copy / "config.json").read_text())
+    config["files"][name]["bytes"] = num_bytes
+    (copy / "config.json").write_text(json.dumps(config))
     refused_in_one_line(copy, engine)
 
 
