@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from benchmarks import rows_data, rows_gpu, rows_records, rows_rotation, rows_sweep, rows_training
+from benchmarks import (
+    rows_data,
+    rows_gpu,
+    rows_packed,
+    rows_records,
+    rows_rotation,
+    rows_sweep,
+    rows_training,
+)
 from benchmarks.measure import Benchmark
 
 BENCHMARKS: list[Benchmark] = [
@@ -11,5 +19,6 @@ BENCHMARKS: list[Benchmark] = [
     *rows_data.BENCHMARKS,
     *rows_records.BENCHMARKS,
     *rows_sweep.BENCHMARKS,
+    *rows_packed.BENCHMARKS,
     *rows_gpu.BENCHMARKS,
 ]

@@ -1,5 +1,5 @@
-"""`python -m rbnn train | evaluate`: train and evaluate in this process, with neither Ray nor
-MLflow.
+"""`python -m rbnn train | evaluate | package`: train, evaluate and package in this process, with
+neither Ray nor MLflow.
 """
 
 from __future__ import annotations
@@ -11,6 +11,14 @@ from pathlib import Path
 from rbnn.console import EpochPrinter, evaluation_lines, run_directory, show_any_character
 from rbnn.errors import RequestError, RunFailed
 from rbnn.options import OneLineParser, add_recipe_options, exit_status, recipe_from
+from rbnn.packed.command import (
+    add_engine_option,
+    add_package_options,
+    evaluate_package,
+    is_package,
+    package,
+    refuse_engine,
+)
 from rbnn.threading_env import set_threading
 
 
@@ -21,10 +29,14 @@ def parser() -> OneLineParser:
     train = commands.add_parser("train", help="train a recipe")
     add_recipe_options(train)
     evaluate = commands.add_parser("evaluate", help="evaluate a checkpoint file")
-    evaluate.add_argument("file", help="checkpoint: one of ours, or one of the RBNN authors'")
+    evaluate.add_argument("file", help="checkpoint, ours or the RBNN authors', or package")
+    add_engine_option(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the metrics as JSON")
     add_recipe_options(evaluate, positional=False)
     evaluate.set_defaults(start_from=None)
+    making = commands.add_parser("package", help="make a package of a checkpoint file")
+    making.add_argument("file", help="checkpoint file, or folder of a run")
+    add_package_options(making)
     return top
 
 
@@ -34,7 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     set_threading()
     try:
+        if args.command == "package":
+            return 0 if package(args.file, args).agrees else 1
         if args.command == "evaluate":
+            if is_package(args.file):
+                return evaluate_package(args.file, args)
+            refuse_engine(args)
             args.evaluate = args.file
         recipe = recipe_from(args)
         from rbnn.session import Session, evaluate_file, resolve

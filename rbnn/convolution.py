@@ -74,30 +74,28 @@ def sign_convolution(
 
 
 def _integer_convolution(bx: Tensor, bw: Tensor, stride: list[int], padding: list[int]) -> Tensor:
-    ones, dilation = torch.ones(len(bw)), [1, 1]
-    packed = torch.ops.onednn.qconv_prepack(
-        bw.to(torch.int8), ones, 1.0, ZERO_POINT, stride, padding, dilation, 1, list(bx.shape)
-    )
-    zeros = torch.zeros(len(bw), dtype=torch.int8)
+    return sign_sums(bx, prepacked(bw, stride, padding, bx.shape), len(bw), stride, padding)
+
+
+def prepacked(bw: Tensor, stride: list[int], padding: list[int], x_shape: Sequence[int]) -> Tensor:
+    """bw (O, I, kh, kw), -1 and +1, as `sign_sums` takes it; x_shape: of the images it is for
+    first, others may follow.
+    """
+    return torch.ops.onednn.qconv_prepack(
+        bw.to(torch.int8), torch.ones(len(bw)), 1.0, ZERO_POINT, stride, padding, [1, 1], 1,
+        list(x_shape),
+    )  # fmt: skip
+
+
+def sign_sums(
+    bx: Tensor, packed: Tensor, num_filters: int, stride: list[int], padding: list[int]
+) -> Tensor:
+    """`sign_convolution` of `encoded` activations with `prepacked` weights, float32."""
+    ones, zeros = torch.ones(num_filters), torch.zeros(num_filters, dtype=torch.int8)
     return torch.ops.onednn.qconv_pointwise(
-        bx,
-        1.0,
-        ZERO_POINT,
-        packed,
-        ones,
-        zeros,
-        None,
-        stride,
-        padding,
-        dilation,
-        1,
-        1.0,
-        0,
-        torch.float32,
-        "none",
-        [],
-        "",
-    )
+        bx, 1.0, ZERO_POINT, packed, ones, zeros, None, stride, padding, [1, 1], 1,
+        1.0, 0, torch.float32, "none", [], "",
+    )  # fmt: skip
 
 
 @sign_convolution.register_fake

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from rbnn.errors import RequestError
+from rbnn.packed.command import PACKAGE_DEFAULTS
 from tune.cli import ANY_SWEEP, JSON, RESULTS, SWEEP, Add, arg, flag
 
 
@@ -23,7 +24,9 @@ def add(command: Add) -> None:
     file = arg("--export", show="FILE", help="write it as a recipe file, for rbnn replay")
     champion = flag("--register", "register the confirmed winner in MLflow, champion if it is best")
     text = "the best setting of a sweep, and as a recipe file"
-    command("best", best, text, [SWEEP, file, JSON, champion, RESULTS])
+    out = arg("--package", dest="out", show="FOLDER", help="package it, as rbnn package does")
+    parser = command("best", best, text, [SWEEP, file, JSON, champion, out, RESULTS])
+    parser.set_defaults(**PACKAGE_DEFAULTS)
 
 
 def ui(args: argparse.Namespace) -> int:
@@ -64,7 +67,9 @@ def report(args: argparse.Namespace) -> int:
 
 
 def best(args: argparse.Namespace) -> int:
-    """Print, export or register the winner."""
+    """Print, export, register or package the winner."""
+    if args.json and args.out:
+        raise RequestError("--json goes without --package, whose report is a file: report.json")
     from tune.sweep.folder import find_sweep
     from tune.sweep.winner import export, lines_of, winner_of
 
@@ -96,4 +101,10 @@ def best(args: argparse.Namespace) -> int:
             print(f"as a recipe file: rbnn best {folder.handle} --export FILE")
         if registered:
             print(registered.text)
-    return 0 if registered is None or registered.champion else 1
+    packaged = 0
+    if args.out:
+        from tune.cli.package import package_recorded
+        from tune.tracking.reader import RunReader
+
+        packaged = package_recorded(winner.row.run_id, RunReader.open(folder.store_uri()), args)
+    return packaged if registered is None or registered.champion else 1

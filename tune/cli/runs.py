@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbnn.errors import RequestError
 from rbnn.options import add_recipe_options, given_options, recipe_from
+from rbnn.packed.command import add_engine_option, evaluate_package, is_package, refuse_engine
 from tune.cli import JSON, Add, arg, flag
 
 if TYPE_CHECKING:
@@ -43,11 +44,12 @@ def add(command: Add) -> None:
     text = "say how two recorded runs differ: params, environment, data, first differing epoch"
     pair = arg("runs", nargs=2, show="RUN", help="run id, its beginning, or file of rbnn export")
     command("diff", diff_runs, text, [pair, JSON])
-    text = "evaluate a checkpoint: one of ours, or one of the RBNN authors'"
+    text = "evaluate a checkpoint, ours or one of the RBNN authors', or a package"
     file = arg("file", show="FILE", help="checkpoint file, or folder of a run")
     evaluation = command("evaluate", evaluate, text, [file, JSON])
     add_recipe_options(evaluation, positional=False)
     evaluation.set_defaults(start_from=None)
+    add_engine_option(evaluation)
 
 
 def list_recipes(args: argparse.Namespace) -> int:
@@ -211,7 +213,10 @@ def diff_runs(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Evaluate a checkpoint."""
+    """Evaluate a checkpoint or a package."""
+    if is_package(args.file):
+        return evaluate_package(args.file, args)
+    refuse_engine(args)
     args.evaluate = args.file
     return print_evaluation(args.file, args, as_json=args.json)
 

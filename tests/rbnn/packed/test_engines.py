@@ -1,0 +1,128 @@
+"""The three engines: binary convolutions equal to the bit, whole networks equal but for rounding,
+batches of any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rbnn.binarize import sign
+from rbnn.models import MODELS
+from rbnn.packed import onnx, openvino
+from rbnn.packed.engines import Run, evaluate, open_engine, run_onnx, run_openvino, run_torch
+from rbnn.packed.fold import fold
+from rbnn.packed.layers import BinaryConv2d
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(onnx|openvino)")
+
+DATASET = {32: "cifar10", 224: "imagenet"}
+
+
+def engines(model: nn.Module, size: int, num_classes: int) -> dict[str, Run]:
+    """Both exported forms of a packed network."""
+    content = onnx.network(model, size, num_classes).SerializeToString()
+    return {
+        "onnx": run_onnx(content, 1),
+        "openvino": run_openvino(openvino.network(model, size), 1),
+    }
+
+
+class OneLayer(nn.Module):
+    """A binary convolution that whole images go through."""
+
+    def __init__(self, weight: Tensor, stride: int, padding: int) -> None:
+        super().__init__()
+        num_out, num_in, kernel_size, _ = weight.shape
+        self.widen = nn.Conv2d(3, num_in, 1, bias=False)
+        self.conv = BinaryConv2d(num_in, num_out, kernel_size, stride, padding, a32=False)
+        self.conv.set_weight(weight)
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.widen(x))
+
+
+@pytest.mark.parametrize(
+    ("num_in", "num_out", "kernel_size", "stride", "padding"),
+    [
+        (16, 16, 3, 1, 1),
+        (16, 32, 3, 2, 1),
+        (32, 32, 3, 1, 1),
+        (40, 24, 3, 1, 1),
+        (64, 128, 1, 2, 0),
+        (64, 128, 3, 2, 1),
+        (512, 512, 3, 1, 1),
+    ],
+)
+def test_binary_convolutions_are_equal_to_the_bit(
+    num_in: int, num_out: int, kernel_size: int, stride: int, padding: int
+) -> None:
+    """Values on a grid, so that every engine's mean is exact; a third of them lie on the mean."""
+    weight = sign(torch.randn(num_out, num_in, kernel_size, kernel_size))
+    model = OneLayer(weight, stride, padding)
+    nn.init.zeros_(model.widen.weight)[:, 0] = torch.randn(num_in, 1, 1).sign()
+    images = torch.randint(-1, 2, (2, 3, 8, 8)).float()
+    images[:, 0, 4:] = -images[:, 0, :4]  # the mean is 0
+    x = model.widen(images)
+    assert float(x.mean((1, 2, 3)).abs().max()) == 0 and bool((x == 0).any())
+    wanted = F.conv2d(torch.where(x >= 0, 1.0, -1.0), weight, None, stride, padding)
+    assert torch.equal(model(images), wanted)
+    for name, run in engines(model, 8, 1).items():
+        assert torch.equal(run(images), wanted), name
+
+
+def test_openvino_runs_them_on_one_bit() -> None:
+    model = OneLayer(torch.ones(32, 32, 3, 3), 1, 1)
+    kinds = {op.get_type_name() for op in openvino.network(model, 8).get_ops()}
+    assert "BinaryConvolution" in kinds
+    few = OneLayer(torch.ones(16, 16, 3, 3), 1, 1)
+    kinds = {op.get_type_name() for op in openvino.network(few, 8).get_ops()}
+    assert "BinaryConvolution" not in kinds, "one bit is slower there"
+
+
+@pytest.mark.parametrize("a32", [False, True])
+@pytest.mark.parametrize(("name", "size"), MODELS)
+def test_every_network_gives_torchs_logits_in_every_engine(
+    name: str, size: int, a32: bool, network: Callable[..., nn.Module]
+) -> None:
+    """But for rounding, which 34 random layers make a hundredth of; in one image of two, as in the
+    other a sign that lies within rounding of its threshold may flip.
+    """
+    model = fold(network(name, DATASET[size], a32))
+    images = torch.randn(2, 3, size, size)
+    wanted = run_torch(model)(images)
+    for engine, run in engines(model, size, wanted.shape[1]).items():
+        error = (run(images) - wanted).norm(dim=1) / wanted.norm(dim=1)
+        assert float(error.min()) < 0.05, engine
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx", "openvino"])
+def test_a_package_takes_batches_of_any_size(engine: str, package: Path) -> None:
+    run, images = open_engine(package, engine, 1), torch.randn(5, 3, 32, 32)
+    whole = run(images)
+    assert whole.shape == (5, 10)
+    for part in (slice(0, 2), slice(2, 5)):
+        torch.testing.assert_close(run(images[part]), whole[part], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1.0 / 3])
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+@pytest.mark.parametrize("num_in", [16, 32])
+def test_a_constant_image_is_positive_everywhere(value: float, engine: str, num_in: int) -> None:
+    model = OneLayer(torch.ones(8, num_in, 1, 1), 1, 0)
+    nn.init.constant_(model.widen.weight, 1.0 / 3)
+    images = torch.full((1, 3, 8, 8), value)
+    assert bool((engines(model, 8, 1)[engine](images) == num_in).all())
+
+
+def test_metrics_are_counted_over_all_batches() -> None:
+    logits = torch.eye(10)
+    batches = [(logits[:6], torch.arange(6)), (logits[6:], torch.zeros(4, dtype=torch.long))]
+    metrics = evaluate(lambda images: images, batches)
+    assert metrics["val/top1"] == pytest.approx(60.0)

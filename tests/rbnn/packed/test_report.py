@@ -1,0 +1,124 @@
+"""The report: which differences count as rounding, what it adds up, and what it prints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rbnn.packed
+from rbnn.packed import latency
+from rbnn.packed.layers import BinaryConv2d
+from rbnn.packed.package import make
+from rbnn.packed.parity import Parity, compare
+from rbnn.packed.report import lines_of, report
+from rbnn.recipe import Recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(onnx|openvino)")
+
+
+RECIPE = Recipe(dataset="digits", model="resnet20_1w1a", threads=1)
+LOGITS = [2.0, 1.0, 0.0]
+
+
+class Edge(nn.Module):
+    """A packed network of one sign, whose input lies `distance` below its threshold; 0.5 on either
+    side of its first logit hangs on it.
+    """
+
+    def __init__(self, distance: float) -> None:
+        super().__init__()
+        self.distance = distance
+        self.conv = BinaryConv2d(1, 1, 1, 1, 0, a32=False)
+        self.conv.set_weight(torch.ones(1, 1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        row = torch.tensor([1.0, -self.distance, self.distance - 1.0])
+        signs = self.conv(row.expand(len(images), 1, 1, 3))
+        return torch.tensor(LOGITS) + 0.25 * signs[:, 0, 0, 1:2] * torch.tensor([1.0, 0, 0])
+
+
+def differing(distance: float, logits: list[float], ours: list[float]) -> Parity:
+    batch = (torch.ones(1, 3, 8, 8), torch.tensor([0]))
+    runs = {
+        "trained": lambda _: torch.tensor([logits]),
+        "form": lambda _: torch.tensor([ours]),
+    }
+    return compare(runs, "trained", Edge(distance), [batch], 9)["form"]
+
+
+def test_equal_predictions_are_counted() -> None:
+    found = differing(0.3, [3.0, 2.0, 1.0], [3.5, 2.0, 1.0])
+    assert (found.num_images, found.differing, found.beyond, found.top1) == (1, 0, 0, 100.0)
+    assert found.max_difference == 0.5
+
+
+def test_close_logits_may_change_places() -> None:
+    found = differing(0.3, [2.0, 1.99995, 1.0], [1.9, 2.0, 1.0])
+    assert (found.differing, found.close, found.beyond) == (1, 1, 0)
+
+
+def test_logits_further_apart_may_not() -> None:
+    found = differing(0.3, [2.0, 1.9, 1.0], [1.9, 2.0, 1.0])
+    assert (found.differing, found.close, found.rounding, found.beyond) == (1, 0, 0, 1)
+
+
+def test_but_where_a_sign_within_rounding_of_its_threshold_moves_them_as_far() -> None:
+    found = differing(1e-7, [2.0, 1.9, 1.0], [1.9, 2.0, 1.0])
+    assert (found.differing, found.rounding, found.beyond) == (1, 1, 0)
+
+
+def test_no_more_images_are_compared_than_asked_for() -> None:
+    batches = [(torch.ones(4, 3, 8, 8), torch.zeros(4)) for _ in range(3)]
+    runs = {"trained": lambda images: images[:, 0, 0]}
+    assert compare(runs, "trained", Edge(0.3), batches, 6)["trained"].num_images == 6
+
+
+def test_a_package_is_compared_weighed_and_timed(
+    package: Path, trained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "ROUNDS", 3)
+    monkeypatch.setattr(latency, "ROUND_S", 0.0)
+    monkeypatch.setattr(latency, "BATCHES", (1,))
+    folder = Path(shutil.copytree(package, tmp_path / "copy"))
+    images = torch.randn(6, 3, 32, 32)
+    with torch.no_grad():
+        labels = trained(images).argmax(1)
+    found = report(folder, trained, rbnn.packed.load(folder), [(images, labels)], num_images=100)
+    assert found.agrees and {parity.num_images for parity in found.parity.values()} == {6}
+    assert found.bytes["model.safetensors"] == (folder / "model.safetensors").stat().st_size
+    assert 30 * found.bytes["binary weights"] <= found.bytes["binary weights as float32"]
+    assert {row.form for row in found.latency} == {"torch", "onnx", "openvino"}
+    assert all(len(row.against_float) == len(row.against_torch) == 3 for row in found.latency)
+    written = json.loads((folder / "report.json").read_text())
+    assert written["parity"]["openvino"]["beyond"] == 0
+    text = "\n".join(lines_of(found))
+    assert "6 validation images" in text and "in the same engine" in text
+    assert all(len(line) <= 160 for line in text.splitlines())
+
+
+def test_of_a_float16_package_its_own_torch_form_is_the_reference(
+    trained: nn.Module, tmp_path: Path
+) -> None:
+    packed = make(trained, RECIPE, tmp_path / "half", half=True)
+    batch = (torch.randn(6, 3, 32, 32), torch.zeros(6, dtype=torch.long))
+    found = report(tmp_path / "half", trained, packed, [batch], num_images=6, with_latency=False)
+    assert found.agrees
+    assert found.parity["torch"].max_difference == 0 < found.parity["trained"].max_difference
+
+
+def test_a_form_that_predicts_otherwise_is_told(
+    package: Path, trained: nn.Module, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(package, tmp_path / "copy"))
+    other = trained.__class__(10, a32=False, semantics="reference").eval()
+    batch = (torch.randn(8, 3, 32, 32), torch.zeros(8, dtype=torch.long))
+    found = report(
+        folder, other, rbnn.packed.load(folder), [batch], num_images=8, with_latency=False
+    )
+    assert not found.agrees and not found.latency
+    assert any("beyond it" in line and " 0 beyond" not in line for line in lines_of(found))

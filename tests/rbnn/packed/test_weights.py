@@ -1,0 +1,250 @@
+"""A package's files: every bit comes back, in the bytes promised, and no damaged or foreign file
+passes, runs code or makes this allocate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rbnn.packed
+from rbnn.errors import CheckpointError, RequestError
+from rbnn.packed import weights
+from rbnn.packed.engines import open_engine
+from rbnn.packed.extra import needed
+from rbnn.packed.fold import fold
+from rbnn.packed.package import make
+from rbnn.recipe import Recipe
+
+IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
+
+
+@pytest.fixture
+def copy(package: Path, tmp_path: Path) -> Path:
+    """A package to damage."""
+    return Path(shutil.copytree(package, tmp_path / "copy"))
+
+
+def vouched(folder: Path) -> None:
+    """Let config.json agree with what the files now are, as an attacker would."""
+    config = weights.read_config(folder)
+    weights.write_config(folder, config, list(config.files))
+
+
+def test_what_was_packed_is_what_is_loaded(package: Path, trained: nn.Module) -> None:
+    loaded, packed = rbnn.packed.load(package), fold(trained)
+    assert torch.equal(loaded(IMAGES), packed(IMAGES))
+    for name, tensor in packed.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_resnet18_takes_a_twentieth_of_its_checkpoint(
+    network: Callable[..., nn.Module], tmp_path: Path
+) -> None:
+    model = network("resnet18_1w1a", "cifar10")
+    path = weights.save(tmp_path, fold(model), weights.Config({"dataset": "cifar10"}))
+    assert 20 * path.stat().st_size < sum(t.nbytes for t in model.state_dict().values())
+
+
+def test_float16_is_for_the_first_and_last_layer(trained: nn.Module, tmp_path: Path) -> None:
+    recipe = Recipe(dataset="digits", model="resnet20_1w1a")
+    half = make(trained, recipe, tmp_path / "half", half=True).state_dict()
+    for name, tensor in fold(trained).state_dict().items():
+        rounded = tensor.half().float() if name in ("conv1.weight", "linear.weight") else tensor
+        assert torch.equal(half[name], rounded), name
+
+
+def test_values_that_float16_cannot_hold_are_refused(trained: nn.Module, tmp_path: Path) -> None:
+    packed = fold(trained)
+    packed.get_parameter("linear.weight").fill_(1e6)
+    config = weights.Config({"dataset": "digits"}, half=True)
+    with pytest.raises(
+        RequestError, match=r"'linear.weight' has values that are not finite as torch.float16"
+    ):
+        weights.save(tmp_path, packed, config)
+
+
+class Payload:
+    """A pickle that leaves a file behind where it is executed."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.trace,))
+
+
+def cut(path: Path, trace: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path, trace: Path) -> None:
+    path.write_bytes(b"")
+
+
+def pickled(path: Path, trace: Path) -> None:
+    path.write_bytes(pickle.dumps(Payload(trace)).ljust(path.stat().st_size, b"\0"))
+
+
+def bit_flipped(path: Path, trace: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(bytes(content))
+
+
+FORMS = [
+    ("model.safetensors", "torch"),
+    ("model.onnx", "onnx"),
+    ("model.xml", "openvino"),
+    ("model.bin", "openvino"),
+]
+
+
+def refused_in_one_line(folder: Path, engine: str) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        open_engine(folder, engine)(IMAGES)
+    assert "model." in str(refused.value) and "\n" not in str(refused.value)
+    assert not (folder.parent / "executed").exists()
+
+
+@pytest.mark.parametrize("damage", [cut, empty, pickled, bit_flipped])
+@pytest.mark.parametrize(("name", "engine"), FORMS)
+def test_a_damaged_file_is_refused_in_one_line(
+    name: str, engine: str, damage: Callable[[Path, Path], None], copy: Path
+) -> None:
+    damage(copy / name, copy.parent / "executed")
+    refused_in_one_line(copy, engine)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, pickled])
+@pytest.mark.parametrize(("name", "engine"), FORMS[:3])
+def test_a_foreign_file_that_config_vouches_for_is_refused_in_one_line(
+    name: str, engine: str, damage: Callable[[Path, Path], None], copy: Path
+) -> None:
+    damage(copy / name, copy.parent / "executed")
+    vouched(copy)
+    refused_in_one_line(copy, engine)
+
+
+@pytest.mark.parametrize(("name", "engine"), FORMS[:3])
+def test_a_huge_file_is_refused_before_it_is_read(name: str, engine: str, copy: Path) -> None:
+    num_bytes = 1 << 40
+    try:
+        os.truncate(copy / name, num_bytes)
+    except OSError as error:
+        pytest.skip(f"this file system holds no file of a tebibyte: {error}")
+    config = json.loads((copy / "config.json").read_text())
+    config["files"][name]["bytes"] = num_bytes
+    (copy / "config.json").write_text(json.dumps(config))
+    refused_in_one_line(copy, engine)
+
+
+def header_of(content: dict[str, Any]) -> bytes:
+    text = json.dumps(content).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+HUGE = {"conv1.weight": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header_of(HUGE),
+        header_of(HUGE) + bytes(50_000),
+        struct.pack("<Q", 1 << 62) + bytes(50_000),
+        header_of({"x": {"dtype": "U8", "shape": [50_000], "data_offsets": [0, 50_000]}})
+        + bytes(50_000),
+    ],
+)
+def test_a_file_of_other_tensors_is_refused_before_they_are_made(
+    content: bytes, copy: Path
+) -> None:
+    (copy / "model.safetensors").write_bytes(content)
+    vouched(copy)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=r"model.safetensors' (has|is)"):
+        rbnn.packed.load(copy)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * 50_000
+
+
+def test_a_larger_network_in_config_allocates_nothing(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["recipe"] |= {"model": "resnet34_1w1a", "dataset": "imagenet"}
+    (copy / "config.json").write_text(json.dumps(config))
+
+    def never(*_args: object, **_options: object) -> None:
+        raise AssertionError("a tensor was read")
+
+    monkeypatch.setattr(needed("safetensors"), "safe_open", never)
+    with pytest.raises(CheckpointError, match="where the network takes"):
+        rbnn.packed.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 60_000, "is not JSON"),
+        (" " * (1 << 17), "more than 65536"),
+        ("[]", "is not of format"),
+        ('{"format": "rbnn-package", "version": 9}', "has version 9"),
+        ('{"format": "rbnn-package", "version": 1}', "lacks its recipe"),
+        (
+            '{"format": "rbnn-package", "version": 1, "half": false, "files": {}, '
+            '"recipe": {"dataset": "digits", "model": "__import__"}}',
+            "holds no recipe that is known here",
+        ),
+        (
+            '{"format": "rbnn-package", "version": 1, "half": false, "files": {}, "recipe": {}}',
+            "holds no model.safetensors",
+        ),
+    ],
+)
+def test_a_foreign_config_is_refused_in_one_line(text: str, message: str, copy: Path) -> None:
+    (copy / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=message) as refused:
+        rbnn.packed.load(copy)
+    assert "\n" not in str(refused.value)
+
+
+def test_values_that_are_not_finite_are_refused(copy: Path) -> None:
+    library = needed("safetensors.torch")
+    tensors = library.load_file(copy / "model.safetensors")
+    tensors["linear.bias"].fill_(float("nan"))
+    (copy / "model.safetensors").write_bytes(library.save(tensors))
+    vouched(copy)
+    with pytest.raises(CheckpointError, match="not finite"):
+        rbnn.packed.load(copy)
+
+
+def test_without_the_extra_one_line_says_what_to_install(
+    trained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(RequestError, match=r"^openvino is not installed.*rbnn-tune\[deploy\]"):
+        make(trained, Recipe(dataset="digits"), tmp_path / "package")
+    assert not (tmp_path / "package").exists()
+
+
+def test_a_folder_of_other_files_is_left_alone(trained: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RequestError, match="holds other files"):
+        make(trained, Recipe(dataset="digits"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

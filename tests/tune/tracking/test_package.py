@@ -1,0 +1,142 @@
+"""Packages and the store: a checkpoint comes from a run or a model, and a logged package answers a
+real request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import rbnn.packed
+from rbnn import checkpoint
+from rbnn.errors import RequestError
+from rbnn.models import build
+from rbnn.recipe import Recipe
+from tune.cli.__main__ import main, parser
+from tune.cli.package import package_recorded
+from tune.tracking.models import keep_checkpoints, models_of
+from tune.tracking.package import checkpoint_of_model, checkpoint_of_run
+from tune.tracking.reader import RunReader
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning:mlflow")
+
+RECIPE = Recipe(dataset="digits", epochs=1, threads=1)
+SERVING = re.compile(r"Uvicorn running on (http://[\d.]+:\d+)")
+
+
+@dataclass
+class Recorded:
+    """A run in a store, with a checkpoint."""
+
+    reader: RunReader
+    run_id: str
+    file: Path
+
+    def model_id(self, name: str) -> str:
+        run = self.reader.client.get_run(self.run_id)
+        return str(models_of(self.reader.client, run)[name].model_id)
+
+
+@pytest.fixture
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    """One whose network was not trained."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    reader = RunReader.open(create=True)
+    run = reader.client.create_run(reader.experiment_ids[0])
+    file = tmp_path / "run" / "last.ckpt"
+    weights = build(RECIPE.model, RECIPE.dataset).state_dict()
+    state = checkpoint.Checkpoint(weights, RECIPE.to_dict(), 1, metrics={"val/top1": 10.0})
+    checkpoint.save(file, state)
+    keep_checkpoints(reader.client, run.info.run_id, [file])
+    return Recorded(reader, run.info.run_id, file)
+
+
+def test_a_runs_and_a_models_checkpoint_are_the_one_that_was_logged(
+    recorded: Recorded, tmp_path: Path
+) -> None:
+    of_run, run_id = checkpoint_of_run(recorded.reader, recorded.run_id[:8], tmp_path)
+    uri = f"models:/{recorded.model_id('last')}"
+    of_model, its_run = checkpoint_of_model(recorded.reader.client, uri, tmp_path)
+    assert run_id == its_run == recorded.run_id
+    digest = checkpoint.digest_of(checkpoint.load(recorded.file).state_dict)
+    for path in (of_run, of_model):
+        assert checkpoint.digest_of(checkpoint.load(path).state_dict) == digest
+
+
+@pytest.mark.parametrize("uri", ["models:/m-0123", "models:/nothing/3", "models:/"])
+def test_a_model_that_is_not_there_is_one_line(
+    uri: str, recorded: Recorded, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match="holds no checkpoint of rbnn") as refused:
+        checkpoint_of_model(recorded.reader.client, uri, tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_run_without_a_checkpoint_is_one_line(recorded: Recorded, tmp_path: Path) -> None:
+    empty = recorded.reader.client.create_run(recorded.reader.experiment_ids[0]).info.run_id
+    with pytest.raises(RequestError, match=r"holds no checkpoints/last.ckpt"):
+        checkpoint_of_run(recorded.reader, empty, tmp_path)
+
+
+def test_the_best_trial_of_a_sweep_is_packaged(recorded: Recorded, tmp_path: Path) -> None:
+    given = ["best", "sweep", "--package", str(tmp_path / "package")]
+    args = argparse.Namespace(**vars(parser().parse_args(given)) | {"images": 0})
+    args.no_latency = True
+    status = package_recorded(recorded.run_id, recorded.reader, args)
+    assert status == 0 and rbnn.packed.load(tmp_path / "package")
+    assert recorded.model_id("package").startswith("m-")
+
+
+def test_a_report_does_not_mix_with_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["best", "sweep", "--package", "folder", "--json"]) == 2
+    assert "--json goes without --package" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_packaged_run_is_logged_and_mlflow_serves_it(recorded: Recorded, tmp_path: Path) -> None:
+    out = tmp_path / "package"
+    given = ["--out", str(out), "--images", "20", "--no-latency", "--gpus", "none"]
+    assert main(["package", recorded.run_id[:8], *given]) == 0
+    uri = f"models:/{recorded.model_id('package')}"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = f"-m mlflow models serve -m {uri} --env-manager local --port {port}".split()
+    own_programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PATH": own_programs},
+        start_new_session=True,
+    )
+    try:
+        assert server.stderr is not None
+        said = (SERVING.search(line) for line in server.stderr)
+        address = next(found[1] for found in said if found)
+        images = torch.randn(2, 3, 32, 32)
+        request = urllib.request.Request(
+            f"{address}/invocations",
+            json.dumps({"inputs": images.tolist()}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            scores = torch.tensor(json.load(answer)["predictions"])
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.communicate(timeout=60)
+    torch.testing.assert_close(scores, rbnn.packed.load(out)(images), rtol=0, atol=1e-4)

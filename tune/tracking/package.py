@@ -1,0 +1,118 @@
+"""Packages and the store: a run's or a logged model's checkpoint as a file, and a package logged as
+a model that serves.
+
+    mlflow models serve -m models:/MODEL_ID --env-manager local     answers POST /invocations
+    mlflow.pyfunc.load_model("models:/MODEL_ID")     images (N, 3, S, S), normalised -> class scores
+
+The logged model names `rbnn.packed.serving` as its loader: no pickle is in it, and whoever serves
+it needs rbnn alone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rbnn import checkpoint
+from rbnn.errors import RequestError
+from rbnn.packed.weights import read_config
+from tune.tracking.models import FOLDER
+from tune.tracking.reader import RunReader
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+NAME = "package"
+FILE = "last.ckpt"  # what a trial is judged by is its last epoch
+LOADER = "rbnn.packed.serving"
+REQUIREMENTS = ("mlflow", "torch", "torchvision", "numpy", "safetensors")
+
+
+def checkpoint_of_run(reader: RunReader, run_id: str, folder: Path) -> tuple[Path, str]:
+    """(a run's last checkpoint, fetched into `folder`; its whole run id); RequestError where the
+    run or its checkpoint is not in the store.
+    """
+    from mlflow.exceptions import MlflowException
+
+    run_id = reader.find_run(run_id).info.run_id
+    try:
+        path = reader.client.download_artifacts(run_id, f"{FOLDER}/{FILE}", str(folder))
+    except (MlflowException, OSError):
+        raise RequestError(
+            f"run '{run_id}' holds no {FOLDER}/{FILE}; choose a run that ended an epoch"
+        ) from None
+    return Path(path), run_id
+
+
+def checkpoint_of_model(client: MlflowClient, uri: str, folder: Path) -> tuple[Path, str]:
+    """(the checkpoint of a logged or registered model, in `folder`; the run it is of); RequestError
+    where there is none.
+    """
+    import mlflow
+    import torch
+    from mlflow.exceptions import MlflowException
+
+    try:
+        place = mlflow.artifacts.download_artifacts(
+            uri, dst_path=str(folder / "model"), tracking_uri=client.tracking_uri
+        )
+        file = Path(place) / "data" / "model.pth"
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        described = mlflow.models.Model.load(place)
+        weights, recipe, epoch = (content[key] for key in ("state_dict", "recipe", "epoch"))
+    # MLflow's and torch's own, of addresses and files that are nothing of ours
+    except (MlflowException, OSError, RuntimeError, KeyError, TypeError) as error:
+        raise RequestError(
+            f"model '{uri}' holds no checkpoint of rbnn ({str(error).splitlines()[0]}); give "
+            "models:/MODEL_ID or models:/NAME/VERSION of one that rbnn logged"
+        ) from None
+    whole = folder / FILE
+    checkpoint.save(whole, checkpoint.Checkpoint(weights, recipe, epoch))
+    return whole, described.run_id or ""
+
+
+def log_package(client: MlflowClient, run_id: str, package: Path) -> str:
+    """Log a package as a model of the run; its model id."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    run = client.get_run(run_id)
+    model = client.create_logged_model(
+        run.info.experiment_id, NAME, run_id, {"rbnn.package": "1"}, {}, "rbnn"
+    )
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        described = Model(
+            artifact_path=model.artifact_location, run_id=run_id, model_id=model.model_id
+        )
+        _save(folder, package, described)
+        client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+    return str(model.model_id)
+
+
+def _save(folder: Path, package: Path, described: object) -> None:
+    """An MLflow model folder around the package."""
+    import mlflow.pyfunc
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    config, kind = read_config(package), np.dtype(np.float32)
+    size = config.image_size
+    signature = ModelSignature(
+        Schema([TensorSpec(kind, (-1, 3, size, size))]),
+        Schema([TensorSpec(kind, (-1, config.num_classes))]),
+    )
+    mlflow.pyfunc.save_model(
+        folder,
+        loader_module=LOADER,
+        data_path=str(package),
+        mlflow_model=described,
+        signature=signature,
+        input_example=np.zeros((1, 3, size, size), kind),
+        pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
+    )
