@@ -19,7 +19,6 @@ import pytest
 import torch
 
 from rbnn import checkpoint, engine
-from rbnn import state as state_module
 from rbnn.data import LOADERS, digits, open_loaders
 from rbnn.data.loading import Loaders
 from rbnn.data.source import Source
@@ -171,7 +170,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 
     interrupted((0, 1))
     assert last.exists() == (every == 1)
-    bomb(monkeypatch, state_module, "link", when=lambda source, target: True)
+    bomb(monkeypatch, checkpoint, "link", when=lambda source, target: True)
     interrupted()
     assert checkpoint.load(parts / BEST).epoch == 1 and (
         not last.exists() or checkpoint.load(last).epoch == 0
