@@ -14,8 +14,15 @@ import pytest
 import yaml
 
 from rbnn.errors import RecipeError
-from tune.sweep.config import load_sweep, parse_sweep, sweep_files
-from tune.sweep.keys import KEYS, SAMPLERS, SCHEDULER_KEYS, SCHEDULERS
+from tune.sweep.config import (
+    KEYS,
+    SAMPLERS,
+    SCHEDULER_KEYS,
+    SCHEDULERS,
+    load_sweep,
+    parse_sweep,
+    sweep_files,
+)
 
 DIGITS: dict[str, Any] = {
     "name": "s",
