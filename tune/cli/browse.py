@@ -66,7 +66,7 @@ def report(args: argparse.Namespace) -> int:
 def best(args: argparse.Namespace) -> int:
     """Print, export or register the winner."""
     from tune.sweep.folder import find_sweep
-    from tune.sweep.winner import export, lines_of, winner_of
+    from tune.sweep.summary import export, lines_of, winner_of
 
     folder = find_sweep(args.sweep, args.results_dir)
     winner, name = winner_of(folder), folder.record.name

@@ -116,7 +116,7 @@ def conclude(folder: SweepFolder, stop: Any, mirror: Any) -> int:
         if not is_outage(error):
             say(f"the report is not in the MLflow store: {error}; later: rbnn sync {folder.handle}")
     standing, pages = look_at(folder), sweep_pages(mirror.reader.uri, folder)
-    print_result(standing.board, stop, standing.confirmation, folder.handle, pages)
+    print_result(standing.table, stop, standing.confirmation, folder.handle, pages)
     print(f"report:                            {report.files[0]}")
     return EXIT_STATUS.get(folder.record.state, 1)
 

@@ -34,7 +34,7 @@ class TrialScheduler:
         return dict(vars(self)) if self.name == "asha" else {"name": self.name}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepConfig:
     """One search: its baseline (always the first trial), its space and its budget.
 

@@ -151,10 +151,10 @@ def test_the_baseline_is_the_first_proposal_and_fixed_values_hold(plan_of: PlanO
 
 def test_a_sweep_goes_on_with_its_own_threads_and_as_many_at_once_as_fit(plan_of: PlanOf) -> None:
     made = plan_of(8, 0, concurrent=8)
-    again = plan_again(made.file, made.recipe, made.name, made.directory, made.concurrent, None)
+    again = plan_again(made.config, made.recipe, made.name, made.directory, made.concurrent, None)
     assert (again.recipe, again.concurrent, again.cpus) == (made.recipe, 8, 1.0)
     plan_of(2, 0)  # from here on the machine has two cores
-    again = plan_again(made.file, made.recipe, made.name, made.directory, made.concurrent, None)
+    again = plan_again(made.config, made.recipe, made.name, made.directory, made.concurrent, None)
     assert (again.recipe, again.concurrent) == (made.recipe, 2)
 
 
@@ -171,11 +171,11 @@ def test_what_holds_the_storages_password_is_its_owners_alone(
 ) -> None:
     planned = plan_of(2, 0, name="look", storage=f"postgresql://{login}@db/rbnn")
     folder = create_folder(planned, "sqlite:////runs/mlflow.db")
-    phase = SimpleNamespace(history=SimpleNamespace(name="look"))
+    phase = SimpleNamespace(study=SimpleNamespace(name="look"))
     found = [
         folder.directory / "sweep.json",
         folder.directory / "sweep.yaml",
         ray_directory(planned, phase),
     ]  # type: ignore[arg-type]
     assert [path.stat().st_mode & 0o077 == 0 for path in found] == [hidden] * 3
-    assert folder.record.storage == folder.file.storage == planned.file.storage
+    assert folder.record.storage == folder.config.storage == planned.config.storage

@@ -8,12 +8,12 @@ import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import yaml
 
 from tune.cli import __main__ as cli
+from tune.sweep import session
 from tune.sweep.config import parse_sweep
 from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord
 from tune.sweep.session import SweepSession
@@ -85,19 +85,16 @@ def test_the_terminals_finish_time_counts_it_too(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    boards: list[TrialTable] = []
+    tables: list[TrialTable] = []
+    phase = SimpleNamespace(study=Study(None, "look"))
+    monkeypatch.setattr(session, "search_phase", lambda *given: phase)
     monkeypatch.setattr(SweepSession, "_repair", lambda *given: None)
-    monkeypatch.setattr(
-        SweepSession, "_run_phase", lambda self, phase, board, *given: boards.append(board)
-    )
+    monkeypatch.setattr(SweepSession, "_run_phase", lambda self, phase, t, stop: tables.append(t))
     record = SweepRecord(name="look", trials=trials, confirm_seeds=num_seeds, budget_s=60.0)
-    plan, folder = (
-        SimpleNamespace(file=FILE, recipe=FILE.baseline, directory=tmp_path),
-        SimpleNamespace(record=record, stop_file=tmp_path / "stop"),
-    )
-    session: Any = SweepSession(plan, folder, None, "", None)  # type: ignore[arg-type]
-    session._search(SimpleNamespace(history=Study(None, "look")))
-    assert [(board.epochs_after, board.budget_s) for board in boards] == [(10 * num_runs, 60.0)]
+    plan = SimpleNamespace(config=FILE, recipe=FILE.baseline, directory=tmp_path)
+    folder = SimpleNamespace(record=record, stop_file=tmp_path / "stop", storage_url=str)
+    SweepSession(plan, folder, None, "", None)._search()  # type: ignore[arg-type]
+    assert [(table.epochs_after, table.budget_s) for table in tables] == [(10 * num_runs, 60.0)]
 
 
 @pytest.fixture
