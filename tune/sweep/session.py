@@ -206,6 +206,7 @@ class SweepSession:
         record, num_epochs = self.folder.record, self.plan.recipe.epochs
         left = None if record.budget_s is None else record.budget_s - record.used_s
         phase = search_phase(self.plan, self.folder.storage_url(), record.trials)
+        phase.study.only_within(self.plan.config.space.distributions, self.listener.said)
         self._repair(phase.study)
         table, stop = self._table(phase.study, record.trials), self._stop(left)
         after = num_confirming(self.plan.config.confirm_top, record.confirm_seeds, record.trials)

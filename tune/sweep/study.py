@@ -6,7 +6,7 @@ number, values and scores. Steps of intermediate values are epochs completed, fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -54,6 +54,7 @@ class Study:
             load_if_exists=True,
         )
         self._ids: dict[int, int] = {}
+        self._space: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles what holds it; a study on disk is reopened rather than copied."""
@@ -86,11 +87,31 @@ class Study:
 
     @property
     def finished(self) -> list[FrozenTrial]:
-        """Trials that ended: complete, pruned or failed."""
-        return [trial for trial in self.trials() if trial.state.is_finished()]
+        """Trials that were run and ended: complete, pruned or failed."""
+        return [t for t in self.trials() if t.state.is_finished() and VALUES in t.user_attrs]
+
+    def only_within(self, space: dict[str, Any], say: Callable[[str], object]) -> None:
+        """From now on fail what somebody else lines up outside the distributions by option."""
+        self._space, self._say = space, say
+
+    def _refuse_outside(self) -> None:
+        for trial in self.trials(TrialState.WAITING):
+            given = trial.system_attrs.get("fixed_params", {})
+            known = {name: each for name, each in self._space.items() if name in given}
+            try:
+                create_trial(state=trial.state, params=given, distributions=known)
+            except ValueError:
+                text = (
+                    f"{given}, lined up from outside, is not in the search space; it is passed over"
+                )
+                self.tag(trial.number, CAUSE, text)
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                self._say(f"trial {trial.number}: {text}")
 
     def take_interrupted(self) -> FrozenTrial | None:
         """The first waiting trial that has its values, now running; None where there is none."""
+        if self._space:
+            self._refuse_outside()
         for trial in self.trials(TrialState.WAITING):
             if VALUES in trial.user_attrs and self._storage.set_trial_state_values(
                 trial._trial_id, TrialState.RUNNING

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from rbnn.data.loading import DataInfo
 from rbnn.errors import NonFiniteLoss
 from tune.run.folder import RunFolder
+from tune.run.journal import Journal
 from tune.run.listener import Listener
 from tune.sweep.callback import SweepCallback
 from tune.sweep.config import parse_sweep
 from tune.sweep.folder import SweepFolder, SweepRecord, trial_directory
 from tune.sweep.plan import SweepPlan
-from tune.sweep.stop import StopSignal
+from tune.sweep.stop import StopSignal, stopper
 from tune.sweep.study import RUN, VALUES, Study
 from tune.sweep.table import TrialTable
 from tune.sweep.trial import TrialSpec
@@ -141,6 +143,16 @@ def test_a_trial_that_ray_ends_is_complete_or_pruned(
     assert scene.end(trial) == state
     best = [point["sweep/best_top1"] for point in RunFolder(scene.plan.directory).points]
     assert best == ([30.0] if state == "complete" else [])
+
+
+def test_a_trial_that_somebody_else_ended_is_taken_as_it_was_told(scene: Scene) -> None:
+    trial = scene.start()
+    scene.report(trial, 1)
+    scene.study.study.tell(0, state=TrialState.FAIL)
+    scene.report(trial, 2)
+    Journal(scene.run().directory).append({"epoch": 1})  # as its own process does
+    assert stopper(None, scene.study.has_ended)("", {"config": trial.config})
+    assert scene.end(trial) == "failed" and len(scene.run().epochs) == 1
 
 
 def test_the_test_sets_scores_are_kept_apart_from_the_epochs(scene: Scene) -> None:
