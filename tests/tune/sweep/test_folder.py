@@ -16,13 +16,7 @@ import pytest
 
 from rbnn.errors import RequestError
 from tune.process import Process
-from tune.sweep.folder import (
-    SILENT_S,
-    SweepFolder,
-    SweepRecord,
-    find_sweep,
-    sweep_folders,
-)
+from tune.sweep.folder import SILENT_S, SweepFolder, SweepRecord, find_sweep, sweep_folders
 
 
 @pytest.fixture

@@ -13,12 +13,7 @@ from rbnn.models import build
 from rbnn.recipe import Recipe
 from tune.report.dry_run import dry_run
 from tune.sweep.config import parse_sweep
-from tune.sweep.forecast import (
-    checkpoint_bytes,
-    expected_epochs,
-    first_points,
-    forecast,
-)
+from tune.sweep.forecast import checkpoint_bytes, expected_epochs, first_points, forecast
 from tune.sweep.plan import SweepPlan, plan
 
 # MLflow's own code uses what newer versions of its dependencies deprecate.
