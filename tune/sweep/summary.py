@@ -15,15 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rbnn.errors import RequestError, RunFailed
 from rbnn.recipe import Recipe
 from tune.report.console import print_table
-from tune.sweep.confirm import (
-    Setting,
-    against_default,
-    confirmation_table,
-    default_of,
-    num_confirming,
-    settings_of,
-    spread,
-)
+from tune.sweep import confirm
+from tune.sweep.confirm import Setting, settings_of, spread
 from tune.sweep.folder import SweepFolder, SweepRecord, sweep_folders
 from tune.sweep.study import BUSY_S, SUFFIX, Study, last_epoch
 from tune.sweep.table import TrialRow, TrialTable, percent, rows_of
@@ -56,7 +49,7 @@ class SweepSummary:
     @property
     def confirmation(self) -> list[str]:
         """What fresh seeds say, as lines of text."""
-        return confirmation_table(self.settings) if self.settings else []
+        return confirm.confirmation_table(self.settings) if self.settings else []
 
     @property
     def finish(self) -> float | None:
@@ -65,7 +58,9 @@ class SweepSummary:
         if self.state != "running":
             return None
         top = self.folder.config.confirm_top
-        num_runs = self.num_to_confirm or num_confirming(top, record.confirm_seeds, record.trials)
+        num_runs = self.num_to_confirm or confirm.num_confirming(
+            top, record.confirm_seeds, record.trials
+        )
         to_come = max(num_runs * table.num_epochs - self.epochs_confirmed, 0)
         left = None if record.budget_s is None else record.budget_s - self.used_s
         done = table.epochs + self.epochs_confirmed
@@ -140,9 +135,7 @@ def busy_s(trials: list[FrozenTrial], running: bool) -> float:
 
 
 def look_at_all(results_dir: str) -> list[dict[str, Any]]:
-    """All sweeps under a results folder as plain values, without their trials; `error` where a
-    storage does not answer.
-    """
+    """All sweeps under a results folder, without trials; `error` where a storage is away."""
     found = []
     for folder in sweep_folders(results_dir):
         try:
@@ -156,9 +149,7 @@ def look_at_all(results_dir: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Winner:
-    """The trial that a sweep holds for the best: by its mean val/top1 over fresh seeds where that
-    is known, else by its own.
-    """
+    """The best trial: by its mean val/top1 over fresh seeds where that is known, else its own."""
 
     row: TrialRow
     recipe: Recipe
@@ -179,7 +170,7 @@ class Winner:
             return "unconfirmed: one run with one seed"
         val, test = self.setting.val, self.setting.test
         tested = f", test/top1 {spread(test)} %" if test else ""
-        against = against_default(self.setting, self.default)
+        against = confirm.against_default(self.setting, self.default)
         return f"{len(val)} fresh seeds: val/top1 {spread(val)} %{tested}; {against}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -200,12 +191,12 @@ def winner_of(folder: SweepFolder) -> Winner:
     summary = look_at(folder)
     best, name = summary.table.best, summary.record.name
     if best is None:
-        text = f"sweep '{name}' has no trial that ran to its end; see rbnn status {folder.handle}"
-        raise RunFailed(text)
+        remedy = f"see rbnn status {folder.handle}"
+        raise RunFailed(f"sweep '{name}' has no trial that ran to its end; {remedy}")
     recipe, settings = summary.record.recipe, summary.settings
     setting = settings[0] if settings else None
     ours = Recipe(**{**recipe, **best.values})
-    return Winner(best, ours, Recipe(**recipe), setting, default_of(settings))
+    return Winner(best, ours, Recipe(**recipe), setting, confirm.default_of(settings))
 
 
 def lines_of(winner: Winner, name: str) -> list[str]:
@@ -222,10 +213,8 @@ def export(winner: Winner, name: str, file: Path) -> None:
     """Write the winner's whole recipe, with where it comes from at its head."""
     head, held_out = lines_of(winner, name), winner.recipe.val_fraction
     if held_out:
-        head += [
-            f"{held_out:.0%} of the training images are held out, as in the sweep; --val_fraction "
-            "0 trains on all of them and validates on the test set"
-        ]
+        more = "--val_fraction 0 trains on all of them and validates on the test set"
+        head += [f"{held_out:.0%} of the training images are held out, as in the sweep; {more}"]
     head += [f"Run it: rbnn replay {file}"]
     file.write_text("".join(f"# {line}\n" for line in head) + winner.recipe.to_yaml())
 

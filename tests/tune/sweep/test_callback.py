@@ -26,12 +26,8 @@ from tune.sweep.study import RUN, VALUES, Study
 from tune.sweep.table import TrialTable
 from tune.sweep.trial import TrialSpec
 
-KEYS = {
-    "name": "look",
-    "base": {"dataset": "digits", "epochs": 3},
-    "space": {"lr": {"log": [0.01, 1]}},
-    "scheduler": {"grace_period": 2},
-}
+BASE, SPACE = {"dataset": "digits", "epochs": 3}, {"lr": {"log": [0.01, 1]}}
+KEYS = {"name": "look", "base": BASE, "space": SPACE, "scheduler": {"grace_period": 2}}
 
 
 class Heard(Listener):
@@ -106,12 +102,8 @@ def test_a_trial_becomes_a_run_of_the_sweep_with_its_recipe_and_data(scene: Scen
     run = scene.run(3)
     info = run.info
     assert (info.kind, info.name, info.parent) == ("trial", "trial 3 of look-1", "ab" * 16)
-    assert info.tags == {
-        "rbnn.sweep": "look-1",
-        "rbnn.sweep_id": "ab" * 16,
-        "rbnn.trial": "3",
-        "rbnn.recipe": "look",
-    }
+    sweep = {"rbnn.sweep": "look-1", "rbnn.sweep_id": "ab" * 16, "rbnn.recipe": "look"}
+    assert info.tags == {**sweep, "rbnn.trial": "3"}
     assert run.recipe == scene.plan.recipe.replace(lr=0.2) and info.values == {"lr": 0.2}
     assert info.data == {"name": "digits", "fingerprint": "sha256:ab", "sizes": {"train": 1400}}
     assert scene.study.trials()[3].user_attrs[RUN] == info.id

@@ -121,9 +121,7 @@ def test_a_stop_from_elsewhere_ends_it_cleanly(
     assert [run.info.status for run in runs()] == ["FINISHED", "FINISHED", "KILLED"]
     assert RunReader.open().sweep_run("tiny").info.status == "KILLED"
     text = said(capsys, "status", "tiny")
-    assert (
-        "sweep tiny: stopped (stopped by rbnn stop); 2 of 4 trials done (2 complete" in text
-    )
+    assert "sweep tiny: stopped (stopped by rbnn stop); 2 of 4 trials done (2 complete" in text
     assert "rbnn resume tiny" in text
     assert said(capsys, "stop", "tiny") == "sweep tiny has ended already: stopped\n"
 

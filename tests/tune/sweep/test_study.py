@@ -16,14 +16,10 @@ from tune.sweep.study import VALUES, Study, begin_study, check_storage_url, open
 
 def test_a_storage_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_text("no database at all, " * 100)
-    for url in (
-        "postgresql://ann:hidden@127.0.0.1:9/rbnn",
-        f"sqlite:///{tmp_path}/optuna.db",
-        "nosuch://x",
-    ):
-        with pytest.raises(
-            RequestError, match=r"^storage .* cannot be used: .*; see that it is there"
-        ) as refusal:
+    file, away = f"sqlite:///{tmp_path}/optuna.db", "postgresql://ann:hidden@127.0.0.1:9/rbnn"
+    for url in (away, file, "nosuch://x"):
+        text = r"^storage .* cannot be used: .*; see that it is there"
+        with pytest.raises(RequestError, match=text) as refusal:
             Study.existing(url, "look")
         assert "\n" not in str(refusal.value) and "hidden" not in str(refusal.value)
 
