@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -89,6 +90,15 @@ class Study:
     def finished(self) -> list[FrozenTrial]:
         """Trials that were run and ended: complete, pruned or failed."""
         return [t for t in self.trials() if t.state.is_finished() and VALUES in t.user_attrs]
+
+    def busy_s(self, running: bool) -> float:
+        """Seconds that trials have held places; where a process runs them, those of now too."""
+        total = 0.0
+        for trial in self.trials():
+            total += trial.user_attrs.get(BUSY_S, 0.0)
+            if running and trial.state == TrialState.RUNNING and trial.datetime_start:
+                total += (datetime.now() - trial.datetime_start).total_seconds()
+        return total
 
     def only_within(self, space: dict[str, Any], say: Callable[[str], object]) -> None:
         """From now on fail what somebody else lines up outside the distributions by option."""

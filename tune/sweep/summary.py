@@ -10,15 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
-
 from rbnn.errors import RequestError, RunFailed
 from rbnn.recipe import Recipe
 from tune.report.console import print_table
 from tune.sweep import confirm
 from tune.sweep.confirm import Setting, settings_of, spread
 from tune.sweep.folder import SweepFolder, SweepRecord, sweep_folders
-from tune.sweep.study import BUSY_S, SUFFIX, Study, last_epoch
+from tune.sweep.study import SUFFIX, Study, last_epoch
 from tune.sweep.table import TrialRow, TrialTable, percent, rows_of
 from tune.sweep.table import shown as in_words
 from tune.uris import shown
@@ -111,10 +109,10 @@ def look_at(folder: SweepFolder, study: Study | None = None) -> SweepSummary:
     found = SweepSummary(folder, record, folder.state, table, used_s=folder.used_s)
     if study:
         table.rows = rows_of(study, folder.directory)
-        found.busy_s = busy_s(study.trials(), running)
+        found.busy_s = study.busy_s(running)
     if confirmation := Study.existing(storage, record.name + SUFFIX):
         trials = confirmation.trials()
-        found.busy_s += busy_s(trials, running)
+        found.busy_s += confirmation.busy_s(running)
         found.num_to_confirm = len(trials)
         found.epochs_confirmed = sum(map(last_epoch, trials))
         found.num_confirmed = len(confirmation.finished)
@@ -122,16 +120,6 @@ def look_at(folder: SweepFolder, study: Study | None = None) -> SweepSummary:
     if found.settings:
         table.confirmed = found.settings[0].number
     return found
-
-
-def busy_s(trials: list[FrozenTrial], running: bool) -> float:
-    """Seconds that trials have held places; where a process runs them, those of now too."""
-    total = 0.0
-    for trial in trials:
-        total += trial.user_attrs.get(BUSY_S, 0.0)
-        if running and trial.state == TrialState.RUNNING and trial.datetime_start:
-            total += (datetime.now() - trial.datetime_start).total_seconds()
-    return total
 
 
 def look_at_all(results_dir: str) -> list[dict[str, Any]]:

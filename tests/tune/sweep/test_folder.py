@@ -85,9 +85,7 @@ def test_one_process_conducts_a_sweep_and_its_end_is_noted(folder: SweepFolder) 
     with folder.conducting():
         assert not folder.stop_file.exists()
         assert folder.conducted() and folder.state == "running"
-        text = (
-            rf"sweep 'mine' is running \(process {os.getpid()} on .*rbnn stop {folder.directory}$"
-        )
+        text = rf"'mine' is running \(process {os.getpid()} on .*rbnn stop {folder.directory}$"
         with pytest.raises(RequestError, match=text):
             SweepFolder(folder.directory).conducting().__enter__()
         folder.end("finished")
