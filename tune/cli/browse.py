@@ -71,7 +71,7 @@ def best(args: argparse.Namespace) -> int:
     if args.json and args.out:
         raise RequestError("--json goes without --package, whose report is a file: report.json")
     from tune.sweep.folder import find_sweep
-    from tune.sweep.winner import export, lines_of, winner_of
+    from tune.sweep.summary import export, lines_of, winner_of
 
     folder = find_sweep(args.sweep, args.results_dir)
     winner, name = winner_of(folder), folder.record.name

@@ -108,9 +108,8 @@ def ailments(folder: SweepFolder) -> list[Finding]:
     """What is wrong with one sweep that no process conducts: first its study and its folders, then
     what MLflow makes of them.
     """
-    from tune.sweep.confirm import SUFFIX
     from tune.sweep.repair import Finding, examine, missing_study
-    from tune.sweep.study import Study
+    from tune.sweep.study import SUFFIX, Study
     from tune.tracking.mirror import Mirror
 
     record, findings = folder.record, leftovers(folder)
@@ -217,7 +216,7 @@ def plan_of(folder: SweepFolder) -> SweepPlan:
 
     record = folder.record
     return SweepPlan(
-        folder.file,
+        folder.config,
         record.name,
         folder.directory,
         Recipe(**record.recipe),

@@ -121,7 +121,7 @@ def conclude(folder: SweepFolder, stop: Any, mirror: Any) -> int:
         what = "logged to MLflow" if report else "written"
         say(f"the report could not be {what}: {one_line(error)}; later: {later}")
     standing, pages = look_at(folder), sweep_pages(mirror.reader.uri, folder)
-    print_result(standing.board, stop, standing.confirmation, folder.handle, pages)
+    print_result(standing.table, stop, standing.confirmation, folder.handle, pages)
     if report:
         print(f"report:                            {report}")
     return EXIT_STATUS.get(folder.record.state, 1)

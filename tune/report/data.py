@@ -59,18 +59,18 @@ class SweepData:
     def rows(self) -> list[TrialRow]:
         """The trials that have a score, by number."""
         return sorted(
-            (row for row in self.standing.board.rows.values() if row.top1 is not None),
+            (row for row in self.standing.table.rows.values() if row.top1 is not None),
             key=lambda row: row.number,
         )
 
     @property
     def num_epochs(self) -> int:
-        return self.standing.board.num_epochs
+        return self.standing.table.num_epochs
 
     @property
     def default_top1(self) -> float | None:
         """The documented default's score."""
-        base = self.standing.board.baseline
+        base = self.standing.table.baseline
         return base.top1 if base else None
 
     def best_so_far(self) -> list[tuple[int, float]]:
@@ -89,7 +89,7 @@ class SweepData:
 
 def gather(folder: SweepFolder) -> SweepData:
     """Read a sweep, finished or running; changes nothing."""
-    file, record = folder.file, folder.record
+    file, record = folder.config, folder.record
     history = Study.existing(folder.storage_url(record), record.name)
     trials = history.trials() if history else []
     standing = look_at(folder, history)
@@ -107,7 +107,7 @@ def gather(folder: SweepFolder) -> SweepData:
         },
         importance=importance_of(history) if history and complete >= LEAST_FOR_IMPORTANCE else {},
         diagnostics=diagnostics_of(
-            folder, [row.number for row in standing.board.ranked[:NUM_DIAGNOSED]]
+            folder, [row.number for row in standing.table.ranked[:NUM_DIAGNOSED]]
         ),
     )
 

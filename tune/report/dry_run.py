@@ -13,9 +13,9 @@ from tune.sweep.table import shown
 def dry_run(plan: SweepPlan, recorded: tuple[float, str] | None) -> list[str]:
     """The lines that say what a planned sweep would do; recorded: as `forecast` takes it."""
     found = forecast(plan, recorded)
-    file, recipe = plan.file, plan.recipe
+    config, recipe = plan.config, plan.recipe
     lines = [opening(plan), "", "space"]
-    lines += [f"  {name}: {kind}, {text}" for name, kind, text in file.space.describe()]
+    lines += [f"  {name}: {kind}, {text}" for name, kind, text in config.space.describe()]
     lines += ["first trials"] + [
         f"  {number}: {_values(values)}" for number, values in enumerate(first_points(plan))
     ]
@@ -28,9 +28,8 @@ def dry_run(plan: SweepPlan, recorded: tuple[float, str] | None) -> list[str]:
     )
     lines += [f"epochs: {epochs}, {found.confirming} to confirm)"]
     lines += [f"an epoch: {found.epoch_s:.2f} s, {found.source}"]
-    budget = (
-        f"; the search stops after {file.time_budget_min:g} minutes" if file.time_budget_min else ""
-    )
+    limit = config.time_budget_min
+    budget = f"; the search stops after {limit:g} minutes" if limit else ""
     most, likely = (
         hours(found.most + found.confirming, found, plan.concurrent),
         hours(total, found, plan.concurrent),
@@ -43,9 +42,9 @@ def dry_run(plan: SweepPlan, recorded: tuple[float, str] | None) -> list[str]:
 
 
 def _rungs(plan: SweepPlan, found: Forecast) -> list[str]:
-    if plan.file.scheduler.name == "none":
+    if plan.config.scheduler.name == "none":
         return ["rungs: none, every trial runs to its end"]
-    share = f"one in {plan.file.scheduler.reduction_factor:g} goes on"
+    share = f"one in {plan.config.scheduler.reduction_factor:g} goes on"
     texts = [", ".join(f"epoch {epoch}" for epoch in one) or "none" for one in found.rungs]
     if len(texts) == 1:
         return [

@@ -115,7 +115,7 @@ def learning_curves(data: SweepData) -> Figure:
     """val/top1 by epoch of every trial; where a trial was pruned is marked, the best and the
     documented default stand out.
     """
-    board = data.standing.board
+    board = data.standing.table
     special = {row.number: row for row in (board.best, board.baseline) if row}
     traces: list[Figure] = []
 

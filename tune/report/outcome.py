@@ -12,7 +12,7 @@ NUM_TABLE_ROWS = 10
 
 def opening(planned: SweepPlan) -> str:
     """What is about to run, in four lines."""
-    space = "  ".join(f"{name} {text}" for name, _, text in planned.file.space.describe())
+    space = "  ".join(f"{name} {text}" for name, _, text in planned.config.space.describe())
     workers = planned.recipe.train_workers
     each = (
         f"{workers} workers of {planned.recipe.threads} threads"
@@ -27,7 +27,7 @@ def opening(planned: SweepPlan) -> str:
         else f"the validation split {planned.data.name} comes with"
     )
     return (
-        f"sweep {planned.name}: up to {planned.file.trials} trials of {planned.recipe.model} on "
+        f"sweep {planned.name}: up to {planned.config.trials} trials of {planned.recipe.model} on "
         f"{planned.recipe.dataset}, "
         f"{planned.recipe.epochs} epochs, {planned.concurrent} at once, {each} each\n"
         f"searching {space}\n"

@@ -67,7 +67,7 @@ def page(data: SweepData) -> str:
         f"<h1>{html.escape(data.name)}</h1>",
         f'<p class="dim">{html.escape(subtitle(data))}</p>',
         f"<p>{html.escape(data.description)}</p>" if data.description else "",
-        f'<p class="verdict">{html.escape(verdict(standing.board))}</p>',
+        f'<p class="verdict">{html.escape(verdict(standing.table))}</p>',
         f"<h2>Best trials</h2>{_table(data)}",
         f"<h2>Confirmation with fresh seeds</h2><pre>{html.escape(confirmation)}</pre>"
         if confirmation
@@ -102,7 +102,7 @@ def subtitle(data: SweepData) -> str:
 
 def commands(data: SweepData) -> str:
     """What to do next."""
-    best = data.standing.board.best
+    best = data.standing.table.best
     lines = (
         [(f"rbnn replay {best.run_id[:8]}", "run the best trial again, to the bit")]
         if best and best.run_id
@@ -114,8 +114,8 @@ def commands(data: SweepData) -> str:
 
 
 def _table(data: SweepData) -> str:
-    rows = data.standing.board.ranked[:NUM_ROWS]
-    base = data.standing.board.baseline
+    rows = data.standing.table.ranked[:NUM_ROWS]
+    base = data.standing.table.baseline
     rows += [base] if base and base not in rows else []
     names = columns(rows)
     head = "".join(
@@ -129,7 +129,7 @@ def _table(data: SweepData) -> str:
 
 
 def _row(data: SweepData, row: TrialRow, names: list[str]) -> str:
-    board = data.standing.board
+    board = data.standing.table
     notes = [board.best_note] * (row is board.best) + ["documented default"] * (
         row.number == BASELINE
     )

@@ -145,7 +145,7 @@ def _history(axes: Any, data: SweepData) -> None:
 def _curves(axes: Any, data: SweepData) -> None:
     from matplotlib.collections import LineCollection
 
-    board = data.standing.board
+    board = data.standing.table
     curves = {row.number: data.curves[row.number] for row in data.rows if row.number in data.curves}
     pruned = {row.number for row in data.rows if row.state == "pruned"}
     for chosen, colour, label in (

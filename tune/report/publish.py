@@ -17,7 +17,7 @@ NUM_ROWS = 8
 def publish(folder: SweepFolder) -> Report:
     """Write the report of a sweep as it stands, and describe the sweep's run by it."""
     report = write_report(folder)
-    board, record = report.data.standing.board, folder.record
+    board, record = report.data.standing.table, folder.record
     tags = dict(record.tags)
     if board.best:
         tags |= {"rbnn.best_run": board.best.run_id, "rbnn.best_trial": str(board.best.number)}
@@ -29,7 +29,7 @@ def description(data: SweepData, folder: SweepFolder) -> str:
     """The sweep in Markdown: the result and where to see it first, as the page folds the rest;
     question, budget, the best.
     """
-    board, record, file = data.standing.board, folder.record, folder.file
+    board, record, file = data.standing.table, folder.record, folder.config
     searched = ", ".join(
         f"`{name}` {text}" for name, kind, text in file.space.describe() if kind != "fixed"
     )
@@ -69,7 +69,7 @@ def description(data: SweepData, folder: SweepFolder) -> str:
 
 def table(data: SweepData) -> list[str]:
     """The best trials, and the documented default, as a Markdown table."""
-    board = data.standing.board
+    board = data.standing.table
     rows = board.ranked[:NUM_ROWS]
     rows += [board.baseline] if board.baseline and board.baseline not in rows else []
     if not rows:

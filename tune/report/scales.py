@@ -39,7 +39,7 @@ def trial_colours(data: SweepData) -> dict[int, str]:
     """A colour for each trial that diagnostics are shown of: the best and the documented default
     have theirs everywhere.
     """
-    board = data.standing.board
+    board = data.standing.table
     numbers = dict.fromkeys(number for curves in data.diagnostics.values() for number in curves)
     special = {
         row.number: colour for row, colour in ((board.baseline, ORANGE), (board.best, GREEN)) if row

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rbnn.files import write_atomically
+
 JOURNAL = "metrics.jsonl"
 
 
@@ -52,6 +54,13 @@ class Journal:
         if metrics["epoch"] == len(self.rows):
             append_line(self.file, metrics)
             self.refresh()
+
+    def cut(self, num_epochs: int) -> None:
+        """Keep the first epochs alone."""
+        lines = [json.dumps(row) + "\n" for row in self.rows[:num_epochs]]
+        write_atomically(self.file, "".join(lines))
+        self._offset, self.rows = 0, []
+        self.refresh()
 
     def complete(self) -> bool:
         """Take over the epoch of last.ckpt where a kill came between the checkpoint and its line;

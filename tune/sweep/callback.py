@@ -1,5 +1,4 @@
-"""What the sweep's own process does when Ray Tune tells it something: rows of the table, run
-folders, word to the listeners.
+"""What a sweep's process does when Ray Tune tells it something: table, run folders, listeners.
 
 A trial has one folder, and one id, for its whole life, whatever died in between.
 """
@@ -22,7 +21,7 @@ from tune.sweep.folder import trial_directory
 from tune.sweep.plan import SweepPlan
 from tune.sweep.stop import StopSignal
 from tune.sweep.study import RUN, Study
-from tune.sweep.table import METRIC, TrialRow, TrialTable
+from tune.sweep.table import METRIC, STATES, TrialRow, TrialTable
 from tune.sweep.trial import TrialSpec, trial_store, write_scores
 
 GIVE_UP_AFTER = 3  # first trials that all fail for the same cause
@@ -50,30 +49,26 @@ class SweepCallback(ray.tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.start(TrialSpec.of(trial.config))
 
-    def start(self, spec: TrialSpec) -> TrialRow:
-        """The row of a trial that runs from now on, and its folder: the one it has, or a new
-        one.
-        """
+    def start(self, spec: TrialSpec) -> None:
+        """A trial runs from now on, in the folder that it has or in a new one."""
         row = self.table.rows.get(spec.number)
         if row and row.state == "running":
-            return row
-        self._specs[spec.number] = spec
-        row = self.table.rows[spec.number] = TrialRow(spec.number, spec.values)
+            return
         run = begin_run(self.plan, spec)
-        row.run_id = run.run_id
+        row = TrialRow(spec.number, spec.values, run.run_id)
+        self._specs[spec.number], self.table.rows[spec.number] = spec, row
         self.study.tag(spec.number, RUN, run.info.id)
-        self._journals[spec.number] = Journal(fetched(self.plan, spec))
-        for metrics in self._journals[spec.number].rows[: spec.epochs_done]:
+        journal = self._journals[spec.number] = Journal(fetched(self.plan, spec))
+        for metrics in journal.rows[: spec.epochs_done]:
             self._note(row, metrics)
         self.listener.run_began(run)
-        return row
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        spec = TrialSpec.of(trial.config)
-        row, journal = self.table.rows[spec.number], self._journals[spec.number]
-        if METRIC not in result or result["epoch"] <= row.epochs:
+        number = trial.config["number"]
+        row, journal = self.table.rows[number], self._journals[number]
+        if METRIC not in result or result["epoch"] <= row.epochs or self.study.has_ended(number):
             return
         metrics = {**epoch_metrics(result), "epoch": result["epoch"] - 1}
         scores = {name: metrics.pop(name) for name in list(metrics) if name.startswith("test/")}
@@ -88,10 +83,14 @@ class SweepCallback(ray.tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         spec = TrialSpec.of(trial.config)
         row = self.table.rows[spec.number]
-        complete = row.epochs >= self.plan.recipe.epochs
-        self._end(spec, "complete" if complete else "pruned")
+        state: State = "complete" if row.epochs >= self.plan.recipe.epochs else "pruned"
+        told = self.study.trials()[spec.number]
+        if told.state.is_finished() and STATES[told.state] != state:  # by somebody else's hand
+            state = STATES[told.state]
+            self._journals[spec.number].cut(row.epochs)
+        self._end(spec, state)
         best = self.table.best
-        if not spec.test and complete and best and best.top1 is not None:
+        if not spec.test and state == "complete" and best and best.top1 is not None:
             sweep = RunFolder(self.plan.directory)
             sweep.add_points(spec.number, {"sweep/best_top1": best.top1})
             self.listener.sweep_changed(sweep)
@@ -101,16 +100,13 @@ class SweepCallback(ray.tune.Callback):
         self._give_up_in_vain()
 
     def end_unfinished(self) -> None:
-        """Record every trial that Ray Tune never said the end of, as it was stopped with the sweep,
-        as killed.
-        """
+        """Record as killed the trials that Ray Tune never said the end of, as the sweep stopped."""
         for row in self.table.running:
             self._end(self._specs[row.number], "killed")
 
     def _end(self, spec: TrialSpec, state: State, cause: str = "") -> None:
         """Record how a trial ended."""
-        row = self.table.rows[spec.number]
-        run = RunFolder(fetched(self.plan, spec))
+        row, run = self.table.rows[spec.number], RunFolder(fetched(self.plan, spec))
         run.end(state, cause)
         row.state, row.cause = state, run.info.cause
         self._ended.append(row)
@@ -136,30 +132,20 @@ def begin_run(plan: SweepPlan, spec: TrialSpec) -> RunFolder:
         run.resume()
         return run
     sweep = RunFolder(plan.directory).info
+    name, number = f"trial {spec.number} of {plan.name}", {"rbnn.trial": str(spec.number)}
+    if spec.test:
+        name = f"confirm {spec.setting}, seed {spec.values['seed']}, of {plan.name}"
+        number = {"rbnn.confirm": str(spec.number), "rbnn.confirms": str(spec.setting)}
+    sweeps = {"rbnn.sweep": plan.name, "rbnn.sweep_id": sweep.id, "rbnn.recipe": plan.config.name}
     info = RunInfo(
         kind="confirm" if spec.test else "trial",
-        name=run_name(plan, spec),
+        name=name,
         parent=sweep.id,
-        tags=tags_of(plan, spec) | {"rbnn.sweep_id": sweep.id},
+        tags=sweeps | number,
         values=spec.values,
         data=asdict(plan.data),
     )
     return RunFolder.begin(run.directory, info, plan.recipe.replace(**spec.values))
-
-
-def run_name(plan: SweepPlan, spec: TrialSpec) -> str:
-    """What people call a trial's run."""
-    if spec.test:
-        return f"confirm {spec.setting}, seed {spec.values['seed']}, of {plan.name}"
-    return f"trial {spec.number} of {plan.name}"
-
-
-def tags_of(plan: SweepPlan, spec: TrialSpec) -> dict[str, str]:
-    """The tags by which a trial's run is found."""
-    tags = {"rbnn.sweep": plan.name, "rbnn.recipe": plan.file.name}
-    if spec.test:
-        return tags | {"rbnn.confirm": str(spec.number), "rbnn.confirms": str(spec.setting)}
-    return tags | {"rbnn.trial": str(spec.number)}
 
 
 def fetched(plan: SweepPlan, spec: TrialSpec) -> Path:

@@ -1,6 +1,4 @@
-"""SweepFile: what a sweep file in experiments/ says, strictly loaded, with its baseline recipe and
-its search space.
-"""
+"""SweepConfig: what a sweep file in experiments/ says, strictly loaded; a field for each key."""
 
 from __future__ import annotations
 
@@ -9,43 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rbnn import recipe as recipes
 from rbnn.datasets import dataset_spec
 from rbnn.errors import RecipeError
-from rbnn.recipe import (
-    FIELDS,
-    RECIPE_DIR,
-    Recipe,
-    check_known,
-    check_milestones,
-    read_recipe,
-    read_yaml,
-    recipe_files,
-)
+from rbnn.recipe import FIELDS, Recipe, check_known
 from rbnn.schedules import WARM_UP_EPOCHS
-from tune.sweep.keys import KEYS, SCHEDULER_KEYS, check_keys
+from tune.sweep import keys
+from tune.sweep.keys import SAMPLERS, SCHEDULERS, key, keys_of, one_of, whole, with_defaults
 from tune.sweep.param import allowed
 from tune.sweep.space import Space
 
-VAL_FRACTION = 0.1
+NUM_TRIALS, VAL_FRACTION = 20, 0.1
 
 
 @dataclass(frozen=True)
 class TrialScheduler:
-    """Early stopping. `grace_period`: epochs that every trial gets; `reduction_factor`: one in so
-    many goes on at each rung.
-    """
+    """All trials get `grace_period` epochs; then one in `reduction_factor` passes each rung."""
 
-    name: str
-    grace_period: int
-    reduction_factor: float
-    brackets: int
+    name: str = key("asha", one_of(SCHEDULERS))
+    grace_period: int = key(None, whole(1))
+    reduction_factor: float = key(3, keys.FACTOR)
+    brackets: int = key(1, whole(1))
 
     def to_dict(self) -> dict[str, Any]:
         """Its keys in a sweep file: of none, the name alone."""
         return dict(vars(self)) if self.name == "asha" else {"name": self.name}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepConfig:
     """One search: its baseline (always the first trial), its space and its budget.
 
@@ -58,66 +47,52 @@ class SweepConfig:
     end the best so many settings and the baseline are each trained with so many fresh seeds; 0
     seeds leaves the result unconfirmed. `storage`: URL of another Optuna storage than the sweep's
     own file. `storage_path`: of the checkpoints, a folder that all nodes share or an address in an
-    object store; "" for the sweep's own folder.
+    object store; "" for the sweep's own folder. `val_fraction`: the share of the training images
+    that trials are compared on; 0 where the data set's own split serves. `entries`: of the space,
+    as given.
     """
 
-    name: str
-    description: str
-    recipe: str
-    baseline: Recipe
-    space: Space
-    space_entries: dict[str, Any]
-    first: tuple[dict[str, Any], ...]
-    trials: int
-    time_budget_min: float | None
-    concurrent: int
-    seed: int
-    sampler: str
-    scheduler: TrialScheduler
-    workers_per_trial: int
-    gpus_per_trial: float
-    max_failures: int
-    confirm_top: int
-    confirm_seeds: int
-    storage: str
-    storage_path: str
-
-    @property
-    def val_fraction(self) -> float:
-        """The share of the training images that trials are compared on; 0 where the data set's own
-        split serves.
-        """
-        return self.baseline.val_fraction
+    name: str = key("", keys.NAME)
+    description: str = key("", keys.TEXT)
+    recipe: str = key("", keys.TEXT)
+    baseline: Recipe = key({}, keys.OPTIONS, "base")
+    space: Space = key({}, keys.RANGES)
+    entries: dict[str, Any]
+    first: tuple[dict[str, Any], ...] = key((), keys.SETTINGS)
+    trials: int = key(None, whole(1))
+    time_budget_min: float | None = key(None, keys.MINUTES)
+    concurrent: int = key(0, whole(0))
+    seed: int = key(1234, whole(0))
+    sampler: str = key("tpe", one_of(SAMPLERS))
+    scheduler: TrialScheduler = key({}, keys.SCHEDULER)
+    workers_per_trial: int = key(1, whole(1))
+    gpus_per_trial: float = key(0, keys.GPUS)
+    max_failures: int = key(1, whole(0))
+    confirm_top: int = key(3, whole(1))
+    confirm_seeds: int = key(3, whole(0))
+    storage: str = key("", keys.TEXT)
+    storage_path: str = key("", keys.TEXT)
+    val_fraction: float = key(None, keys.SHARE)
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved sweep file, plain types, `base` holding the whole baseline; `parse_sweep`
-        takes it back.
-        """
-        values: dict[str, Any] = {
-            key: getattr(self, key) for key in KEYS if key not in ("base", "space", "scheduler")
-        }
-        recipe = self.baseline.to_dict()
-        del recipe["val_fraction"]
-        values["first"] = list(self.first)
-        return {
-            **values,
-            "base": recipe,
-            "space": self.space_entries,
-            "scheduler": self.scheduler.to_dict(),
-        }
+        """The resolved sweep file, its whole baseline under `base`; `parse_sweep` takes it back."""
+        base = self.baseline.to_dict()
+        del base["val_fraction"]
+        derived = {"base": base, "space": self.entries, "scheduler": self.scheduler.to_dict()}
+        plain = {name: getattr(self, name) for name in KEYS if name not in derived}
+        return {**plain, **derived, "first": list(self.first)}
+
+
+KEYS, SCHEDULER_KEYS = keys_of(SweepConfig), keys_of(TrialScheduler)
 
 
 def sweep_files() -> dict[str, Path]:
-    """The named sweep files: experiments/quickstart.yaml and experiments/sweeps/*.yaml, name ->
-    file.
-    """
-    return {
-        path.stem: path
-        for path in [
-            RECIPE_DIR / "quickstart.yaml",
-            *sorted((RECIPE_DIR / "sweeps").glob("*.yaml")),
-        ]
-    }
+    """The named sweep files, experiments/quickstart.yaml and experiments/sweeps/*.yaml, by name."""
+    files = [
+        recipes.RECIPE_DIR / "quickstart.yaml",
+        *sorted((recipes.RECIPE_DIR / "sweeps").glob("*.yaml")),
+    ]
+    return {path.stem: path for path in files}
 
 
 def load_sweep(path: str | Path, **changes: Any) -> SweepConfig:
@@ -126,7 +101,7 @@ def load_sweep(path: str | Path, **changes: Any) -> SweepConfig:
     RecipeError, one line, where anything in it is not allowed.
     """
     file = Path(path) if Path(path).is_file() else sweep_files().get(str(path), Path(path))
-    values = read_yaml(file, "sweep file")
+    values = recipes.read_yaml(file, "sweep file")
     try:
         return parse_sweep({"name": file.stem, **values, **changes}, file.resolve().parent)
     except RecipeError as error:
@@ -134,86 +109,68 @@ def load_sweep(path: str | Path, **changes: Any) -> SweepConfig:
 
 
 def parse_sweep(values: Mapping[str, Any], folder: Path) -> SweepConfig:
-    """The SweepConfig of a mapping; `folder`: where a relative `recipe` path is looked for after
-    the working directory.
-    """
-    check_keys(values, KEYS, "key")
-    for key in ("name", "space"):
-        if key not in values:
-            raise RecipeError(f"{key} is missing; it must be {KEYS[key][1]}")
-    if not values.get("recipe") and "base" not in values:
+    """The SweepConfig of a mapping; a relative `recipe` is looked for here, then in `folder`."""
+    given = with_defaults(values, KEYS, "key")
+    for name in ("name", "space"):
+        if name not in values:
+            raise RecipeError(f"{name} is missing; it must be {KEYS[name]['must']}")
+    if not given["recipe"] and "base" not in values:
         raise RecipeError(
             "recipe is missing; name one (rbnn recipes lists them), or give options under base"
         )
-    workers, gpus = values.get("workers_per_trial", 1), values.get("gpus_per_trial", 0)
+    workers, gpus = given["workers_per_trial"], given["gpus_per_trial"]
     if workers > 1 and gpus not in (0, workers):
         raise RecipeError(
             f"gpus_per_trial is {gpus:g} for {workers} workers, and each takes one GPU; make it "
             f"{workers}, or leave it out"
         )
-    recipe, baseline = _baseline(values, folder)
-    space = Space(values["space"], baseline)
-    baseline, sampler = space.baseline, values.get("sampler", "tpe")
-    num_points = len(space.grid()) if sampler == "grid" else 20
-    return SweepConfig(
-        name=values["name"],
-        description=values.get("description", ""),
-        recipe=recipe,
-        baseline=baseline,
-        space=space,
-        space_entries=values["space"],
-        first=tuple(_within(space, point) for point in values.get("first", [])),
-        trials=values.get("trials", num_points),
-        time_budget_min=values.get("time_budget_min"),
-        concurrent=values.get("concurrent", 0),
-        seed=values.get("seed", 1234),
-        sampler=sampler,
-        scheduler=_scheduler(values.get("scheduler", {}), baseline, space),
-        workers_per_trial=baseline.train_workers,
-        gpus_per_trial=values.get("gpus_per_trial", 0),
-        max_failures=values.get("max_failures", 1),
-        confirm_top=values.get("confirm_top", 3),
-        confirm_seeds=values.get("confirm_seeds", 3),
-        storage=values.get("storage", ""),
-        storage_path=values.get("storage_path", ""),
-    )
+    recipe, baseline = _baseline(given, folder)
+    space = Space(given["space"], baseline)
+    num_trials = len(space.grid()) if given["sampler"] == "grid" else NUM_TRIALS
+    resolved = {
+        "recipe": recipe,
+        "baseline": space.baseline,
+        "space": space,
+        "entries": given["space"],
+        "first": tuple(_within(space, point) for point in given["first"]),
+        "trials": given["trials"] or num_trials,
+        "scheduler": _scheduler(given["scheduler"], space),
+        "workers_per_trial": space.baseline.train_workers,
+        "val_fraction": space.baseline.val_fraction,
+    }
+    del given["base"]
+    return SweepConfig(**{**given, **resolved})
 
 
 def check_name(name: str) -> str:
-    """`name`, "" included; RecipeError where it cannot be the name of a sweep, its folder and its
-    job.
-    """
-    if name in (".", "..") or (name and not KEYS["name"][0](name)):
-        raise RecipeError(f"name is '{name}'; it must be {KEYS['name'][1]}")
+    """`name`, "" included; RecipeError where it cannot be that of a sweep, its folder and job."""
+    if name in (".", "..") or (name and not keys.is_name(name)):
+        raise RecipeError(f"name is '{name}'; it must be {KEYS['name']['must']}")
     return name
 
 
-def _baseline(values: Mapping[str, Any], folder: Path) -> tuple[str, Recipe]:
-    """Recipe name or path, and the recipe with `base`, val_fraction and the number of workers on
-    top.
-    """
-    base = values.get("base", {})
+def _baseline(given: Mapping[str, Any], folder: Path) -> tuple[str, Recipe]:
+    """Recipe name or path; the recipe with `base`, val_fraction and the workers on top."""
+    base, recipe, val_fraction = given["base"], given["recipe"], given["val_fraction"]
     check_known(base, FIELDS, "recipe option in base")
     if "val_fraction" in base:
         raise RecipeError("base sets val_fraction; set it at the top of the sweep file instead")
-    recipe = values.get("recipe", "")
-    if recipe and recipe not in recipe_files():
+    if recipe and recipe not in recipes.recipe_files():
         found = [path for path in (Path(recipe), folder / recipe) if path.is_file()]
         recipe = str(found[0].resolve()) if found else recipe
-    layers = [read_recipe(recipe) if recipe else {}, base]
+    layers = [recipes.read_recipe(recipe) if recipe else {}, base]
     baseline = Recipe(**{**layers[0], **base})
-    if "lr_type" not in values["space"]:
-        check_milestones([*layers, values["space"]], baseline)
-    if not dataset_spec(baseline.dataset).has_test_split:
-        if values.get("val_fraction"):
-            raise RecipeError(
-                f"val_fraction must be 0 for {baseline.dataset}, which has its own validation "
-                "split; remove it"
-            )
-        val_fraction = 0.0
-    else:
-        val_fraction = values.get("val_fraction", VAL_FRACTION)
-    workers = values.get("workers_per_trial", 1)
+    if "lr_type" not in given["space"]:
+        recipes.check_milestones([*layers, given["space"]], baseline)
+    own_split = not dataset_spec(baseline.dataset).has_test_split
+    if own_split and val_fraction:
+        raise RecipeError(
+            f"val_fraction must be 0 for {baseline.dataset}, which has its own validation split; "
+            "remove it"
+        )
+    if val_fraction is None:
+        val_fraction = 0.0 if own_split else VAL_FRACTION
+    workers = given["workers_per_trial"]
     return recipe, baseline.replace(val_fraction=val_fraction, train_workers=workers)
 
 
@@ -228,31 +185,30 @@ def _within(space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _scheduler(given: Any, baseline: Recipe, space: Space) -> TrialScheduler:
-    """Early stopping, refused where it would judge trials while they still warm up, or has settings
-    and stops none.
-    """
-    values: dict[str, Any] = {"name": given} if isinstance(given, str) else given
-    check_keys(values, SCHEDULER_KEYS, "key in scheduler")
-    epochs, name = baseline.epochs, values.get("name", "asha")
-    unused = [key for key in values if key != "name"]
-    if (
-        name == "none" and unused and len(values) < len(SCHEDULER_KEYS)
-    ):  # sweeps were once recorded with every key
-        raise RecipeError(
-            f"{unused[0]} is {values[unused[0]]}, and scheduler none stops no trial; remove it, "
-            "or choose asha"
-        )
-    grace = values.get("grace_period", min(max(WARM_UP_EPOCHS + 1, epochs // 4), epochs))
+def _scheduler(given: Any, space: Space) -> TrialScheduler:
+    """Early stopping; never of trials that still warm up, and nothing set where none is stopped."""
+    named: dict[str, Any] = {"name": given} if isinstance(given, str) else given
+    values = with_defaults(named, SCHEDULER_KEYS, "key in scheduler")
+    epochs, past_warm_up = space.baseline.epochs, WARM_UP_EPOCHS + 1
+    if values["grace_period"] is None:
+        values["grace_period"] = min(max(past_warm_up, epochs // 4), epochs)
+    grace = values["grace_period"]
     if grace > epochs:
         raise RecipeError(
             f"grace_period is {grace} and the trials have {epochs} epochs; it must be at most that"
         )
     warm_up = space.entries.get("warm_up")
-    warms_up = any(value for _, value in warm_up.choices) if warm_up else baseline.warm_up
-    if name == "asha" and warms_up and grace < min(WARM_UP_EPOCHS + 1, epochs):
+    warms_up = any(v for _, v in warm_up.choices) if warm_up else space.baseline.warm_up
+    asha, unused = values["name"] == "asha", [name for name in named if name != "name"]
+    if asha and warms_up and grace < min(past_warm_up, epochs):
         raise RecipeError(
             f"grace_period is {grace}, within the warm-up of {WARM_UP_EPOCHS} epochs; give at "
-            f"least {WARM_UP_EPOCHS + 1}"
+            f"least {past_warm_up}"
         )
-    return TrialScheduler(name, grace, values.get("reduction_factor", 3), values.get("brackets", 1))
+    # Sweeps were once recorded with every key.
+    if not asha and unused and len(named) < len(SCHEDULER_KEYS):
+        raise RecipeError(
+            f"{unused[0]} is {named[unused[0]]}, and scheduler none stops no trial; remove it, "
+            "or choose asha"
+        )
+    return TrialScheduler(**values)

@@ -20,17 +20,14 @@ from dataclasses import dataclass, field
 from optuna.trial import TrialState
 
 from tune.sweep.study import Study
-from tune.sweep.table import BASELINE, METRIC, TrialRow, TrialTable
+from tune.sweep.table import BASELINE, METRIC, TrialRow, ranked
 
 TEST = "test/top1"
-SUFFIX = ".confirm"
 
 
 @dataclass
 class Setting:
-    """A setting under confirmation: the search's trial number, and val/top1 and test/top1 (percent)
-    by finished seed.
-    """
+    """A trial of the search under confirmation, val/top1 and test/top1 (percent) by seed."""
 
     number: int
     val: list[float] = field(default_factory=list)
@@ -44,9 +41,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two means, in points. `margin`: what it must exceed to be more than noise; None where
-    seeds are too few to say.
-    """
+    """Of two means, in points; `margin` is noise, None where seeds are too few to say."""
 
     points: float
     margin: float | None
@@ -61,47 +56,46 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     points = statistics.fmean(ours) - statistics.fmean(theirs)
     if min(len(ours), len(theirs)) < 2:
         return Difference(points, None)
-    parts = [
-        (statistics.variance(scores) / len(scores), len(scores) - 1) for scores in (ours, theirs)
-    ]
-    total = sum(part for part, _ in parts)
+    parts = [statistics.variance(scores) / len(scores) for scores in (ours, theirs)]
+    total = sum(parts)
     if total == 0:
         return Difference(points, 0.0)
     from scipy.stats import t  # scikit-learn brings scipy
 
-    freedom = total**2 / sum(part**2 / n for part, n in parts)
+    freedom = total**2 / (parts[0] ** 2 / (len(ours) - 1) + parts[1] ** 2 / (len(theirs) - 1))
     return Difference(points, float(t.ppf(0.975, freedom)) * math.sqrt(total))
 
 
 def chosen(rows: Mapping[int, TrialRow], top: int) -> list[int]:
-    """The trials to confirm: the best `top` complete ones, then the documented default where it is
-    not among them.
-    """
-    ranked = [
-        row.number for row in TrialTable("", None, 0, dict(rows)).ranked if row.state == "complete"
-    ][:top]
-    return ranked + ([0] if ranked and 0 in rows and 0 not in ranked else [])
+    """The trials to confirm: the best `top` complete ones, and the documented default."""
+    complete = [row.number for row in ranked(rows.values()) if row.state == "complete"]
+    best = complete[:top]
+    if best and BASELINE in rows and BASELINE not in best:
+        best.append(BASELINE)
+    return best
 
 
 def num_confirming(top: int, num_seeds: int, num_trials: int | None) -> int:
-    """Runs of a confirmation before it is known what it confirms, about: the documented default may
-    be among the best.
-    """
+    """Runs of a confirmation before it is known what it confirms, at most."""
     settings = top + 1 if num_trials is None else min(top + 1, num_trials)
     return settings * num_seeds
 
 
-def settings_of(history: Study) -> list[Setting]:
+def settings_of(study: Study) -> list[Setting]:
     """What the finished confirmation runs of a sweep say, the best mean val/top1 first."""
     found: dict[int, Setting] = {}
-    for trial in history.trials(TrialState.COMPLETE):
-        setting = found.setdefault(
-            trial.user_attrs["setting"], Setting(trial.user_attrs["setting"])
-        )
+    for trial in study.trials(TrialState.COMPLETE):
+        number = trial.user_attrs["setting"]
+        setting = found.setdefault(number, Setting(number))
         setting.val.append(trial.value or 0.0)
         if TEST in trial.user_attrs:
             setting.test.append(trial.user_attrs[TEST])
     return sorted(found.values(), key=lambda setting: -statistics.fmean(setting.val))
+
+
+def default_of(settings: Sequence[Setting]) -> Setting | None:
+    """The documented default among them."""
+    return next((setting for setting in settings if setting.number == BASELINE), None)
 
 
 def spread(scores: Sequence[float]) -> str:
@@ -127,30 +121,17 @@ def against_default(setting: Setting, default: Setting | None) -> str:
 
 def confirmation_table(settings: Sequence[Setting]) -> list[str]:
     """The settings with mean and deviation of validation and test score, as lines of text."""
-    default = next((setting for setting in settings if setting.number == BASELINE), None)
-    head = ("trial", "seeds", METRIC, TEST, "against the documented default")
-    rows = [
-        (
-            str(one.number),
-            str(len(one.val)),
-            spread(one.val),
-            spread(one.test),
-            against_default(one, default),
-        )
-        for one in settings
-    ]
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    aligned = [
-        "  ".join(
-            [text.rjust(width) for text, width in zip(row[:-1], widths[:-1], strict=True)]
-            + [row[-1]]
-        )
-        for row in [head, *rows]
-    ]
-    note = "mean and standard deviation over seeds that the search did not use; compared on "
-    where = (
-        "the test set, evaluated once after each run"
-        if any(one.test for one in settings)
-        else "the validation split"
-    )
-    return [*aligned, note + where + "; noise: Welch's t, 95 %"]
+    default = default_of(settings)
+    rows = [("trial", "seeds", METRIC, TEST, "against the documented default")]
+    for one in settings:
+        scores = str(len(one.val)), spread(one.val), spread(one.test)
+        rows.append((str(one.number), *scores, against_default(one, default)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    lines = []
+    for row in rows:
+        cells = [text.rjust(width) for text, width in zip(row, widths, strict=False)]
+        lines.append("  ".join([*cells, row[-1]]))
+    tested = any(one.test for one in settings)
+    where = "the test set, evaluated once after each run" if tested else "the validation split"
+    note = f"seeds that the search did not use; compared on {where}; noise: Welch's t, 95 %"
+    return [*lines, f"mean and standard deviation over {note}"]

@@ -64,14 +64,6 @@ class SweepRecord(RunInfo):
     session_began: float = 0.0
     used_s: float = 0.0
 
-    def used_with_open_session(self, seen_alive: float) -> float:
-        """Seconds of all sessions; the last one, where it was never ended, counts until it was seen
-        alive.
-        """
-        if self.state != "running" or not self.sessions:
-            return self.used_s
-        return self.used_s + max(seen_alive - self.session_began, 0.0)
-
 
 class SweepFolder(RunFolder):
     """The folder of one sweep, and its record."""
@@ -123,13 +115,13 @@ class SweepFolder(RunFolder):
 
     def write(self, info: RunInfo) -> None:
         """Replace sweep.json, completely or not at all, also where the machine fails."""
-        record = dataclasses.replace(info, home=str(self.directory.resolve()))  # type: ignore[call-arg]
+        assert isinstance(info, SweepRecord)
+        record = dataclasses.replace(info, home=str(self.directory.resolve()))
         text = json.dumps(dataclasses.asdict(record), indent=1) + "\n"
-        assert isinstance(record, SweepRecord)
         write_atomically(self.path, text, mode=private_mode(record.store, record.storage))
 
     @property
-    def file(self) -> SweepConfig:
+    def config(self) -> SweepConfig:
         """The resolved sweep file."""
         text = (self.directory / SWEEP_FILE).read_text()
         return parse_sweep(yaml.safe_load(text), self.directory)
@@ -140,13 +132,10 @@ class SweepFolder(RunFolder):
 
     @property
     def handle(self) -> str:
-        """What a command typed here names the sweep by: its name where that is enough, else its
-        folder.
-        """
+        """What a command typed here names the sweep by: its name, else its folder."""
         found = Path(DEFAULT_RESULTS) / self.directory.name
-        if found.absolute() == self.directory.absolute():
-            return self.directory.name
-        return str(self.directory)
+        here = found.absolute() == self.directory.absolute()
+        return self.directory.name if here else str(self.directory)
 
     @property
     def stop_file(self) -> Path:
@@ -156,9 +145,8 @@ class SweepFolder(RunFolder):
     def state(self) -> State:
         """How it is now: `died` where its last process ended without saying so."""
         record = self.record
-        if record.state == "running" and not self.conducted(record):
-            return "died"
-        return record.state
+        dead = record.state == "running" and not self.conducted(record)
+        return "died" if dead else record.state
 
     def conducted(self, record: SweepRecord | None = None) -> bool:
         """Whether a process conducts it at this moment."""
@@ -177,9 +165,7 @@ class SweepFolder(RunFolder):
 
     @contextmanager
     def conducting(self) -> Iterator[None]:
-        """Within it, this process and no other conducts the sweep; RequestError where one does
-        already.
-        """
+        """Within it, this process alone conducts the sweep; RequestError where another one does."""
         with (self.directory / LOCK_FILE).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -201,10 +187,12 @@ class SweepFolder(RunFolder):
 
     @property
     def used_s(self) -> float:
-        """Seconds that sessions of this sweep have lasted so far."""
+        """Seconds of all sessions; one that was never ended counts until it was seen alive."""
         record = self.record
+        if record.state != "running" or not record.sessions:
+            return record.used_s
         alive = time.time() if self.conducted(record) else self.path.stat().st_mtime
-        return record.used_with_open_session(alive)
+        return record.used_s + max(alive - record.session_began, 0.0)
 
     def end(self, state: State, cause: str = "") -> None:
         """Note how the session of this process ended."""
@@ -213,19 +201,15 @@ class SweepFolder(RunFolder):
 
     def busy(self) -> RequestError:
         """The refusal for a sweep that another process conducts."""
-        process = self.record.process
-        who = f"process {process.get('pid')} on {process.get('host')}"
-        handle = self.handle
+        process, handle = self.record.process, self.handle
         return RequestError(
-            f"sweep '{self.directory.name}' is running ({who}); see rbnn status {handle}, or end "
-            f"it with rbnn stop {handle}"
+            f"sweep '{self.directory.name}' is running (process {process.get('pid')} on "
+            f"{process.get('host')}); see rbnn status {handle}, or end it with rbnn stop {handle}"
         )
 
 
 def trial_directory(sweep: str | Path, number: int, kind: str = TRIALS) -> Path:
-    """The folder of a trial's run; its place is fixed by the trial's number, so that a retry finds
-    it.
-    """
+    """The folder of a trial's run, fixed by the trial's number, so that a retry finds it."""
     return Path(sweep) / kind / f"{number:04d}"
 
 
@@ -235,29 +219,24 @@ def private_mode(*uris: str) -> int:
 
 
 def sweep_folders(results_dir: str = "") -> list[SweepFolder]:
-    """The sweeps under a results folder, the oldest first, but not those that are another user's
-    alone.
-    """
-    found = []
-    for path in Path(results_dir or DEFAULT_RESULTS).glob(f"*/{SWEEP_RECORD}"):
-        if os.access(path, os.R_OK):
-            found.append((json.loads(path.read_text())["began"], path.parent))
-    return [SweepFolder(directory) for _, directory in sorted(found)]
+    """The sweeps under a results folder, the oldest first; another user's own are passed over."""
+    paths = Path(results_dir or DEFAULT_RESULTS).glob(f"*/{SWEEP_RECORD}")
+    readable = [path for path in paths if os.access(path, os.R_OK)]
+    found = sorted((json.loads(path.read_text())["began"], path.parent) for path in readable)
+    return [SweepFolder(directory) for _, directory in found]
 
 
 def find_sweep(name_or_folder: str, results_dir: str = "") -> SweepFolder:
-    """The sweep of that name under a results folder, or in that folder; RequestError, one line, for
-    none.
-    """
+    """The sweep of that name under a results folder, or in that folder; RequestError for none."""
     where = results_dir or DEFAULT_RESULTS
     for directory in (Path(name_or_folder), Path(where) / name_or_folder):
-        if (directory / SWEEP_RECORD).is_file():
-            if not os.access(directory / SWEEP_RECORD, os.R_OK):
-                raise RequestError(
-                    f"sweep '{name_or_folder}' is another user's alone, as "
-                    f"{directory / SWEEP_RECORD} holds a password"
-                )
+        record = directory / SWEEP_RECORD
+        if record.is_file() and os.access(record, os.R_OK):
             return SweepFolder(directory)
+        if record.is_file():
+            raise RequestError(
+                f"sweep '{name_or_folder}' is another user's alone, as {record} holds a password"
+            )
     known = ", ".join(folder.directory.name for folder in sweep_folders(results_dir)[-5:])
     hint = f"known: {known}" if known else "there is none; start one with rbnn sweep"
     raise RequestError(

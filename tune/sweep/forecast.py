@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,6 @@ from torch.nn import functional as F
 
 from rbnn.binarize import set_surrogate
 from rbnn.data import open_loaders
-from rbnn.data.loading import Loaders
 from rbnn.engine import evaluate
 from rbnn.hardware import device_of
 from rbnn.models import build
@@ -38,9 +38,7 @@ KEPT_FILES = 2  # last.ckpt and best.ckpt
 @dataclass(frozen=True)
 class Forecast:
     """What a sweep will take. most, expected: epochs of the search; confirming: epochs after it.
-    checkpoint: bytes of one file.
-
-    epoch_s: seconds of an epoch of one trial, and how that is known.
+    epoch_s: seconds of an epoch of one trial, and how that is known. checkpoint: bytes of one file.
     """
 
     rungs: list[list[int]]
@@ -62,37 +60,34 @@ def forecast(plan: SweepPlan, recorded: tuple[float, str] | None) -> Forecast:
     """The forecast of a planned sweep. recorded: seconds of an epoch of a run of the same kind, and
     of which; where none is known, a few steps are trained.
     """
-    file, epochs = plan.file, plan.recipe.epochs
-    settings = file.scheduler
-    brackets = range(settings.brackets) if settings.name == "asha" else []
-    judged = [
-        rungs(settings.grace_period, settings.reduction_factor, epochs, bracket)
-        for bracket in brackets
-    ] or [[]]
-    each = statistics.fmean(
-        expected_epochs(one, settings.reduction_factor, epochs) for one in judged
-    )
-    num_after = num_confirming(file.confirm_top, file.confirm_seeds, file.trials)
+    config, epochs = plan.config, plan.recipe.epochs
+    asha, factor = config.scheduler, config.scheduler.reduction_factor
+    judged: list[list[int]] = [[]]
+    if asha.name == "asha":
+        brackets = range(asha.brackets)
+        judged = [rungs(asha.grace_period, factor, epochs, bracket) for bracket in brackets]
+    each = statistics.fmean(expected_epochs(one, factor, epochs) for one in judged)
+    num_after = num_confirming(config.confirm_top, config.confirm_seeds, config.trials)
     epoch_s, source = recorded or measured_epoch_s(plan.recipe)
     return Forecast(
-        judged,
-        file.trials * epochs,
-        file.trials * each,
-        num_after * epochs,
-        epoch_s,
-        source,
-        checkpoint_bytes(plan.recipe),
-        file.trials + num_after,
+        rungs=judged,
+        most=config.trials * epochs,
+        expected=config.trials * each,
+        confirming=num_after * epochs,
+        epoch_s=epoch_s,
+        source=source,
+        checkpoint=checkpoint_bytes(plan.recipe),
+        num_runs=config.trials + num_after,
     )
 
 
 def expected_epochs(judged: list[int], reduction_factor: float, num_epochs: int) -> float:
     """Epochs of a trial on average, where one in `reduction_factor` goes on at each rung."""
-    ends = [0, *judged, num_epochs]
-    return sum(
-        (end - begin) / reduction_factor**passed
-        for passed, (begin, end) in enumerate(itertools.pairwise(ends))
-    )
+    share, expected = 1.0, 0.0
+    for begin, end in itertools.pairwise([0, *judged, num_epochs]):
+        expected += (end - begin) * share
+        share /= reduction_factor
+    return expected
 
 
 def measured_epoch_s(recipe: Recipe) -> tuple[float, str]:
@@ -105,34 +100,33 @@ def measured_epoch_s(recipe: Recipe) -> tuple[float, str]:
     run = start(alone, device)
     set_surrogate(run.model, *surrogate_tk(alone, 0))
     batches = iter(loaders.train.epoch(0))
-    steps = _timed(_training_steps(run.model, run.optimizer, batches, device), device)
+    steps = _timed(_training_steps(run.model, run.optimizer, batches), device)
     evaluations = _timed((evaluate(run.model, [batch]) for batch in loaders.val), device)
     step_s, val_s = statistics.median(steps), statistics.median(evaluations)
-    num_val = _num_batches(loaders, alone)
+    num_val = -(-loaders.info.sizes.get("validation", 0) // alone.batch_size_test)
     seconds = (loaders.train.num_batches * step_s + num_val * val_s) / recipe.train_workers
-    return (
-        seconds,
-        f"measured now: {len(steps)} steps of {step_s:.3g} s, {len(evaluations)} evaluation "
-        f"batches of {val_s:.3g} s",
-    )
+    counted = f"{len(steps)} steps of {step_s:.3g} s, {len(evaluations)} evaluation batches of"
+    return seconds, f"measured now: {counted} {val_s:.3g} s"
 
 
 def _training_steps(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: object, device: torch.device
-) -> object:
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+) -> Iterator[None]:
     model.train()
-    for images, labels in batches:  # type: ignore[attr-defined]
+    for images, labels in batches:
         optimizer.zero_grad()
         F.cross_entropy(model(images), labels).backward()
         optimizer.step()
         yield
 
 
-def _timed(work: object, device: torch.device) -> list[float]:
+def _timed(work: Iterable[object], device: torch.device) -> list[float]:
     """Seconds of each of the next few items of `work`, the first left out where there are more."""
     seconds: list[float] = []
     began = time.perf_counter()
-    for _ in itertools.islice(work, NUM_STEPS + 1):  # type: ignore[call-overload]
+    for _ in itertools.islice(work, NUM_STEPS + 1):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)
@@ -142,32 +136,23 @@ def _timed(work: object, device: torch.device) -> list[float]:
     return seconds[1:] or seconds
 
 
-def _num_batches(loaders: Loaders, recipe: Recipe) -> int:
-    images = loaders.info.sizes.get("validation", 0)
-    return -(-images // recipe.batch_size_test)
-
-
 def checkpoint_bytes(recipe: Recipe) -> int:
     """Size of a checkpoint file: weights, rotations and buffers, and SGD's momentum of every
     parameter, in float32.
     """
     model = build(recipe.model, recipe.dataset, recipe.a32, semantics=recipe.semantics)
-    state = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    return state + sum(
-        parameter.numel() * parameter.element_size() for parameter in model.parameters()
-    )
+    tensors = [*model.state_dict().values(), *model.parameters()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def first_points(plan: SweepPlan) -> list[dict[str, object]]:
-    """The recipe values of the first trials: those whose choice no result can change, at most
-    NUM_SHOWN.
-    """
-    proposals, history = proposals_of(plan), Study(None, plan.name)
-    proposals.enqueue(history)
-    given = len(history.trials())
-    sampled = 0 if plan.file.sampler == "grid" else proposals.num_startup
-    count = min(NUM_SHOWN, plan.file.trials, max(given, sampled))
-    found = [proposals.next(history) for _ in range(count)]
+    """The values of the first trials, NUM_SHOWN at most, whose choice no result can change."""
+    proposals, study = proposals_of(plan), Study(None, plan.name)
+    proposals.enqueue(study)
+    given = len(study.trials())
+    sampled = 0 if plan.config.sampler == "grid" else proposals.num_startup
+    count = min(NUM_SHOWN, plan.config.trials, max(given, sampled))
+    found = [proposals.next(study) for _ in range(count)]
     return [trial.user_attrs[VALUES] for trial in found if trial is not None]
 
 

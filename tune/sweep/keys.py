@@ -1,88 +1,84 @@
-"""The keys of a sweep file and what each may hold by itself; what they must be together is checked
-in `tune.sweep.config`.
+"""A key of a sweep file as one field of a dataclass: its default, what it may hold in words and as
+a test. What keys must be together is checked in `tune.sweep.config`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, fields
 from typing import Any
 
 from rbnn.errors import RecipeError
 from rbnn.recipe import check_known
 
+Keys = Mapping[str, Mapping[str, Any]]
+Check = tuple[str, Callable[[Any], bool]]  # what a value must be, and whether it is
 SAMPLERS = ("tpe", "gp", "random", "grid")
 SCHEDULERS = ("asha", "none")
 
-Check = tuple[Callable[[Any], bool], str]
+
+def key(default: Any, check: Check, name: str = "") -> Any:
+    """A key, named as its field or `name`; default None where others decide what it is then."""
+    return field(metadata={"default": default, "must": check[0], "holds": check[1], "name": name})
 
 
-def _whole(least: int) -> Check:
-    return (
-        lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least,
-        f"a whole number of at least {least}",
-    )
+def whole(least: int) -> Check:
+    return f"a whole number of at least {least}", lambda v: type(v) is int and v >= least
 
 
-def _number(v: Any) -> bool:
-    return isinstance(v, (int, float)) and not isinstance(v, bool)
+def one_of(names: Sequence[str]) -> Check:
+    return "one of " + ", ".join(names), lambda v: v in names
 
 
-TEXT: Check = (lambda v: isinstance(v, str), "text")
-MAPPING: Check = (lambda v: isinstance(v, dict), "a mapping of 'option: value' lines")
-KEYS: dict[str, Check] = {
-    "name": (
-        lambda v: isinstance(v, str) and bool(re.fullmatch(r"[A-Za-z0-9._-]+", v)),
-        "letters, digits, '-', '_' and '.'",
-    ),
-    "description": TEXT,
-    "recipe": TEXT,
-    "base": MAPPING,
-    "space": (
-        lambda v: isinstance(v, dict) and bool(v),
-        "a mapping with at least one range, e.g. lr: {log: [0.01, 1]}",
-    ),
-    "first": (
-        lambda v: isinstance(v, list) and all(isinstance(point, dict) and point for point in v),
-        "a list of settings, e.g. [{lr: 0.2, Tmax: 5}]",
-    ),
-    "trials": _whole(1),
-    "time_budget_min": (
-        lambda v: v is None or (_number(v) and 0 < v < float("inf")),
-        "minutes above 0",
-    ),
-    "concurrent": _whole(0),
-    "seed": _whole(0),
-    "sampler": (lambda v: v in SAMPLERS, "one of " + ", ".join(SAMPLERS)),
-    "scheduler": (
-        lambda v: isinstance(v, dict) or v in SCHEDULERS,
-        "a mapping such as {name: asha, grace_period: 6}",
-    ),
-    "workers_per_trial": _whole(1),
-    "gpus_per_trial": (
-        lambda v: _number(v) and (0 <= v <= 1 or (1 < v < float("inf") and v == int(v))),
-        "0, a fraction up to 1, or a whole number",
-    ),
-    "max_failures": _whole(0),
-    "confirm_top": _whole(1),
-    "confirm_seeds": _whole(0),
-    "storage": TEXT,
-    "storage_path": TEXT,
-    "val_fraction": (lambda v: _number(v) and 0 <= v < 1, "a number from 0 to below 1"),
-}
-SCHEDULER_KEYS: dict[str, Check] = {
-    "name": (lambda v: v in SCHEDULERS, "one of " + ", ".join(SCHEDULERS)),
-    "grace_period": _whole(1),
-    "reduction_factor": (lambda v: _number(v) and 2 <= v < float("inf"), "a number of at least 2"),
-    "brackets": _whole(1),
-}
+def is_number(v: Any) -> bool:
+    return type(v) in (int, float) and abs(v) < float("inf")
 
 
-def check_keys(values: Mapping[str, Any], keys: Mapping[str, Check], kind: str) -> None:
-    """RecipeError, one line, for a key that is not among `keys`, or a value that its key may not
-    hold.
-    """
+def is_name(v: Any) -> bool:
+    return isinstance(v, str) and bool(re.fullmatch(r"[A-Za-z0-9._-]+", v))
+
+
+def _is_mapping(v: Any) -> bool:
+    return isinstance(v, dict)
+
+
+def _are_settings(v: Any) -> bool:
+    return isinstance(v, list) and all(isinstance(point, dict) and point for point in v)
+
+
+def _are_gpus(v: Any) -> bool:
+    return is_number(v) and (0 <= v <= 1 or (v > 1 and v == int(v)))
+
+
+NAME: Check = ("letters, digits, '-', '_' and '.'", is_name)
+TEXT: Check = ("text", lambda v: isinstance(v, str))
+OPTIONS: Check = ("a mapping of 'option: value' lines", _is_mapping)
+RANGES: Check = (
+    "a mapping with at least one range, e.g. lr: {log: [0.01, 1]}",
+    lambda v: _is_mapping(v) and bool(v),
+)
+SETTINGS: Check = ("a list of settings, e.g. [{lr: 0.2, Tmax: 5}]", _are_settings)
+SCHEDULER: Check = (
+    "a mapping such as {name: asha, grace_period: 6}",
+    lambda v: _is_mapping(v) or v in SCHEDULERS,
+)
+MINUTES: Check = ("minutes above 0", lambda v: v is None or (is_number(v) and v > 0))
+GPUS: Check = ("0, a fraction up to 1, or a whole number", _are_gpus)
+SHARE: Check = ("a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1)
+FACTOR: Check = ("a number of at least 2", lambda v: is_number(v) and v >= 2)
+
+
+def keys_of(kind: type) -> Keys:
+    """The keys that the fields of a dataclass stand for."""
+    known = [each for each in fields(kind) if each.metadata]
+    return {each.metadata["name"] or each.name: each.metadata for each in known}
+
+
+def with_defaults(values: Mapping[str, Any], keys: Keys, kind: str) -> dict[str, Any]:
+    """A value for each key; RecipeError for an unknown one, or a value that its key cannot hold."""
     check_known(values, keys, kind)
-    for key, value in values.items():
-        if not keys[key][0](value):
-            raise RecipeError(f"{key} is {value!r}; it must be {keys[key][1]}")
+    for name, value in values.items():
+        if not keys[name]["holds"](value):
+            raise RecipeError(f"{name} is {value!r}; it must be {keys[name]['must']}")
+    return {name: values.get(name, known["default"]) for name, known in keys.items()}

@@ -8,7 +8,6 @@ samplers need that). v: the recipe value, equal to u unless the entry is `above`
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,9 @@ from rbnn.recipe import FIELDS, TYPES, check_known, checked
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-RANGES = ("log", "linear", "integer")
-KINDS = (*RANGES, "boolean", "choice", "fixed")
+KEYS_BESIDE = {"log": ["above"], "linear": ["above"], "integer": ["log", "above"]}  # by kind
+KINDS = (*KEYS_BESIDE, "boolean", "choice", "fixed")
+FITTING = {int: "integer or choice", float: "log, linear or choice", bool: "boolean"}
 ABOVE_FACTOR = 1 + 1e-6
 NOT_SEARCHED = {
     "dataset": "scores would not compare; make one sweep per data set",
@@ -33,9 +33,7 @@ NOT_SEARCHED = {
 
 @dataclass(frozen=True)
 class SearchParam:
-    """One searched or fixed option. `low`, `high`: ends of a range, both included. `choices`: pairs
-    (raw, recipe value).
-    """
+    """An option searched or fixed: a range [low, high], or `choices`, pairs (raw, recipe value)."""
 
     name: str
     kind: str
@@ -47,18 +45,16 @@ class SearchParam:
 
     @property
     def is_range(self) -> bool:
-        return self.kind in RANGES
+        return self.kind in KEYS_BESIDE
 
     @property
     def text(self) -> str:
         """The range in words, e.g. `0.5 to 30, above Tmin`."""
         if self.is_range:
-            return f"{self.low:g} to {self.high:g}" + (
-                f", above {self.above}" if self.above else ""
-            )
-        return ", ".join(
-            str(raw).lower() if isinstance(raw, bool) else str(raw) for raw, _ in self.choices
-        )
+            above = f", above {self.above}" if self.above else ""
+            return f"{self.low:g} to {self.high:g}{above}"
+        words = [str(raw).lower() if isinstance(raw, bool) else str(raw) for raw, _ in self.choices]
+        return ", ".join(words)
 
     @property
     def ends(self) -> tuple[Any, Any]:
@@ -86,14 +82,12 @@ class SearchParam:
 
     def raw(self, value: Any, other: float | None) -> Any:
         """The inverse of `value`; RecipeError, one line, where `value` cannot be reached."""
-        if self.is_range:
-            floor = self.floor(other)
-            if floor <= value <= self.high:
-                return self._moved(value, (floor, self.high), (self.low, self.high))
-        else:
-            for raw, known in self.choices:
-                if known == value:
-                    return raw
+        floor = self.floor(other)
+        if self.is_range and floor <= value <= self.high:
+            return self._moved(value, (floor, self.high), (self.low, self.high))
+        for raw, known in self.choices:
+            if known == value:
+                return raw
         raise RecipeError(
             f"{self.name} is {value!r}, outside its search space ({self.text}); widen it, or "
             "change the value"
@@ -103,15 +97,12 @@ class SearchParam:
         """The least value the entry takes while the option it must stay above is `other`."""
         if other is None:
             return self.low
-        return max(
-            self.low, math.floor(other) + 1 if self.kind == "integer" else other * ABOVE_FACTOR
-        )
+        least = math.floor(other) + 1 if self.kind == "integer" else other * ABOVE_FACTOR
+        return max(self.low, least)
 
     def _moved(self, x: Any, old: tuple[float, float], new: tuple[float, float]) -> Any:
-        """x at the same relative position in another range. Integers move linearly, which alone can
-        be undone exactly.
-
-        Rounded to 12 digits, so that moving there and back returns a value such as 0.3 unchanged.
+        """x at the same relative position in another range; integers move linearly, which alone can
+        be undone exactly. 12 digits, so that there and back returns a value such as 0.3 unchanged.
         """
         if old == new:
             return x
@@ -126,78 +117,65 @@ class SearchParam:
 
 
 def parse_entry(name: str, given: Any) -> SearchParam:
-    """The SearchParam of one line of `space`; RecipeError, one line, where it is not one of KINDS
-    or its range is not allowed.
-    """
+    """The SearchParam of one line of `space`; RecipeError, one line, for what is not allowed."""
     if name in NOT_SEARCHED or FIELDS[name].metadata["affects"] == "nothing":
-        raise RecipeError(
-            f"{name} cannot be searched: {NOT_SEARCHED.get(name, 'it changes no result')}"
-        )
+        why = NOT_SEARCHED.get(name, "it changes no result")
+        raise RecipeError(f"{name} cannot be searched: {why}")
     options = {"boolean": True} if given == "boolean" else given
+    example = f"{', '.join(KINDS)}, e.g. {{log: [0.01, 1]}}"
     if not isinstance(options, dict):
-        raise RecipeError(
-            f"space {name} is {given!r}; give a kind of {', '.join(KINDS)}, e.g. {{log: [0.01, 1]}}"
-        )
-    kinds = [
-        kind for kind in KINDS if kind in options and not (kind == "log" and "integer" in options)
-    ]
+        raise RecipeError(f"space {name} is {given!r}; give a kind of {example}")
+    kinds = [kind for kind in KINDS if kind in options]
+    if "integer" in kinds and "log" in kinds:  # an integer range on a log scale
+        kinds.remove("log")
     if len(kinds) != 1:
-        raise RecipeError(
-            f"space {name} is {given!r}; give exactly one of {', '.join(KINDS)}, e.g. {{log: "
-            f"[0.01, 1]}}"
-        )
+        raise RecipeError(f"space {name} is {given!r}; give exactly one of {example}")
     kind = kinds[0]
-    also = {"integer": ["log", "above"], "log": ["above"], "linear": ["above"]}.get(kind, [])
-    check_known(options, dict.fromkeys([kind, *also]), f"key in space {name}")
-    if kind in RANGES:
+    known = [kind, *KEYS_BESIDE.get(kind, [])]
+    check_known(options, dict.fromkeys(known), f"key in space {name}")
+    if kind in KEYS_BESIDE:
         return _range_entry(name, kind, options)
-    if kind == "boolean":
-        if TYPES[name] is not bool or options[kind] is not True:
-            raise RecipeError(
-                f"space {name} is {given!r}; boolean fits true-or-false options only, and is "
-                "written: boolean"
-            )
-        return SearchParam(name, kind, choices=((False, False), (True, True)))
-    return _choice_entry(name, kind, [options[kind]] if kind == "fixed" else options[kind])
+    if kind != "boolean":
+        return _choice_entry(name, kind, [options[kind]] if kind == "fixed" else options[kind])
+    if TYPES[name] is not bool or options[kind] is not True:
+        raise RecipeError(
+            f"space {name} is {given!r}; boolean fits true-or-false options only, and is written: "
+            "boolean"
+        )
+    return SearchParam(name, kind, choices=((False, False), (True, True)))
 
 
 def _range_entry(name: str, kind: str, options: dict[str, Any]) -> SearchParam:
-    wanted, ends = TYPES[name], options[kind]
-    if wanted not in (int, float) or (wanted is int) != (kind == "integer"):
-        fit = {int: "integer or choice", float: "log, linear or choice", bool: "boolean"}.get(
-            wanted, "choice"
-        )
+    wanted, ends, above = TYPES[name], options[kind], options.get("above", "")
+    if (wanted is not int and kind == "integer") or (wanted is not float and kind != "integer"):
+        fit = FITTING.get(wanted, "choice")
         raise RecipeError(f"space {name}: {kind} does not fit this option; use {fit}")
     if not isinstance(ends, list) or len(ends) != 2:
         raise RecipeError(f"space {name}: {kind} is {ends!r}; give both ends, e.g. [1, 5]")
     low, high = (_allowed(name, end) for end in ends)
     log = options.get("log", False) if kind == "integer" else kind == "log"
     if not isinstance(log, bool) or low >= high or (log and low <= 0):
+        positive = ", from above 0," if log else ""
         raise RecipeError(
-            f"space {name} is {options!r}; it must rise{', from above 0,' if log else ''} and log "
-            "be true or false"
-            " (for one value use fixed)"
+            f"space {name} is {options!r}; it must rise{positive} and log be true or false "
+            "(for one value use fixed)"
         )
-    above = options.get("above", "")
     if above and (above not in FIELDS or TYPES[above] not in (int, float)):
         raise RecipeError(f"space {name} is above {above!r}; name another numeric recipe option")
     return SearchParam(name, kind, low, high, log, above=above)
 
 
 def _choice_entry(name: str, kind: str, given: Any) -> SearchParam:
-    if (
-        not isinstance(given, list)
-        or not given
-        or any(isinstance(value, (list, dict)) for value in given)
-    ):
+    plain = isinstance(given, list) and not any(isinstance(each, (list, dict)) for each in given)
+    if not plain or not given:
         raise RecipeError(
             f"space {name}: {kind} is {given!r}; give plain values, e.g. [1, 2], and lists as "
             "text: '30 60 90'"
         )
-    pairs = [(value, _allowed(name, value)) for value in given]
-    if any(value == later for (_, value), (_, later) in itertools.combinations(pairs, 2)):
+    values = [_allowed(name, value) for value in given]
+    if any(value in values[:place] for place, value in enumerate(values)):
         raise RecipeError(f"space {name}: choice {given!r} holds a value twice; remove one")
-    return SearchParam(name, kind, choices=tuple(pairs))
+    return SearchParam(name, kind, choices=tuple(zip(given, values, strict=True)))
 
 
 def _allowed(name: str, value: Any) -> Any:
@@ -208,8 +186,6 @@ def _allowed(name: str, value: Any) -> Any:
 
 
 def allowed(name: str, value: Any) -> Any:
-    """`value` as a recipe holds it, e.g. 0.01 of the text 1e-2, as YAML reads it; RecipeError where
-    no recipe may hold it.
-    """
+    """`value` as a recipe holds it, e.g. 0.01 of the text 1e-2; RecipeError where none may."""
     value = checked(name, value)
     return list(value) if isinstance(value, tuple) else value

@@ -19,9 +19,7 @@ from tune.cluster.resources import Capacity, gpu_slots
 
 @dataclass(frozen=True)
 class Placement:
-    """A sweep's trials. `recipe`: threads resolved; `gpus`: what one trial takes; `concurrent`:
-    trials at once.
-    """
+    """A sweep's trials: the recipe with its threads, GPUs of one trial, trials at once."""
 
     recipe: Recipe
     gpus: float
@@ -45,37 +43,30 @@ def place_here(
     if baseline.gpus not in ("", "none"):
         raise RecipeError(
             f"gpus is '{baseline.gpus}', and Ray hands out the GPUs of a sweep; set "
-            "gpus_per_trial, and "
-            "CUDA_VISIBLE_DEVICES to use some of this machine's only"
+            "gpus_per_trial, and CUDA_VISIBLE_DEVICES to use some of this machine's only"
         )
-    workers = baseline.train_workers
-    num_gpus = len(
-        gpu_ids(
-            baseline.replace(
-                train_workers=min(max(torch.cuda.device_count(), 1), baseline.batch_size // 2)
-            )
-        )
-    )
+    workers, threads = baseline.train_workers, baseline.threads
+    usable = min(max(torch.cuda.device_count(), 1), baseline.batch_size // 2)
+    num_gpus = len(gpu_ids(baseline.replace(train_workers=usable)))
     gpus = gpus_per_trial or (float(workers) if num_gpus else 0.0)
     if gpus > num_gpus:
         raise RecipeError(
             f"gpus_per_trial is {gpus:g}, but this machine has {num_gpus} GPUs; lower it or run "
             "where there are more"
         )
-    slots = num_cores() // (workers * max(baseline.threads, 1))
-    slots = min(slots, gpu_slots(num_gpus, gpus)) if gpus else slots
+    slots = num_cores() // (workers * max(threads, 1))
+    if gpus:
+        slots = min(slots, gpu_slots(num_gpus, gpus))
     chosen = concurrent or max(1, min(slots, most_at_once))
     if chosen > slots:
-        of = f" of {baseline.threads} threads" if baseline.threads else ""
+        of = f" of {threads} threads" if threads else ""
         raise RecipeError(
             f"{chosen} trial(s) at once with {workers} worker(s){of} each do not fit this machine "
-            f"({num_cores()} cores, "
-            f"{num_gpus} GPUs); at most {slots} do: lower --concurrent, workers_per_trial or "
-            "threads"
+            f"({num_cores()} cores, {num_gpus} GPUs); at most {slots} do: lower --concurrent, "
+            "workers_per_trial or threads"
         )
-    in_turn = (
-        math.ceil(num_trials / chosen) if workers == 1 else 1
-    )  # several workers are new processes
+    # Several workers are new processes for each trial.
+    in_turn = math.ceil(num_trials / chosen) if workers == 1 else 1
     return Placement(resolve(baseline, share=chosen, in_turn=in_turn), gpus, chosen)
 
 
@@ -97,39 +88,34 @@ def place_on_cluster(
     never be placed.
     """
     check_model(baseline.model, baseline.dataset)
-    workers = baseline.train_workers
+    workers, threads, where = baseline.train_workers, baseline.threads, capacity.where
     if baseline.gpus not in ("", "none"):
         raise RecipeError(
-            f"gpus is '{baseline.gpus}', GPUs of one machine, and trials run on {capacity.where}; "
-            "set gpus_per_trial instead"
+            f"gpus is '{baseline.gpus}', GPUs of one machine, and trials run on {where}; set "
+            "gpus_per_trial instead"
         )
-    num_gpus = 0.0 if baseline.gpus == "none" else capacity.gpus
+    without = baseline.gpus == "none"
+    num_gpus, most_gpus = (0.0, 0.0) if without else (capacity.gpus, capacity.most_gpus)
     gpus = gpus_per_trial or (float(workers) if num_gpus else 0.0)
-    per_worker = gpus if workers == 1 else (1.0 if gpus else 0.0)
+    per_worker = gpus if workers == 1 else min(gpus, 1.0)
     if gpus and (not num_gpus or per_worker > capacity.most_gpus or gpus > num_gpus):
         raise RecipeError(
-            f"gpus_per_trial is {gpus:g}, and no node of {capacity.where} has more than "
-            f"{_most(baseline, capacity):g} GPU(s), "
-            f"all nodes together {num_gpus:g}; lower it, or add such a node"
+            f"gpus_per_trial is {gpus:g}, and no node of {where} has more than {most_gpus:g} "
+            f"GPU(s), all nodes together {num_gpus:g}; lower it, or add such a node"
         )
-    cpus = float(baseline.threads or 1)
+    cpus = float(threads or 1)
     slots = capacity.fitting(cpus, per_worker) // workers
     chosen = concurrent or min(slots, most_at_once)
     if slots == 0 or chosen > slots:
         raise RecipeError(
-            f"{max(chosen, 1)} trial(s) at once with {workers} worker(s) of {cpus:g} thread(s) "
-            f"and {gpus:g} GPU(s) each do not "
-            f"fit {capacity.where} ({len(capacity.nodes)} node(s), {capacity.cpus:g} cores, "
-            f"{num_gpus:g} GPUs); at most "
-            f"{slots} do: lower --concurrent, threads or workers_per_trial"
+            f"{max(chosen, 1)} trial(s) at once with {workers} worker(s) of {cpus:g} thread(s) and "
+            f"{gpus:g} GPU(s) each do not fit {where} ({len(capacity.nodes)} node(s), "
+            f"{capacity.cpus:g} cores, {num_gpus:g} GPUs); at most {slots} do: lower --concurrent, "
+            "threads or workers_per_trial"
         )
-    threads = baseline.threads or _most_threads(capacity, per_worker, chosen * workers)
+    threads = threads or _most_threads(capacity, per_worker, chosen * workers)
     compiles = "on" if baseline.compile == "on" else "off"
     return Placement(baseline.replace(threads=threads, compile=compiles), gpus, chosen)
-
-
-def _most(baseline: Recipe, capacity: Capacity) -> float:
-    return 0.0 if baseline.gpus == "none" else capacity.most_gpus
 
 
 def _most_threads(capacity: Capacity, gpus: float, processes: int) -> int:

@@ -35,7 +35,7 @@ class SweepPlan:
     trial's machine allows.
     """
 
-    file: SweepConfig
+    config: SweepConfig
     name: str
     directory: Path
     recipe: Recipe
@@ -51,48 +51,40 @@ class SweepPlan:
         workers = self.recipe.train_workers
         if workers == 1:
             return self.gpus
-        return (
-            workers * self.worker_resources.get("GPU", 0.0)
-            if self.worker_resources
-            else float(len(gpu_ids(self.recipe)))
-        )
+        if self.worker_resources:
+            return workers * self.worker_resources.get("GPU", 0.0)
+        return float(len(gpu_ids(self.recipe)))
 
     @property
     def elsewhere(self) -> dict[str, Any]:
-        """What `run_trial` must know on a cluster: the address of the sweep's checkpoints, and what
-        each worker takes.
-        """
-        store = store_of(self.file.storage_path, self.name)
-        resources = self.worker_resources
-        return ({"store": store} if store else {}) | (
-            {"worker_resources": resources} if resources else {}
-        )
+        """What `run_trial` must know on a cluster: where checkpoints go, what each worker takes."""
+        store = store_of(self.config.storage_path, self.name)
+        given = {"store": store, "worker_resources": self.worker_resources}
+        return {name: value for name, value in given.items() if value}
 
 
 def plan(
-    file: SweepConfig, *, name: str = "", results_dir: str = "", capacity: Capacity | None = None
+    config: SweepConfig, *, name: str = "", results_dir: str = "", capacity: Capacity | None = None
 ) -> SweepPlan:
     """Resolve a sweep file on this machine, or on the cluster of that capacity, and open its data.
 
     RecipeError or DataError, one line, where it cannot run.
     """
     check_name(name)
-    check_storage(file.storage_path, len(capacity.nodes) if capacity else 1)
-    recipe, gpus, concurrent = _place(file, max(1, file.trials // TRIALS_PER_SLOT), capacity)
-    name = name or f"{file.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    directory = folder_of(file.storage_path, results_dir, recipe.results_dir) / name
+    most = max(1, config.trials // TRIALS_PER_SLOT)
+    name = name or f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    recipe, placed = _place(config, most, capacity)
+    directory = folder_of(config.storage_path, results_dir, recipe.results_dir) / name
     if directory.exists():
         begun = SweepFolder(directory)
+        what = "sweep" if begun.exists else "folder"
         go_on = f", or go on with it: rbnn resume {begun.handle}" if begun.exists else ""
-        raise RecipeError(
-            f"{'sweep' if begun.exists else 'folder'} '{name}' exists in {directory}; choose "
-            f"another --name{go_on}"
-        )
-    return _plan(file, name, directory, recipe, concurrent, gpus, capacity)
+        raise RecipeError(f"{what} '{name}' exists in {directory}; choose another --name{go_on}")
+    return SweepPlan(config, name, directory, recipe, describe_data(recipe), **placed)
 
 
 def plan_again(
-    file: SweepConfig,
+    config: SweepConfig,
     recipe: Recipe,
     name: str,
     directory: Path,
@@ -100,54 +92,39 @@ def plan_again(
     capacity: Capacity | None,
 ) -> SweepPlan:
     """The plan of a sweep that began earlier, with the recipe as resolved then, which its
-    checkpoints belong to.
-
-    at_once: trials at once as planned then; fewer where this machine, or this cluster, is smaller.
-    Raises as `plan` does.
+    checkpoints belong to; at_once: trials as planned then, fewer where there is less room now.
     """
-    check_storage(file.storage_path, len(capacity.nodes) if capacity else 1)
-    _, gpus, concurrent = _place(
-        dataclasses.replace(file, baseline=recipe, concurrent=0), at_once, capacity
-    )
-    return _plan(file, name, directory, recipe, concurrent, gpus, capacity)
+    there = dataclasses.replace(config, baseline=recipe, concurrent=0)
+    _, placed = _place(there, at_once, capacity)
+    recipe = _at_home(recipe)
+    return SweepPlan(config, name, directory, recipe, describe_data(recipe), **placed)
 
 
-def _plan(
-    file: SweepConfig,
-    name: str,
-    directory: Path,
-    recipe: Recipe,
-    concurrent: int,
-    gpus: float,
-    capacity: Capacity | None,
-) -> SweepPlan:
-    recipe = recipe.replace(
-        data_path=str(Path(recipe.data_path).absolute())
-    )  # trials run in working directories of their own
-    data = describe_data(recipe)
-    if recipe.train_workers == 1:
-        return SweepPlan(
-            file, name, directory, recipe, data, concurrent, float(recipe.threads), gpus
-        )
-    worker = {"CPU": recipe.threads - DRIVER_SHARE} | ({"GPU": 1.0} if gpus else {})
-    return SweepPlan(
-        file, name, directory, recipe, data, concurrent, 0.01, 0.0, worker if capacity else None
-    )
+def _at_home(recipe: Recipe) -> Recipe:
+    """The recipe for trials, which run in working directories of their own."""
+    return recipe.replace(data_path=str(Path(recipe.data_path).absolute()))
 
 
 def _place(
-    file: SweepConfig, most_at_once: int, capacity: Capacity | None
-) -> tuple[Recipe, float, int]:
-    """(resolved baseline, GPUs of one trial, trials at once) on the cluster of that capacity, or on
-    this machine.
+    config: SweepConfig, most_at_once: int, capacity: Capacity | None
+) -> tuple[Recipe, dict[str, Any]]:
+    """The resolved baseline, and what a plan says of its trials' places, on the cluster of that
+    capacity or on this machine.
     """
+    check_storage(config.storage_path, len(capacity.nodes) if capacity else 1)
     wanted: dict[str, Any] = {
-        "gpus_per_trial": file.gpus_per_trial,
+        "gpus_per_trial": config.gpus_per_trial,
         "most_at_once": most_at_once,
-        "concurrent": file.concurrent,
+        "concurrent": config.concurrent,
     }
     if capacity:
-        placed = place_on_cluster(file.baseline, capacity, **wanted)
+        placed = place_on_cluster(config.baseline, capacity, **wanted)
     else:
-        placed = place_here(file.baseline, num_trials=file.trials, **wanted)
-    return placed.recipe, placed.gpus, placed.concurrent
+        placed = place_here(config.baseline, num_trials=config.trials, **wanted)
+    recipe = _at_home(placed.recipe)
+    found: dict[str, Any] = {"concurrent": placed.concurrent}
+    found |= {"cpus": float(recipe.threads), "gpus": placed.gpus}
+    if recipe.train_workers > 1:  # its driver computes nothing
+        worker = {"CPU": recipe.threads - DRIVER_SHARE} | ({"GPU": 1.0} if placed.gpus else {})
+        found |= {"cpus": 0.01, "gpus": 0.0, "worker_resources": worker if capacity else None}
+    return recipe, found

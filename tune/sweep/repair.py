@@ -1,7 +1,6 @@
 """Brings a sweep's study and its trials' folders to one truth after its process died.
 
-The study says what was decided of a trial, its folder what it did. A trial that the study holds as
-running, though no process runs it, waits from then on to be taken up again.
+The study says what was decided of a trial, its folder what it did.
 """
 
 from __future__ import annotations
@@ -9,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune.run.folder import RunFolder
 from tune.sweep.callback import begin_run
-from tune.sweep.confirm import SUFFIX
-from tune.sweep.folder import CONFIRM, TRIALS, SweepFolder, trial_directory
+from tune.sweep.folder import CONFIRM, SWEEP_FILE, TRIALS, SweepFolder, trial_directory
 from tune.sweep.plan import SweepPlan
 from tune.sweep.searcher import spec_of
-from tune.sweep.standing import STATES
 from tune.sweep.study import BUSY_S, CAUSE, RUN, VALUES, Study, last_epoch
-from tune.sweep.table import METRIC
+from tune.sweep.table import METRIC, STATES
 
 
 @dataclass(frozen=True)
@@ -37,12 +33,11 @@ def examine(study: Study, plan: SweepPlan) -> list[Finding]:
     """What is wrong with the trials of a study that no process works on; nothing is changed before
     a finding's `fix`.
     """
-    confirms = study.name.endswith(SUFFIX)
-    noun, kind = ("confirmation run", CONFIRM) if confirms else ("trial", TRIALS)
     findings, trials = [], study.trials()
+    noun = "confirmation run" if study.kind == CONFIRM else "trial"
     for trial in trials:
         subject = f"{noun} {trial.number}"
-        run = RunFolder(trial_directory(plan.directory, trial.number, kind))
+        run = RunFolder(trial_directory(plan.directory, trial.number, study.kind))
         if run.exists and run.info.values != trial.user_attrs.get(VALUES):
             text = f"{subject} tries other values than the run in its folder"
             findings.append(Finding(text, partial(_set_aside, run)))
@@ -52,16 +47,13 @@ def examine(study: Study, plan: SweepPlan) -> list[Finding]:
         elif wrong := _contradiction(trial, run):
             text = f"{subject} is {STATES[trial.state]}, and {wrong}"
             findings.append(Finding(text, partial(_settle, trial, run, plan)))
-    for run in unknown_runs(plan.directory, kind, len(trials)):
-        text = f"{noun} {int(run.directory.name)} ran, and the study does not know it"
-        findings.append(Finding(text, partial(_take_over, study, run, plan)))
+    # Runs beyond the last trial that the study holds, as after a backup of it was restored.
+    for folder in sorted((plan.directory / study.kind).glob("[0-9]*[0-9]")):
+        run = RunFolder(folder)
+        if run.exists and int(folder.name) >= len(trials):
+            text = f"{noun} {int(folder.name)} ran, and the study does not know it"
+            findings.append(Finding(text, partial(_take_over, study, run, plan)))
     return findings
-
-
-def unknown_runs(sweep: Path, kind: str, num_trials: int) -> list[RunFolder]:
-    """The runs of trials beyond the last that the study holds, as after a backup was restored."""
-    found = [RunFolder(folder) for folder in sorted((sweep / kind).glob("[0-9]*[0-9]"))]
-    return [run for run in found if run.exists and int(run.directory.name) >= num_trials]
 
 
 def _contradiction(trial: FrozenTrial, run: RunFolder) -> str:
@@ -94,31 +86,32 @@ def _settle(trial: FrozenTrial, run: RunFolder, plan: SweepPlan) -> None:
 
 
 def _take_over(study: Study, run: RunFolder, plan: SweepPlan) -> None:
-    """Tell the study of a trial as its folder has it."""
-    info, scores = run.info, {row["epoch"] + 1: row[METRIC] for row in run.epochs}
-    state = next((key for key, word in STATES.items() if word == info.state), TrialState.WAITING)
-    if state == TrialState.RUNNING:
-        state = TrialState.WAITING
-    attributes: dict[str, Any] = {VALUES: info.values, RUN: info.id}
-    if info.kind == "confirm":
-        attributes |= {"setting": int(info.tags["rbnn.confirms"]), "test": True}
-        study.add_ended({}, {}, state, scores, attributes)
-        return
-    space = plan.file.space
-    study.add_ended(space.raw(info.values), space.distributions, state, scores, attributes)
+    """Tell the study of a trial as its folder has it; one that did not end waits."""
+    info, scores, space = run.info, {}, plan.config.space
+    for row in run.epochs:
+        scores[row["epoch"] + 1] = row[METRIC]
+    ended = {word: state for state, word in STATES.items() if state.is_finished()}
+    state = ended.get(info.state, TrialState.WAITING)
+    given: dict[str, Any] = {"user_attrs": {VALUES: info.values, RUN: info.id}}
+    if study.kind == CONFIRM:
+        given["user_attrs"] |= {"setting": int(info.tags["rbnn.confirms"]), "test": True}
+    else:
+        given |= {"params": space.raw(info.values), "distributions": space.distributions}
+    if scores and state in (TrialState.COMPLETE, TrialState.PRUNED):
+        given["value"] = scores[max(scores)]
+    study.study.add_trial(create_trial(state=state, intermediate_values=scores, **given))
 
 
 def missing_study(folder: SweepFolder) -> str:
     """Why a sweep cannot go on for want of its study, in one line; "" where it is there."""
     record = folder.record
     study = Study.existing(folder.storage_url(record), record.name)
-    begun = (folder.directory / TRIALS).is_dir()
-    if study is None and begun:
+    if study:
+        study.belongs_to(record.id)
+    elif (folder.directory / TRIALS).is_dir():
         return (
             f"the Optuna study of sweep '{record.name}' is gone, and with it what the scores of "
             f"its trials belong to; restore it from a backup, or begin anew: rbnn sweep "
-            f"{folder.directory / 'sweep.yaml'}"
+            f"{folder.directory / SWEEP_FILE}"
         )
-    if study is not None:
-        study.belongs_to(record.id)
     return ""

@@ -12,24 +12,31 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import ray
 import yaml
 
 from rbnn.errors import RequestError, RunFailed
 from rbnn.files import write_atomically
 from rbnn.recipe import Recipe
 from tune.cluster.ray import capacity, connected, joined, lost_of_own_ray, own_ray_session
-from tune.run.folder import new_id
+from tune.run.folder import State, new_id
 from tune.run.listener import Listener
 from tune.sweep.callback import SweepCallback
 from tune.sweep.config import SweepConfig
-from tune.sweep.confirm import SUFFIX, num_confirming, settings_of
+from tune.sweep.confirm import num_confirming, settings_of
 from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord, private_mode
 from tune.sweep.plan import SweepPlan, plan, plan_again
 from tune.sweep.repair import examine, missing_study
-from tune.sweep.standing import board_of
 from tune.sweep.stop import BUDGET, SIGNAL, Interruption, StopSignal
-from tune.sweep.study import STORAGE_ERRORS, Study, begin_study, check_storage_url, reason_of
-from tune.sweep.table import TrialTable
+from tune.sweep.study import (
+    STORAGE_ERRORS,
+    SUFFIX,
+    Study,
+    begin_study,
+    check_storage_url,
+    reason_of,
+)
+from tune.sweep.table import TrialTable, table_of
 from tune.sweep.trial import run_trial
 from tune.sweep.tuner import Phase, Trainable, confirm_phase, run, search_phase
 from tune.uris import shown, with_absolute_path
@@ -38,7 +45,7 @@ Began = Callable[[SweepPlan, SweepFolder], object]
 
 
 def run_sweep(
-    file: SweepConfig,
+    config: SweepConfig,
     *,
     store: str,
     name: str = "",
@@ -56,8 +63,8 @@ def run_sweep(
     own. began: called when the folder is there and nothing runs yet.
     """
     with joined(address):
-        planned = plan(file, name=name, results_dir=results_dir, capacity=capacity(address))
-        check_storage_url(file.storage)
+        planned = plan(config, name=name, results_dir=results_dir, capacity=capacity(address))
+        check_storage_url(config.storage)
         folder = create_folder(planned, store)
         try:
             begin_study(folder.storage_url(), planned.name, folder.info.id)
@@ -84,16 +91,11 @@ def resume_sweep(
 
     Raises RequestError where another process conducts it, or where it does not fit what is here.
     """
-    record = folder.record
+    record, config = folder.record, folder.config
+    recipe, directory = Recipe(**record.recipe), folder.directory
     with joined(address):
-        planned = plan_again(
-            folder.file,
-            Recipe(**record.recipe),
-            record.name,
-            folder.directory,
-            record.concurrent,
-            capacity(address),
-        )
+        room = capacity(address)
+        planned = plan_again(config, recipe, record.name, directory, record.concurrent, room)
         if missing := missing_study(folder):
             raise RequestError(missing)
         with folder.conducting():
@@ -103,43 +105,39 @@ def resume_sweep(
 
 def create_folder(planned: SweepPlan, store: str) -> SweepFolder:
     """The new folder of a sweep, with all that going on with it needs."""
-    file, where = planned.file, planned.directory.parent
+    config, recipe, where = planned.config, planned.recipe, planned.directory.parent
     try:
         planned.directory.mkdir(parents=True)
     except OSError as error:
-        raise RequestError(
-            f"results_dir '{where}' cannot be written: {error.strerror}; choose another "
-            "--results_dir"
-        ) from None
+        reason = f"cannot be written: {error.strerror}; choose another --results_dir"
+        raise RequestError(f"results_dir '{where}' {reason}") from None
     folder, sweep_id = SweepFolder(planned.directory), new_id()
-    text = yaml.safe_dump(file.to_dict(), sort_keys=False)
-    mode = private_mode(file.storage, file.storage_path)
+    text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    mode = private_mode(config.storage, config.storage_path)
     write_atomically(planned.directory / SWEEP_FILE, text, mode=mode)
-    folder.describe(planned.recipe)
-    record = SweepRecord(
-        id=sweep_id,
-        kind="sweep",
-        name=planned.name,
-        tags={
-            "rbnn.sweep": planned.name,
-            "rbnn.sweep_id": sweep_id,
-            "rbnn.recipe": file.name,
-        },
-        params=search_params(planned),
-        description=file.description,
-        data=dataclasses.asdict(planned.data),
-        began=time.time(),
-        store=store,
-        storage=with_absolute_path(file.storage),
-        recipe=planned.recipe.to_dict(),
-        concurrent=planned.concurrent,
-        cpus=float(planned.recipe.threads * planned.recipe.train_workers),
-        gpus=planned.gpus_of_trial,
-        trials=file.trials,
-        budget_s=file.time_budget_min * 60 if file.time_budget_min else None,
-        confirm_seeds=file.confirm_seeds,
+    folder.describe(recipe)
+    sweeps = {"rbnn.sweep": planned.name, "rbnn.sweep_id": sweep_id, "rbnn.recipe": config.name}
+    folder.write(
+        SweepRecord(
+            id=sweep_id,
+            kind="sweep",
+            name=planned.name,
+            tags=sweeps,
+            params=search_params(planned),
+            description=config.description,
+            data=dataclasses.asdict(planned.data),
+            began=time.time(),
+            store=store,
+            storage=with_absolute_path(config.storage),
+            recipe=recipe.to_dict(),
+            concurrent=planned.concurrent,
+            cpus=float(recipe.threads * recipe.train_workers),
+            gpus=planned.gpus_of_trial,
+            trials=config.trials,
+            budget_s=config.time_budget_min * 60 if config.time_budget_min else None,
+            confirm_seeds=config.confirm_seeds,
+        )
     )
-    folder.write(record)
     return folder
 
 
@@ -147,17 +145,17 @@ def search_params(planned: SweepPlan) -> dict[str, Any]:
     """How the sweep searches, as params beside those of its recipe: space, sampler, scheduler,
     budget, seeds.
     """
-    file = planned.file
-    found: dict[str, Any] = {}
+    config = planned.config
+    found: dict[str, Any] = {"sweep/concurrent": planned.concurrent}
     for name in ("sampler", "seed", "trials", "time_budget_min", "confirm_top", "confirm_seeds"):
-        if (value := getattr(file, name)) is not None:
+        if (value := getattr(config, name)) is not None:
             found[f"sweep/{name}"] = value
-    words = [
-        f"{key}={value:g}" if key != "name" else value
-        for key, value in file.scheduler.to_dict().items()
-    ]
-    found |= {"sweep/concurrent": planned.concurrent, "sweep/scheduler": " ".join(words)}
-    return found | {f"space/{name}": f"{kind} {text}" for name, kind, text in file.space.describe()}
+    settings = config.scheduler.to_dict()
+    words = [settings.pop("name"), *(f"{key}={value:g}" for key, value in settings.items())]
+    found["sweep/scheduler"] = " ".join(words)
+    for name, kind, text in config.space.describe():
+        found[f"space/{name}"] = f"{kind} {text}"
+    return found
 
 
 @dataclass
@@ -179,11 +177,10 @@ class SweepSession:
             with self.ray:
                 return self._run()
         except STORAGE_ERRORS as error:
-            storage = shown(self.folder.storage_url())
+            storage, handle = shown(self.folder.storage_url()), self.folder.handle
             cause = f"storage {storage} does not answer any more: {reason_of(error)}"
             self._end("failed", cause)
-            again = f"rbnn resume {self.folder.handle}"
-            raise RunFailed(f"{cause}; when it does: {again}") from error
+            raise RunFailed(f"{cause}; when it does: rbnn resume {handle}") from error
         except KeyboardInterrupt:
             self._end("stopped", SIGNAL)
             raise
@@ -191,80 +188,74 @@ class SweepSession:
             self._end("failed", f"{type(error).__name__}: {error}")
             raise
 
-    def _end(self, state: Any, cause: str) -> None:
+    def _run(self) -> StopSignal:
+        table, stop = self._search()
+        if not stop.by_user and table.best and self.folder.record.confirm_seeds:
+            stop = self._confirm(table)
+        self._summarise(table)
+        if stop.by_user:
+            self._end("stopped", stop.reason)
+        elif table.best:
+            self._end("finished", stop.reason)
+        else:
+            causes = [row.cause for row in table.ended if row.cause]
+            self._end("failed", stop.reason or next(iter(causes), "no trial ran to its end"))
+        return stop
+
+    def _end(self, state: State, cause: str) -> None:
         self.folder.end(state, cause)
         self.listener.run_ended(self.folder)
 
-    def _run(self) -> StopSignal:
-        storage = self.folder.storage_url()
-        phase = search_phase(self.plan, storage, self.folder.record.trials)
-        table, stop = self._search(phase)
-        if not stop.by_user and table.best and self.folder.record.confirm_seeds:
-            stop = self._confirm(storage, table)
-        state = "finished" if table.best else "failed"
-        state = "stopped" if stop.by_user else state
-        self._summarise(table)
-        self._end(state, stop.reason or (self._why_nothing(table) if state == "failed" else ""))
-        return stop
-
-    def _why_nothing(self, table: TrialTable) -> str:
-        causes = [row.cause for row in table.ended if row.cause]
-        return causes[0] if causes else "no trial ran to its end"
-
-    def _summarise(self, table: TrialTable) -> None:
-        """The result as values of the sweep's own run; a later session is a later step."""
-        found: dict[str, float] = {}
-        for row in table.ended:
-            found[f"sweep/{row.state}"] = found.get(f"sweep/{row.state}", 0.0) + 1
-        best, baseline = table.best, table.baseline
-        if best and best.top1 is not None:
-            found["val/top1"] = best.top1
-        if baseline and baseline.top1 is not None:
-            found["sweep/default_top1"] = baseline.top1
-        if found:
-            self.folder.add_points(self.folder.record.sessions - 1, found)
-
-    def _search(self, phase: Phase) -> tuple[TrialTable, StopSignal]:
-        record = self.folder.record
+    def _search(self) -> tuple[TrialTable, StopSignal]:
+        record, num_epochs = self.folder.record, self.plan.recipe.epochs
         left = None if record.budget_s is None else record.budget_s - record.used_s
-        stop = self._stop(left)
-        self._repair(phase.history)
-        table = board_of(phase.history, self.plan.directory, record.trials, self.plan.recipe.epochs)
-        after = num_confirming(self.plan.file.confirm_top, record.confirm_seeds, record.trials)
-        table.epochs_after, table.budget_s = after * table.num_epochs, left
+        phase = search_phase(self.plan, self.folder.storage_url(), record.trials)
+        phase.study.only_within(self.plan.config.space.distributions, self.listener.said)
+        self._repair(phase.study)
+        table, stop = self._table(phase.study, record.trials), self._stop(left)
+        after = num_confirming(self.plan.config.confirm_top, record.confirm_seeds, record.trials)
+        table.epochs_after, table.budget_s = after * num_epochs, left
         if left is not None and left <= 0:
             stop.because(BUDGET)
         else:
             self._run_phase(phase, table, stop)
         return table, stop
 
-    def _confirm(self, storage: str, search: TrialTable) -> StopSignal:
-        stop, num_seeds = self._stop(None), self.folder.record.confirm_seeds
+    def _confirm(self, search: TrialTable) -> StopSignal:
+        storage, num_seeds = self.folder.storage_url(), self.folder.record.confirm_seeds
         self._repair(Study(storage, self.plan.name + SUFFIX))
         phase = confirm_phase(self.plan, storage, search.rows, num_seeds)
-        table = board_of(
-            phase.history,
-            self.plan.directory,
-            len(phase.history.trials()),
-            self.plan.recipe.epochs,
-            noun="confirmation run",
-        )
+        table, stop = self._table(phase.study, len(phase.study.trials())), self._stop(None)
+        table.noun = "confirmation run"
         if phase.num_trials:
-            self.listener.said(
-                f"confirming the best settings with {num_seeds} fresh seeds each: "
-                f"{phase.num_trials} runs"
-            )
+            runs = f"with {num_seeds} fresh seeds each: {phase.num_trials} runs"
+            self.listener.said(f"confirming the best settings {runs}")
         self._run_phase(phase, table, stop)
-        if settings := settings_of(phase.history):
+        if settings := settings_of(phase.study):
             search.confirmed = settings[0].number
         return stop
+
+    def _summarise(self, table: TrialTable) -> None:
+        """The result as values of the sweep's own run; a later session is a later step."""
+        found: dict[str, float] = {}
+        for row in table.ended:
+            found[f"sweep/{row.state}"] = found.get(f"sweep/{row.state}", 0.0) + 1
+        for name, one in {"val/top1": table.best, "sweep/default_top1": table.baseline}.items():
+            if one and one.top1 is not None:
+                found[name] = one.top1
+        if found:
+            self.folder.add_points(self.folder.record.sessions - 1, found)
 
     def _run_phase(self, phase: Phase, table: TrialTable, stop: StopSignal) -> None:
         if phase.num_trials == 0:
             return
-        self._connect()
+        if not ray.is_initialized():  # once for both phases
+            self.ray.enter_context(connected(self.address))
+            self.folder.update(ray=own_ray_session(self.address))
+            if self.signals:  # Ray has set handlers of its own
+                self.signals.install()
         self.listener.trials_began(table)
-        callback = SweepCallback(self.plan, table, phase.history, stop, self.listener)
+        callback = SweepCallback(self.plan, table, phase.study, stop, self.listener)
         signals = self.signals or Interruption()
         try:
             signals.stop = stop
@@ -278,32 +269,22 @@ class SweepSession:
             callback.end_unfinished()
             self.listener.trials_ended()
 
-    def _connect(self) -> None:
-        """Ray, once for both phases; signal handlers are set later, as Ray sets its own."""
-        import ray
-
-        if not ray.is_initialized():
-            self.ray.enter_context(connected(self.address))
-            self.folder.update(ray=own_ray_session(self.address))
-            if self.signals:
-                self.signals.install()
-
     def _repair(self, study: Study) -> None:
         """Put right what an earlier session left when it died."""
         for finding in examine(study, self.plan):
             finding.fix()
+
+    def _table(self, study: Study, num_trials: int | None) -> TrialTable:
+        return table_of(study, self.plan.directory, num_trials, self.plan.recipe.epochs)
 
     def _stop(self, seconds: float | None) -> StopSignal:
         return StopSignal(self.folder.stop_file, seconds, beat=self._beat)
 
     def _beat(self) -> None:
         self.folder.beat()
-        lost = lost_of_own_ray()
-        if lost:  # Ray Tune would wait for ever
-            raise RunFailed(
-                f"Ray ended: its {lost} is gone, perhaps killed for lack of memory; rbnn resume "
-                f"{self.folder.handle}"
-            )
+        if lost := lost_of_own_ray():  # Ray Tune would wait for ever
+            what = f"its {lost} is gone, perhaps killed for lack of memory"
+            raise RunFailed(f"Ray ended: {what}; rbnn resume {self.folder.handle}")
 
 
 def extend_budget(folder: SweepFolder, trials: int | None, hours: float | None) -> None:
@@ -316,12 +297,11 @@ def extend_budget(folder: SweepFolder, trials: int | None, hours: float | None) 
         raise RequestError(f"--trials is {trials}; it must be at least 1")
     if hours is not None and not 0 < hours < float("inf"):
         raise RequestError(f"--hours is {hours:g}; it must be above 0")
-    record, file = folder.record, folder.file
-    history = Study.existing(folder.storage_url(record), record.name)
-    begun = len(history.finished) if history else 0
-    if file.sampler == "grid" and begun >= len(file.space.grid()):
-        raise RequestError(
-            f"sweep '{record.name}' has tried its whole grid; widen the space in a new sweep"
-        )
+    record, config = folder.record, folder.config
+    study = Study.existing(folder.storage_url(record), record.name)
+    begun = len(study.finished) if study else 0
+    if config.sampler == "grid" and begun >= len(config.space.grid()):
+        text = "has tried its whole grid; widen the space in a new sweep"
+        raise RequestError(f"sweep '{record.name}' {text}")
     budget = None if trials is None else max(record.trials or 0, begun) + trials
     folder.update(trials=budget, budget_s=None if hours is None else folder.used_s + hours * 3600)

@@ -1,6 +1,4 @@
-"""Why a sweep ends before its last trial: Ctrl-C, `rbnn stop`, its time budget, or the same failure
-again and again.
-"""
+"""Why a sweep ends before its last trial: Ctrl-C, `rbnn stop`, its time budget, equal failures."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ SIGNAL, REQUEST, BUDGET = "interrupted", "stopped by rbnn stop", "time budget us
 
 
 class StopSignal(Event):
-    """Set once, with its reason. file: stops when that file appears. seconds: stops after so long.
-    beat: called often.
-    """
+    """Set once, with its reason; by `file` when it appears, after `seconds`. beat: called often."""
 
     def __init__(
         self,
@@ -65,28 +61,24 @@ class StopSignal(Event):
         return self.reason in (SIGNAL, REQUEST)
 
 
-def stopper(stop: StopSignal) -> Any:
-    """Ray Tune's stopper for a whole sweep, obeying a StopSignal of this process."""
+def stopper(stop: StopSignal | None, has_ended: Callable[[int], bool]) -> Any:
+    """Ray Tune's stopper: of a sweep by a StopSignal of this process, of a trial that was ended in
+    the study by somebody else.
+    """
     from ray.tune import Stopper
 
     class StopWhenSet(Stopper):
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return False
+            return has_ended(result["config"]["number"])
 
         def stop_all(self) -> bool:
-            return stop.poll()
+            return stop is not None and stop.poll()
 
         def __reduce__(self) -> tuple[Any, ...]:
-            return (
-                _never_stops,
-                (),
-            )  # Ray pickles it into its state files; the event belongs to this process alone
+            # Ray pickles it into its state files; the event belongs to this process alone.
+            return stopper, (None, bool)
 
     return StopWhenSet()
-
-
-def _never_stops() -> Any:
-    return stopper(StopSignal())
 
 
 class Interruption:

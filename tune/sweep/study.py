@@ -6,16 +6,18 @@ number, values and scores. Steps of intermediate values are epochs completed, fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from rbnn.errors import RequestError, one_line
+from tune.sweep.folder import CONFIRM, TRIALS
 from tune.uris import shown, sqlite_path
 
 VALUES = "values"  # the recipe values of a trial, by option name
@@ -23,13 +25,12 @@ BUSY_S = "busy_s"  # seconds that a trial has held its place
 CAUSE = "cause"
 RUN = "run"  # the id of its run
 SWEEP = "rbnn.sweep_id"  # attribute of a study: the id of the sweep that it belongs to
+SUFFIX = ".confirm"  # of the study of a sweep's confirmation
 STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
 
 
 class Study:
-    """The study of that name in an Optuna storage (URL, or None for memory), created
-    where missing.
-    """
+    """The study of that name in an Optuna storage (URL, None for memory), begun where missing."""
 
     def __init__(self, storage: str | None, name: str, *, mode: str = "max") -> None:
         self._url, self.name, self.mode = storage, name, mode
@@ -37,26 +38,24 @@ class Study:
 
     @classmethod
     def existing(cls, storage: str, name: str) -> Study | None:
-        """The study of that name where the storage holds it; a missing database is not created.
-        Raises as `open_storage`.
-        """
+        """The study where the storage holds it; nothing is created. Raises as `open_storage`."""
         file = sqlite_path(storage)
         if file and not file.is_file():
             return None
-        return (
-            cls(storage, name)
-            if name in optuna.get_all_study_names(open_storage(storage))
-            else None
-        )
+        known = optuna.get_all_study_names(open_storage(storage))
+        return cls(storage, name) if name in known else None
 
     def _open(self, storage: Any) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        direction = StudyDirection.MAXIMIZE if self.mode == "max" else StudyDirection.MINIMIZE
         self._storage = storage
         self.study = optuna.create_study(
-            storage=storage, study_name=self.name, direction=direction, load_if_exists=True
+            storage=storage,
+            study_name=self.name,
+            direction="maximize" if self.mode == "max" else "minimize",
+            load_if_exists=True,
         )
         self._ids: dict[int, int] = {}
+        self._space: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles what holds it; a study on disk is reopened rather than copied."""
@@ -66,6 +65,11 @@ class Study:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open(self._storage if self._url is None else open_storage(self._url))
+
+    @property
+    def kind(self) -> str:
+        """Where the runs of its trials lie in the sweep's folder."""
+        return CONFIRM if self.name.endswith(SUFFIX) else TRIALS
 
     def belongs_to(self, sweep_id: str) -> None:
         """RequestError where this is the study of another sweep, which happens to bear the name."""
@@ -84,11 +88,40 @@ class Study:
 
     @property
     def finished(self) -> list[FrozenTrial]:
-        """Trials that ended: complete, pruned or failed."""
-        return [trial for trial in self.trials() if trial.state.is_finished()]
+        """Trials that were run and ended: complete, pruned or failed."""
+        return [t for t in self.trials() if t.state.is_finished() and VALUES in t.user_attrs]
+
+    def busy_s(self, running: bool) -> float:
+        """Seconds that trials have held places; where a process runs them, those of now too."""
+        total = 0.0
+        for trial in self.trials():
+            total += trial.user_attrs.get(BUSY_S, 0.0)
+            if running and trial.state == TrialState.RUNNING and trial.datetime_start:
+                total += (datetime.now() - trial.datetime_start).total_seconds()
+        return total
+
+    def only_within(self, space: dict[str, Any], say: Callable[[str], object]) -> None:
+        """From now on fail what somebody else lines up outside the distributions by option."""
+        self._space, self._say = space, say
+
+    def _refuse_outside(self) -> None:
+        for trial in self.trials(TrialState.WAITING):
+            given = trial.system_attrs.get("fixed_params", {})
+            known = {name: each for name, each in self._space.items() if name in given}
+            try:
+                create_trial(state=trial.state, params=given, distributions=known)
+            except ValueError:
+                text = (
+                    f"{given}, lined up from outside, is not in the search space; it is passed over"
+                )
+                self.tag(trial.number, CAUSE, text)
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                self._say(f"trial {trial.number}: {text}")
 
     def take_interrupted(self) -> FrozenTrial | None:
         """The first waiting trial that has its values, now running; None where there is none."""
+        if self._space:
+            self._refuse_outside()
         for trial in self.trials(TrialState.WAITING):
             if VALUES in trial.user_attrs and self._storage.set_trial_state_values(
                 trial._trial_id, TrialState.RUNNING
@@ -97,17 +130,21 @@ class Study:
         return None
 
     def note(self, number: int, epoch: int, score: float) -> None:
-        """The score of an epoch of a running trial; a repeated epoch replaces the earlier score."""
-        self._storage.set_trial_intermediate_value(self._id(number), epoch, score)
+        """The score of an epoch of a trial that has not ended; a repeated epoch replaces it."""
+        with suppress(UpdateFinishedTrialError):
+            self._storage.set_trial_intermediate_value(self._id(number), epoch, score)
 
     def tag(self, number: int, key: str, value: Any) -> None:
-        """Set a user attribute of a trial that has not ended."""
-        self._storage.set_trial_user_attr(self._id(number), key, value)
+        """Set a user attribute of a trial, unless it has ended."""
+        with suppress(UpdateFinishedTrialError):
+            self._storage.set_trial_user_attr(self._id(number), key, value)
+
+    def has_ended(self, number: int) -> bool:
+        """Whether a trial has ended, perhaps by somebody else's hand."""
+        return bool(self._storage.get_trial(self._id(number)).state.is_finished())
 
     def end(self, number: int, state: TrialState, score: float | None = None) -> None:
-        """End a running trial; a pruned one keeps its last score as its value. One that has ended
-        stays as it is.
-        """
+        """End a running trial, once; a pruned one keeps its last score as its value."""
         if not self.trials()[number].state.is_finished():
             self.study.tell(number, score, state=None if score is not None else state)
 
@@ -125,30 +162,7 @@ class Study:
 
     def add_waiting(self, attributes: dict[str, Any]) -> None:
         """A trial that waits for its turn, with its values known."""
-        self.study.add_trial(
-            optuna.trial.create_trial(state=TrialState.WAITING, user_attrs=attributes)
-        )
-
-    def add_ended(
-        self,
-        point: dict[str, Any],
-        distributions: dict[str, Any],
-        state: TrialState,
-        scores: dict[int, float],
-        attributes: dict[str, Any],
-    ) -> None:
-        """A trial that ran when the study did not hear of it; point: raw values, by option."""
-        complete = state == TrialState.COMPLETE
-        last = scores[max(scores)] if scores else None
-        trial = optuna.trial.create_trial(
-            state=state,
-            value=last if complete or state == TrialState.PRUNED else None,
-            params=point,
-            distributions=distributions,
-            intermediate_values=scores,
-            user_attrs=attributes,
-        )
-        self.study.add_trial(trial)
+        self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes))
 
     def _id(self, number: int) -> int:
         if number not in self._ids:
@@ -161,9 +175,8 @@ def open_storage(url: str, remedy: str = "see that it is there and answers, then
     try:
         return optuna.storages.get_storage(url)
     except (*STORAGE_ERRORS, ImportError, ValueError, OSError, RuntimeError) as error:
-        raise RequestError(
-            f"storage {shown(url)} cannot be used: {reason_of(error)}; {remedy}"
-        ) from None
+        text = f"storage {shown(url)} cannot be used: {reason_of(error)}; {remedy}"
+        raise RequestError(text) from None
 
 
 def reason_of(error: BaseException) -> str:
@@ -174,28 +187,25 @@ def reason_of(error: BaseException) -> str:
 
 
 def check_storage_url(url: str) -> None:
-    """RequestError, one line, where no Optuna storage can be opened at `url`, or it would forget.
-
+    """RequestError, one line, where no Optuna storage can be opened at `url`, or it would forget;
     "" is the sweep's own file, which cannot be wrong.
     """
-    if not url:
-        return
     if url.startswith("sqlite:") and (sqlite_path(url) is None or ":memory:" in url):
         raise RequestError(
             f"storage {shown(url)} is in memory, and ends with its process; name a file, e.g. "
             "sqlite:////folder/optuna.db"
         )
-    open_storage(url, "give e.g. postgresql://USER@HOST/NAME, or leave it out for a file")
+    if url:
+        open_storage(url, "give e.g. postgresql://USER@HOST/NAME, or leave it out for a file")
 
 
 def begin_study(url: str, name: str, sweep_id: str) -> None:
     """Create the study of a new sweep; RequestError where the storage holds one of that name."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(url)
     try:
-        study = optuna.create_study(
-            storage=open_storage(url), study_name=name, direction="maximize", load_if_exists=False
-        )
-    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+    except DuplicatedStudyError:
         raise RequestError(
             f"storage {shown(url)} holds a sweep '{name}' already; choose another --name"
         ) from None
@@ -209,8 +219,5 @@ def last_epoch(trial: FrozenTrial) -> int:
 
 def scores_at(trials: Sequence[FrozenTrial], epoch: int, *, but: int) -> list[float]:
     """The scores at an epoch of all trials that reached it, without the trial numbered `but`."""
-    return [
-        t.intermediate_values[epoch]
-        for t in trials
-        if t.number != but and epoch in t.intermediate_values
-    ]
+    reached = [t for t in trials if t.number != but and epoch in t.intermediate_values]
+    return [trial.intermediate_values[epoch] for trial in reached]

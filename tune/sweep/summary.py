@@ -1,5 +1,5 @@
-"""How a sweep stands, for people and as JSON: read from its folder and its study alone, while it
-runs elsewhere or after.
+"""How a sweep stands, for people and as JSON, and its winner as a recipe: read from its folder and
+its study alone, while it runs elsewhere or after.
 """
 
 from __future__ import annotations
@@ -7,74 +7,78 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
-
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, RunFailed
+from rbnn.recipe import Recipe
 from tune.report.console import print_table
-from tune.sweep.confirm import SUFFIX, confirmation_table, num_confirming, settings_of
+from tune.sweep import confirm
+from tune.sweep.confirm import Setting, settings_of, spread
 from tune.sweep.folder import SweepFolder, SweepRecord, sweep_folders
-from tune.sweep.standing import rows_of
-from tune.sweep.study import BUSY_S, Study, last_epoch
-from tune.sweep.table import TrialTable, percent
+from tune.sweep.study import SUFFIX, Study, last_epoch
+from tune.sweep.table import TrialRow, TrialTable, percent, rows_of
+from tune.sweep.table import shown as in_words
 from tune.uris import shown
 
 NUM_ROWS = 10
+NAMES = {"killed": "interrupted"}  # what people read: such a trial waits to be taken up again
 
 
 @dataclass
 class SweepSummary:
-    """A sweep as it is now. busy_s: seconds that its trials, of the search and of the confirmation,
-    have held their places.
+    """A sweep as it is now. busy_s: seconds that trials, of search and confirmation, held places.
 
     num_to_confirm: confirmation runs begun or lined up, 0 before the search has ended;
-    epochs_confirmed: theirs so far.
+    epochs_confirmed: theirs so far; settings: what the finished ones say, the best first.
     """
 
     folder: SweepFolder
     record: SweepRecord
     state: str
-    board: TrialTable
+    table: TrialTable
     busy_s: float = 0.0
     used_s: float = 0.0
     num_confirmed: int = 0
     num_to_confirm: int = 0
     epochs_confirmed: int = 0
-    confirmation: list[str] = field(default_factory=list)
+    settings: list[Setting] = field(default_factory=list)
+
+    @property
+    def confirmation(self) -> list[str]:
+        """What fresh seeds say, as lines of text."""
+        return confirm.confirmation_table(self.settings) if self.settings else []
 
     @property
     def finish(self) -> float | None:
-        """When it will have ended, its confirmation included, as seconds since 1970; None where
-        that cannot be said.
-        """
-        record, board = self.record, self.board
+        """When it will have ended, confirmation included, in seconds since 1970; None: unknown."""
+        record, table = self.record, self.table
         if self.state != "running":
             return None
-        planned = num_confirming(self.folder.file.confirm_top, record.confirm_seeds, record.trials)
-        confirming = max(
-            (self.num_to_confirm or planned) * board.num_epochs - self.epochs_confirmed, 0
+        top = self.folder.config.confirm_top
+        num_runs = self.num_to_confirm or confirm.num_confirming(
+            top, record.confirm_seeds, record.trials
         )
-        done = sum(row.epochs for row in board.rows.values()) + self.epochs_confirmed
+        to_come = max(num_runs * table.num_epochs - self.epochs_confirmed, 0)
         left = None if record.budget_s is None else record.budget_s - self.used_s
-        seconds = board.seconds_to_come(done, self.used_s, left, confirming)
+        done = table.epochs + self.epochs_confirmed
+        seconds = table.seconds_to_come(done, self.used_s, left, to_come)
         return None if seconds is None else time.time() + seconds
 
     def counts(self) -> dict[str, int]:
-        """Trials by state; `interrupted` ones wait to be taken up again."""
-        names = {"killed": "interrupted"}
+        """Trials by state."""
         counts = dict.fromkeys(("complete", "pruned", "failed", "running", "interrupted"), 0)
-        for row in self.board.rows.values():
-            counts[names.get(row.state, row.state)] += 1
+        for row in self.table.rows.values():
+            counts[NAMES.get(row.state, row.state)] += 1
         return counts
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for --json."""
-        best, record = self.board.best, self.record
-        rows = [
-            {**vars(row), "state": "interrupted" if row.state == "killed" else row.state}
-            for row in self.board.ranked
-        ]
+        row, record, best = self.table.best, self.record, {}
+        if row:
+            names = ("trial", "val/top1", "run", "values")
+            best = dict(zip(names, (row.number, row.top1, row.run_id, row.values), strict=True))
+        rows = [vars(row) | {"state": NAMES.get(row.state, row.state)} for row in self.table.ranked]
         return {
             "sweep": record.name,
             "state": self.state,
@@ -84,15 +88,8 @@ class SweepSummary:
             "parent_run": self.folder.run_id,
             "process": record.process,
             "trials": {"budget": record.trials, **self.counts()},
-            "epochs_done": sum(row.epochs for row in self.board.rows.values()),
-            "best": {
-                "trial": best.number,
-                "val/top1": best.top1,
-                "run": best.run_id,
-                "values": best.values,
-            }
-            if best
-            else None,
+            "epochs_done": self.table.epochs,
+            "best": best or None,
             "cpu_hours": self.busy_s * record.cpus / 3600,
             "gpu_hours": self.busy_s * record.gpus / 3600,
             "hours": self.used_s / 3600,
@@ -104,45 +101,116 @@ class SweepSummary:
         }
 
 
-def look_at(folder: SweepFolder, history: Study | None = None) -> SweepSummary:
-    """How the sweep in a folder stands; changes nothing. history: its study, where it was read
-    already.
-    """
-    record, state, used_s = folder.record, folder.state, folder.used_s
-    storage = folder.storage_url(record)
-    history = history or Study.existing(storage, record.name)
-    board = TrialTable(
-        record.name,
-        record.trials,
-        int(record.recipe["epochs"]),
-        rows_of(history, folder.directory) if history else {},
-    )
-    standing = SweepSummary(folder, record, state, board, used_s=used_s)
-    standing.busy_s = busy_s(history.trials(), state == "running") if history else 0.0
+def look_at(folder: SweepFolder, study: Study | None = None) -> SweepSummary:
+    """How the sweep in a folder stands; changes nothing. study: its own, where it was read."""
+    record, running, storage = folder.record, folder.state == "running", folder.storage_url()
+    study = study or Study.existing(storage, record.name)
+    table = TrialTable(record.name, record.trials, int(record.recipe["epochs"]))
+    found = SweepSummary(folder, record, folder.state, table, used_s=folder.used_s)
+    if study:
+        table.rows = rows_of(study, folder.directory)
+        found.busy_s = study.busy_s(running)
     if confirmation := Study.existing(storage, record.name + SUFFIX):
         trials = confirmation.trials()
-        standing.busy_s += busy_s(trials, state == "running")
-        standing.num_to_confirm = len(trials)
-        standing.epochs_confirmed = sum(map(last_epoch, trials))
-        standing.num_confirmed = sum(trial.state.is_finished() for trial in trials)
-        if settings := settings_of(confirmation):
-            standing.confirmation, board.confirmed = (
-                confirmation_table(settings),
-                settings[0].number,
-            )
-    return standing
+        found.busy_s += confirmation.busy_s(running)
+        found.num_to_confirm = len(trials)
+        found.epochs_confirmed = sum(map(last_epoch, trials))
+        found.num_confirmed = len(confirmation.finished)
+        found.settings = settings_of(confirmation)
+    if found.settings:
+        table.confirmed = found.settings[0].number
+    return found
 
 
-def busy_s(trials: list[FrozenTrial], running: bool) -> float:
-    """Seconds that trials have held their places, those that run now among them where a process
-    runs them.
-    """
-    total = 0.0
-    for trial in trials:
-        total += trial.user_attrs.get(BUSY_S, 0.0)
-        if running and trial.state == TrialState.RUNNING and trial.datetime_start:
-            total += (datetime.now() - trial.datetime_start).total_seconds()
-    return total
+def look_at_all(results_dir: str) -> list[dict[str, Any]]:
+    """All sweeps under a results folder, without trials; `error` where a storage is away."""
+    found = []
+    for folder in sweep_folders(results_dir):
+        try:
+            one = look_at(folder).to_dict()
+            del one["rows"]
+        except RequestError as error:
+            one = {"sweep": folder.record.name, "state": folder.state, "error": str(error)}
+        found.append(one)
+    return found
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best trial: by its mean val/top1 over fresh seeds where that is known, else its own."""
+
+    row: TrialRow
+    recipe: Recipe
+    baseline: Recipe
+    setting: Setting | None
+    default: Setting | None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The options that differ from the documented ones."""
+        known, ours = self.baseline.to_dict(), self.recipe.to_dict()
+        return {name: value for name, value in ours.items() if value != known[name]}
+
+    @property
+    def confirmed(self) -> str:
+        """What fresh seeds say of it, in words."""
+        if self.setting is None:
+            return "unconfirmed: one run with one seed"
+        val, test = self.setting.val, self.setting.test
+        tested = f", test/top1 {spread(test)} %" if test else ""
+        against = confirm.against_default(self.setting, self.default)
+        return f"{len(val)} fresh seeds: val/top1 {spread(val)} %{tested}; {against}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for --json."""
+        one = self.setting
+        return {
+            "trial": self.row.number,
+            "run": self.row.run_id,
+            "val/top1": self.row.top1,
+            "confirmed": {"val/top1": one.val, "test/top1": one.test} if one else None,
+            "changes": self.changes,
+            "recipe": self.recipe.to_dict(),
+        }
+
+
+def winner_of(folder: SweepFolder) -> Winner:
+    """The winner so far; RunFailed, one line, where no trial ran to its end."""
+    summary = look_at(folder)
+    best, name = summary.table.best, summary.record.name
+    if best is None:
+        remedy = f"see rbnn status {folder.handle}"
+        raise RunFailed(f"sweep '{name}' has no trial that ran to its end; {remedy}")
+    recipe, settings = summary.record.recipe, summary.settings
+    setting = settings[0] if settings else None
+    ours = Recipe(**{**recipe, **best.values})
+    return Winner(best, ours, Recipe(**recipe), setting, confirm.default_of(settings))
+
+
+def lines_of(winner: Winner, name: str) -> list[str]:
+    """The winner for people."""
+    changes = "  ".join(f"{option} {in_words(value)}" for option, value in winner.changes.items())
+    return [
+        f"sweep {name}: trial {winner.row.number}, val/top1 {percent(winner.row.top1)} %",
+        winner.confirmed,
+        f"against the documented recipe: {changes or 'no change'}",
+    ]
+
+
+def export(winner: Winner, name: str, file: Path) -> None:
+    """Write the winner's whole recipe, with where it comes from at its head."""
+    head, held_out = lines_of(winner, name), winner.recipe.val_fraction
+    if held_out:
+        more = "--val_fraction 0 trains on all of them and validates on the test set"
+        head += [f"{held_out:.0%} of the training images are held out, as in the sweep; {more}"]
+    head += [f"Run it: rbnn replay {file}"]
+    file.write_text("".join(f"# {line}\n" for line in head) + winner.recipe.to_yaml())
+
+
+def _iso(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 def print_standing(standing: SweepSummary) -> None:
@@ -161,8 +229,8 @@ def print_standing(standing: SweepSummary) -> None:
     print(
         f"used {hours}, {standing.busy_s * record.gpus / 3600:.2f} GPU hours; {_finish(standing)}"
     )
-    if standing.board.rows:
-        print_table(standing.board, NUM_ROWS)
+    if standing.table.rows:
+        print_table(standing.table, NUM_ROWS)
     if standing.num_to_confirm:
         print(
             f"\n{standing.num_confirmed} of {standing.num_to_confirm} confirmation runs done",
@@ -171,21 +239,6 @@ def print_standing(standing: SweepSummary) -> None:
         )
     if standing.state in ("died", "stopped", "failed"):
         print(f"go on with it: rbnn resume {standing.folder.handle}")
-
-
-def look_at_all(results_dir: str) -> list[dict[str, Any]]:
-    """All sweeps under a results folder as plain values, without their trials; `error` where a
-    storage does not answer.
-    """
-    found = []
-    for folder in sweep_folders(results_dir):
-        try:
-            found.append(
-                {name: value for name, value in look_at(folder).to_dict().items() if name != "rows"}
-            )
-        except RequestError as error:
-            found.append({"sweep": folder.record.name, "state": folder.state, "error": str(error)})
-    return found
 
 
 def print_list(results_dir: str) -> bool:
@@ -206,7 +259,7 @@ def print_list(results_dir: str) -> bool:
             table.add_row(folder.record.name, folder.state)
             problems.append(f"sweep {folder.record.name}: {error}")
             continue
-        counts, best = one.counts(), one.board.best
+        counts, best = one.counts(), one.table.best
         done = counts["complete"] + counts["pruned"] + counts["failed"]
         of = f"{done}/{one.record.trials}" if one.record.trials is not None else str(done)
         hours = f"{one.used_s / 3600:.2f}"
@@ -240,11 +293,3 @@ def _finish(standing: SweepSummary) -> str:
         return "finish not known yet"
     ended = standing.record.ended
     return f"ended {datetime.fromtimestamp(ended):%Y-%m-%d %H:%M:%S}" if ended else "end not noted"
-
-
-def _iso(seconds: float | None) -> str | None:
-    return (
-        None
-        if seconds is None
-        else datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
-    )

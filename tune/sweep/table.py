@@ -1,25 +1,33 @@
-"""What is known of a sweep's trials while it runs and when it ends: one row a trial, the order of
-merit, the finish time.
-"""
+"""What is known of a sweep's trials: one row a trial, the order of merit, the finish time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tune.run.folder import State
+from optuna.trial import FrozenTrial, TrialState
+
+from tune.run.folder import RunFolder, State
+from tune.sweep.folder import trial_directory
+from tune.sweep.study import CAUSE, RUN, VALUES, Study, last_epoch
 
 METRIC = "val/top1"
 BASELINE = 0  # the trial that runs the recipe's own setting
+STATES: dict[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.WAITING: "killed",  # waits to be taken up again
+}
 
 
 @dataclass
 class TrialRow:
-    """A trial: its values by option name, epochs completed, val/top1 (percent) of the last and the
-    best epoch.
-    """
+    """A trial: its values, epochs done, val/top1 (percent) of the last and the best epoch."""
 
     number: int
     values: dict[str, Any]
@@ -29,6 +37,28 @@ class TrialRow:
     top1: float | None = None
     best_top1: float | None = None
     cause: str = ""
+
+    @classmethod
+    def of(cls, trial: FrozenTrial, run: RunFolder) -> TrialRow:
+        """A trial of the study, which runs in that folder."""
+        given, scores, epochs = trial.user_attrs, trial.intermediate_values, last_epoch(trial)
+        return cls(
+            number=trial.number,
+            values=given[VALUES],
+            run_id=run.mirrored.get("run") or given.get(RUN, ""),
+            state=STATES[trial.state],
+            epochs=epochs,
+            top1=scores.get(epochs),
+            best_top1=max(scores.values(), default=None),
+            cause=given.get(CAUSE, "") if trial.state == TrialState.FAIL else "",
+        )
+
+
+def ranked(rows: Iterable[TrialRow]) -> list[TrialRow]:
+    """The best first: complete trials by their last epoch's val/top1, then the others by theirs,
+    failed ones last.
+    """
+    return sorted(rows, key=lambda row: (row.state != "complete", -(row.top1 or -1.0), row.number))
 
 
 @dataclass
@@ -63,19 +93,16 @@ class TrialTable:
 
     @property
     def ranked(self) -> list[TrialRow]:
-        """The best first: complete trials by their last epoch's val/top1, then the others by
-        theirs, failed ones last.
-        """
-        return sorted(
-            self.rows.values(),
-            key=lambda row: (row.state != "complete", -(row.top1 or -1.0), row.number),
-        )
+        return ranked(self.rows.values())
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all trials so far."""
+        return sum(row.epochs for row in self.rows.values())
 
     @property
     def best(self) -> TrialRow | None:
-        """The winner: the trial that fresh seeds hold for the best; where nothing is confirmed, the
-        best complete one.
-        """
+        """The winner: by fresh seeds, or where nothing is confirmed the best complete trial."""
         if self.confirmed is not None and self.confirmed in self.rows:
             return self.rows[self.confirmed]
         return next((row for row in self.ranked if row.state == "complete"), None)
@@ -91,21 +118,18 @@ class TrialTable:
         return self.rows.get(BASELINE)
 
     def seconds_left(self) -> float | None:
-        """Expected time to the end of the sweep at the pace of this process; None before its first
-        epoch.
-        """
+        """Expected time to the end of the sweep at the pace of this process."""
         spent_s = time.monotonic() - self.began
         left = None if self.budget_s is None else self.budget_s - spent_s
-        done = sum(row.epochs for row in self.rows.values()) - self.epochs_before
-        return self.seconds_to_come(done, spent_s, left, self.epochs_after)
+        return self.seconds_to_come(
+            self.epochs - self.epochs_before, spent_s, left, self.epochs_after
+        )
 
     def seconds_to_come(
         self, done: int, spent_s: float, budget_s: float | None, epochs_after: int
     ) -> float | None:
         """Expected time to the end where `done` epochs took `spent_s`: these trials, within
-        `budget_s`, then `epochs_after`.
-
-        None before the first epoch, and where the trials have no end.
+        `budget_s`, then `epochs_after`. None before the first epoch, or where there is no end.
         """
         if done <= 0:
             return None
@@ -116,13 +140,31 @@ class TrialTable:
         return min(ends) + epochs_after * epoch_s if ends else None
 
     def epochs_to_come(self, num_trials: int) -> float:
-        """The epochs that `num_trials` trials in all still need, if those to come are as long as
-        those that ended.
-        """
+        """The epochs that `num_trials` trials in all still need, as long as those that ended."""
         ended = self.ended
         usual = sum(row.epochs for row in ended) / len(ended) if ended else self.num_epochs
         unfinished = sum(max(usual - row.epochs, 0) for row in self.running)
         return usual * max(num_trials - len(self.rows), 0) + unfinished
+
+
+def rows_of(study: Study, sweep: Path) -> dict[int, TrialRow]:
+    """The trials of a study that have begun, by number; sweep: the folder with their runs."""
+    rows = {}
+    for trial in study.trials():
+        if VALUES in trial.user_attrs:
+            run = RunFolder(trial_directory(sweep, trial.number, study.kind))
+            rows[trial.number] = TrialRow.of(trial, run)
+    return rows
+
+
+def table_of(study: Study, sweep: Path, num_trials: int | None, num_epochs: int) -> TrialTable:
+    """What a process goes on with: trials that ended; others are there when they are taken up."""
+    table = TrialTable(study.name, num_trials, num_epochs)
+    for number, row in rows_of(study, sweep).items():
+        if row.state not in ("running", "killed"):
+            table.rows[number] = row
+    table.epochs_before = table.epochs
+    return table
 
 
 def columns(rows: Sequence[TrialRow]) -> list[str]:

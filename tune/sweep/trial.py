@@ -97,35 +97,25 @@ def train_trial(trial: Trial, journal: Journal, tell: Tell) -> None:
     """
     from tune.run.workers import name_own_ray, torch_trainer, train_alone, worker_config
 
-    recipe, directory = trial.recipe, trial.directory
+    def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        if metrics["epoch"] > journal.last_epoch:
+            journal.append(metrics)
+            tell(metrics)
+
+    recipe, directory, address = trial.recipe, trial.directory, trial.address
     if recipe.train_workers == 1:
-
-        def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
-            if metrics["epoch"] > journal.last_epoch:
-                journal.append(metrics)
-                tell(metrics)
-
-        train_alone(worker_config(recipe, directory, trial.address), report)
+        train_alone(worker_config(recipe, directory, address), report)
         return
     name_own_ray()
-    withheld = recipe.epochs - 1 if trial.tested else -1
-    trainer = torch_trainer(
-        recipe,
-        directory,
-        [_tune_callback(journal.last_epoch, withheld)],
-        directory / "ray",
-        directory.name,
-        address=trial.address,
-        resources=trial.resources,
-    )
-    trainer.fit()
+    place: dict[str, Any] = {"address": address, "resources": trial.resources}
+    callbacks = [_tune_callback(trial, journal.last_epoch)]
+    ray_folder = directory / "ray"
+    torch_trainer(recipe, directory, callbacks, ray_folder, directory.name, **place).fit()
 
 
 def shared_data(recipe: Recipe) -> Any:
     """A reference to the recipe's data set in Ray's object store, for `run_trial`; None where it is
-    not held in memory.
-
-    Several workers of a trial are processes of Ray Train, which read it themselves.
+    not held in memory, or where several workers, processes of Ray Train, read it themselves.
     """
     import ray
 
@@ -177,17 +167,17 @@ def run_trial(
         ray.tune.report(for_tune(trial.journal().rows[last] | scores))
 
 
-def _tune_callback(known: int, withheld: int) -> Any:
-    """Forwards rank 0's epochs after `known` from Ray Train to Ray Tune, but not `withheld`; to be
-    made inside the trial.
+def _tune_callback(trial: Trial, known: int) -> Any:
+    """Forwards rank 0's epochs after `known` from Ray Train to Ray Tune, but the last one of a
+    trial that is tested; to be made inside the trial.
     """
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    end = trial.recipe.epochs - trial.tested
+
     class ReportEpochs(TuneReportCallback):
-        def after_report(
-            self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
-        ) -> None:
-            if metrics[0]["epoch"] > known and metrics[0]["epoch"] != withheld:
+        def after_report(self, run_context: Any, metrics: list[Any], checkpoint: Any) -> None:
+            if known < metrics[0]["epoch"] < end:
                 super().after_report(run_context, [for_tune(metrics[0])], checkpoint)
 
     return ReportEpochs()
@@ -195,9 +185,7 @@ def _tune_callback(known: int, withheld: int) -> Any:
 
 def score_on_test_set(recipe: Recipe, directory: Path) -> dict[str, float]:
     """test/loss, test/top1, test/top5 of the run's last weights on the test set, evaluated once and
-    kept in test.json.
-
-    {} where validation images are not held out of a data set that has a test set beside.
+    kept; {} where no validation images are held out, or the data set has no test set beside.
     """
     if not dataset_spec(recipe.dataset).has_test_split or not recipe.val_fraction:
         return {}

@@ -13,13 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray.tune
 from optuna.trial import TrialState
 
 from tune.cluster.ray import connected
-from tune.sweep.confirm import SUFFIX, chosen
+from tune.sweep.confirm import chosen
 from tune.sweep.plan import SweepPlan
+from tune.sweep.proposals import Proposals
+from tune.sweep.scheduler import SuccessiveHalving
+from tune.sweep.searcher import OptunaSearcher
 from tune.sweep.stop import StopSignal, stopper
-from tune.sweep.study import VALUES, Study
+from tune.sweep.study import SUFFIX, VALUES, Study
 from tune.sweep.table import METRIC, TrialRow
 from tune.sweep.trial import run_trial, shared_data
 from tune.uris import holds_password
@@ -29,82 +33,70 @@ Trainable = Callable[..., None]
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a sweep: trials from one study. `num_trials`: how many are still to run, None
-    without end.
-    """
+    """Trials from one study, so many still to run; None without end."""
 
-    history: Study
-    searcher: Any
-    scheduler: Any
+    study: Study
+    searcher: OptunaSearcher
+    scheduler: SuccessiveHalving
     num_trials: int | None
 
 
 def search_phase(plan: SweepPlan, storage: str, num_trials: int | None) -> Phase:
-    """The search on the study that `storage` holds, or begins: up to `num_trials` in all, the
-    baseline first.
-    """
-    from tune.sweep.searcher import OptunaSearcher
-
-    history = Study(storage, plan.name)
-    searcher = OptunaSearcher(
-        history, metric=METRIC, num_epochs=plan.recipe.epochs, proposals=proposals_of(plan)
-    )
-    left = None if num_trials is None else max(num_trials - len(history.finished), 0)
-    return Phase(history, searcher, make_scheduler(plan, history), left)
+    """The search on the study that `storage` holds, or begins: up to `num_trials` in all."""
+    study = Study(storage, plan.name)
+    searcher = make_searcher(plan, study, proposals_of(plan))
+    left = None if num_trials is None else max(num_trials - len(study.finished), 0)
+    return Phase(study, searcher, make_scheduler(plan, study), left)
 
 
 def confirm_phase(
     plan: SweepPlan, storage: str, rows: Mapping[int, TrialRow], num_seeds: int
 ) -> Phase:
-    """The confirmation of what the search found: the runs still to be done; those that its study
-    holds already are kept.
-    """
-    from tune.sweep.searcher import OptunaSearcher
-
-    history = Study(storage, plan.name + SUFFIX)
-    known = {
-        (trial.user_attrs["setting"], trial.user_attrs[VALUES]["seed"])
-        for trial in history.trials()
-    }
+    """The confirmation of what the search found: runs that its study holds already are kept."""
+    study = Study(storage, plan.name + SUFFIX)
+    known = [(t.user_attrs["setting"], t.user_attrs[VALUES]["seed"]) for t in study.trials()]
     for seed in range(plan.recipe.seed + 1, plan.recipe.seed + 1 + num_seeds):
-        for number in chosen(rows, plan.file.confirm_top):
+        for number in chosen(rows, plan.config.confirm_top):
+            values = {**rows[number].values, "seed": seed}
             if (number, seed) not in known:
-                history.add_waiting(
-                    {VALUES: {**rows[number].values, "seed": seed}, "setting": number, "test": True}
-                )
-    searcher = OptunaSearcher(history, metric=METRIC, num_epochs=plan.recipe.epochs)
-    scheduler = make_scheduler(plan, history, stops=False)
-    return Phase(history, searcher, scheduler, len(history.trials(TrialState.WAITING)))
+                study.add_waiting({VALUES: values, "setting": number, "test": True})
+    scheduler = make_scheduler(plan, study, stops=False)
+    num_waiting = len(study.trials(TrialState.WAITING))
+    return Phase(study, make_searcher(plan, study), scheduler, num_waiting)
 
 
-def proposals_of(plan: SweepPlan) -> Any:
+def proposals_of(plan: SweepPlan) -> Proposals:
     """What the search tries: the baseline, then what the sampler draws from the space."""
-    from tune.sweep.proposals import Proposals
-
-    file = plan.file
-    searched = {field: getattr(plan.recipe, field) for field in file.space.entries}
+    config = plan.config
+    baseline = {name: getattr(plan.recipe, name) for name in config.space.entries}
     return Proposals(
-        file.space,
-        sampler=file.sampler,
-        seed=file.seed,
-        num_trials=file.trials,
-        first=[searched, *file.first],
+        config.space,
+        sampler=config.sampler,
+        seed=config.seed,
+        num_trials=config.trials,
+        first=[baseline, *config.first],
     )
 
 
-def make_scheduler(plan: SweepPlan, history: Study, *, stops: bool = True) -> Any:
-    """ASHA on epochs completed; scheduler none, or `stops` False, stops nobody."""
-    from tune.sweep.scheduler import SuccessiveHalving
+def make_searcher(
+    plan: SweepPlan, study: Study, proposals: Proposals | None = None
+) -> OptunaSearcher:
+    """What hands out trials; without proposals, those that wait in the study."""
+    num_epochs = plan.recipe.epochs
+    return OptunaSearcher(study, metric=METRIC, num_epochs=num_epochs, proposals=proposals)
 
-    settings = plan.file.scheduler
+
+def make_scheduler(plan: SweepPlan, study: Study, *, stops: bool = True) -> SuccessiveHalving:
+    """ASHA on epochs completed; scheduler none, or `stops` False, stops nobody."""
+    settings = plan.config.scheduler
     return SuccessiveHalving(
-        history,
+        study,
         metric=METRIC,
         num_epochs=plan.recipe.epochs,
         grace_period=settings.grace_period if stops and settings.name == "asha" else None,
         reduction_factor=settings.reduction_factor,
         brackets=settings.brackets,
-        seed=plan.file.seed,
+        seed=plan.config.seed,
     )
 
 
@@ -117,22 +109,21 @@ def run(
     trainable: Trainable = run_trial,
 ) -> None:
     """Run a phase to its end, or until `stop` is set: trials that run then wait in the study for
-    the next time.
-
-    callbacks: Ray Tune callbacks (recording, display), called in this process. trainable: what a
-    trial does, as `run_trial`.
+    the next time. callbacks: Ray Tune's, called in this process.
     """
     if phase.num_trials == 0:
         return
     with connected():
-        import ray.tune
-
-        here = {"base": plan.recipe.to_dict(), "sweep_directory": str(plan.directory.resolve())}
-        task = partial(trainable, **here, **plan.elsewhere, data=shared_data(plan.recipe))
+        task = partial(
+            trainable,
+            base=plan.recipe.to_dict(),
+            sweep_directory=str(plan.directory.resolve()),
+            data=shared_data(plan.recipe),
+            **plan.elsewhere,
+        )
+        resources = {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})
         tuner = ray.tune.Tuner(
-            ray.tune.with_resources(
-                task, {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})
-            ),
+            ray.tune.with_resources(task, resources),
             tune_config=ray.tune.TuneConfig(
                 num_samples=-1 if phase.num_trials is None else phase.num_trials,
                 search_alg=phase.searcher,
@@ -142,11 +133,11 @@ def run(
                 trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:04d}",
             ),
             run_config=ray.tune.RunConfig(
-                name=phase.history.name,
+                name=phase.study.name,
                 storage_path=str(ray_directory(plan, phase)),
                 callbacks=callbacks,
-                stop=stopper(stop),
-                failure_config=ray.tune.FailureConfig(max_failures=plan.file.max_failures),
+                stop=stopper(stop, phase.study.has_ended),
+                failure_config=ray.tune.FailureConfig(max_failures=plan.config.max_failures),
                 verbose=0,
             ),
         )
@@ -158,13 +149,11 @@ def run(
 
 def ray_directory(plan: SweepPlan, phase: Phase) -> Path:
     """Where Ray Tune keeps its own state of a phase: errors of failed trials, nothing that a
-    resumed sweep reads.
-
-    That state is pickled with all that the sweep was told, the storage's password too.
+    resumed sweep reads. It is pickled with all that the sweep was told, the storage's password too.
     """
     directory = plan.directory.resolve() / "ray"
     directory.mkdir(exist_ok=True)
-    if holds_password(plan.file.storage, plan.file.storage_path):
+    if holds_password(plan.config.storage, plan.config.storage_path):
         directory.chmod(0o700)
-    shutil.rmtree(directory / phase.history.name, ignore_errors=True)
+    shutil.rmtree(directory / phase.study.name, ignore_errors=True)
     return directory

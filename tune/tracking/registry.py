@@ -19,7 +19,7 @@ from tune.tracking.reader import RunReader
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-    from tune.sweep.winner import Winner
+    from tune.sweep.summary import Winner
 
 ALIAS = "champion"
 SCORE_TAG, MEASURE_TAG = "rbnn.confirmed_top1", "rbnn.confirmed_on"

@@ -10,26 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from rbnn.data.loading import DataInfo
 from rbnn.errors import NonFiniteLoss
 from tune.run.folder import RunFolder
+from tune.run.journal import Journal
 from tune.run.listener import Listener
 from tune.sweep.callback import SweepCallback
 from tune.sweep.config import parse_sweep
 from tune.sweep.folder import SweepFolder, SweepRecord, trial_directory
 from tune.sweep.plan import SweepPlan
-from tune.sweep.stop import StopSignal
+from tune.sweep.stop import StopSignal, stopper
 from tune.sweep.study import RUN, VALUES, Study
 from tune.sweep.table import TrialTable
 from tune.sweep.trial import TrialSpec
 
-KEYS = {
-    "name": "look",
-    "base": {"dataset": "digits", "epochs": 3},
-    "space": {"lr": {"log": [0.01, 1]}},
-    "scheduler": {"grace_period": 2},
-}
+BASE, SPACE = {"dataset": "digits", "epochs": 3}, {"lr": {"log": [0.01, 1]}}
+KEYS = {"name": "look", "base": BASE, "space": SPACE, "scheduler": {"grace_period": 2}}
 
 
 class Heard(Listener):
@@ -104,12 +102,8 @@ def test_a_trial_becomes_a_run_of_the_sweep_with_its_recipe_and_data(scene: Scen
     run = scene.run(3)
     info = run.info
     assert (info.kind, info.name, info.parent) == ("trial", "trial 3 of look-1", "ab" * 16)
-    assert info.tags == {
-        "rbnn.sweep": "look-1",
-        "rbnn.sweep_id": "ab" * 16,
-        "rbnn.trial": "3",
-        "rbnn.recipe": "look",
-    }
+    sweep = {"rbnn.sweep": "look-1", "rbnn.sweep_id": "ab" * 16, "rbnn.recipe": "look"}
+    assert info.tags == {**sweep, "rbnn.trial": "3"}
     assert run.recipe == scene.plan.recipe.replace(lr=0.2) and info.values == {"lr": 0.2}
     assert info.data == {"name": "digits", "fingerprint": "sha256:ab", "sizes": {"train": 1400}}
     assert scene.study.trials()[3].user_attrs[RUN] == info.id
@@ -141,6 +135,16 @@ def test_a_trial_that_ray_ends_is_complete_or_pruned(
     assert scene.end(trial) == state
     best = [point["sweep/best_top1"] for point in RunFolder(scene.plan.directory).points]
     assert best == ([30.0] if state == "complete" else [])
+
+
+def test_a_trial_that_somebody_else_ended_is_taken_as_it_was_told(scene: Scene) -> None:
+    trial = scene.start()
+    scene.report(trial, 1)
+    scene.study.study.tell(0, state=TrialState.FAIL)
+    scene.report(trial, 2)
+    Journal(scene.run().directory).append({"epoch": 1})  # as its own process does
+    assert stopper(None, scene.study.has_ended)("", {"config": trial.config})
+    assert scene.end(trial) == "failed" and len(scene.run().epochs) == 1
 
 
 def test_the_test_sets_scores_are_kept_apart_from_the_epochs(scene: Scene) -> None:

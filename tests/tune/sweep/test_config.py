@@ -14,19 +14,19 @@ import pytest
 import yaml
 
 from rbnn.errors import RecipeError
-from tune.sweep.config import load_sweep, parse_sweep, sweep_files
-from tune.sweep.keys import KEYS, SAMPLERS, SCHEDULER_KEYS, SCHEDULERS
+from tune.sweep.config import (
+    KEYS,
+    SAMPLERS,
+    SCHEDULER_KEYS,
+    SCHEDULERS,
+    load_sweep,
+    parse_sweep,
+    sweep_files,
+)
 
-DIGITS: dict[str, Any] = {
-    "name": "s",
-    "base": {"dataset": "digits", "epochs": 10},
-    "space": {"lr": {"log": [0.01, 1]}},
-}
-CIFAR: dict[str, Any] = {
-    "name": "s",
-    "base": {"warm_up": True},
-    "space": {"lr": {"log": [0.01, 1]}},
-}
+SPACE = {"lr": {"log": [0.01, 1]}}
+DIGITS = {"name": "s", "base": {"dataset": "digits", "epochs": 10}, "space": SPACE}
+CIFAR = {"name": "s", "base": {"warm_up": True}, "space": SPACE}
 HERE = Path()
 README = Path(__file__).resolve().parents[3] / "README.md"
 
@@ -35,34 +35,18 @@ README = Path(__file__).resolve().parents[3] / "README.md"
 def test_every_sweep_file_loads_and_survives_its_own_dict(name: str) -> None:
     sweep = load_sweep(name)
     assert sweep.name == name and sweep.description
-    assert (
-        parse_sweep(yaml.safe_load(yaml.safe_dump(sweep.to_dict())), HERE).to_dict()
-        == sweep.to_dict()
-    )
+    again = parse_sweep(yaml.safe_load(yaml.safe_dump(sweep.to_dict())), HERE)
+    assert again.to_dict() == sweep.to_dict()
 
 
 def test_defaults() -> None:
     sweep = parse_sweep(CIFAR, HERE)
-    assert (sweep.trials, sweep.time_budget_min, sweep.concurrent, sweep.seed, sweep.sampler) == (
-        20,
-        None,
-        0,
-        1234,
-        "tpe",
-    )
-    assert (
-        sweep.workers_per_trial,
-        sweep.gpus_per_trial,
-        sweep.max_failures,
-        sweep.val_fraction,
-    ) == (1, 0, 1, 0.1)
-    assert (sweep.confirm_top, sweep.confirm_seeds, sweep.storage) == (3, 3, "")
-    assert vars(sweep.scheduler) == {
-        "name": "asha",
-        "grace_period": 250,
-        "reduction_factor": 3,
-        "brackets": 1,
-    }
+    known = {"trials": 20, "time_budget_min": None, "concurrent": 0, "seed": 1234, "sampler": "tpe"}
+    known |= {"workers_per_trial": 1, "gpus_per_trial": 0, "max_failures": 1, "val_fraction": 0.1}
+    known |= {"confirm_top": 3, "confirm_seeds": 3, "storage": "", "storage_path": "", "first": ()}
+    assert vars(sweep).items() >= known.items()
+    scheduler = {"name": "asha", "grace_period": 250, "reduction_factor": 3, "brackets": 1}
+    assert vars(sweep.scheduler) == scheduler
 
 
 @pytest.mark.parametrize(("epochs", "grace"), [(10, 6), (4, 4), (400, 100)])
@@ -87,18 +71,9 @@ def test_the_name_is_the_file_stem_and_recipes_are_found_beside_the_file(tmp_pat
 
 
 def test_settings_to_try_first_lie_in_the_space() -> None:
-    space = {"lr": {"log": [0.01, 1]}, "warm_up": "boolean"}
-    sweep = parse_sweep({**DIGITS, "space": space, "first": [{"lr": 0.5}, {"warm_up": True}]}, HERE)
-    assert sweep.first == ({"lr": 0.5}, {"warm_up": True})
-    with pytest.raises(
-        RecipeError, match=r"first: lr is 2.0, outside its search space \(0.01 to 1\)"
-    ):
-        parse_sweep({**DIGITS, "space": space, "first": [{"lr": 2}]}, HERE)
-    assert parse_sweep({**DIGITS, "space": space, "first": [{"lr": "1e-1"}]}, HERE).first == (
-        {"lr": 0.1},
-    )
-    with pytest.raises(RecipeError, match="momentum"):
-        parse_sweep({**DIGITS, "space": space, "first": [{"momentum": 0.8}]}, HERE)
+    first = [{"lr": 0.5}, {"warm_up": True}, {"lr": "1e-1"}]
+    sweep = parse_sweep({**DIGITS, "space": {**SPACE, "warm_up": "boolean"}, "first": first}, HERE)
+    assert sweep.first == ({"lr": 0.5}, {"warm_up": True}, {"lr": 0.1})
 
 
 def test_workers_per_trial_reach_the_recipe() -> None:
@@ -107,9 +82,8 @@ def test_workers_per_trial_reach_the_recipe() -> None:
 
 def test_milestones_may_be_given_where_lr_type_is_searched() -> None:
     space = {"lr_type": {"choice": ["cos", "step"]}}
-    sweep = parse_sweep(
-        {**DIGITS, "base": {"dataset": "digits", "lr_decay_step": [5]}, "space": space}, HERE
-    )
+    base = {"dataset": "digits", "lr_decay_step": [5]}
+    sweep = parse_sweep({**DIGITS, "base": base, "space": space}, HERE)
     assert sweep.baseline.lr_decay_step == (5,)
     assert parse_sweep(sweep.to_dict(), HERE).to_dict() == sweep.to_dict()
 
@@ -130,19 +104,12 @@ def test_a_grid_tries_every_point_by_default() -> None:
         ({"space": {"lrr": {"log": [0.01, 1]}}}, "'lrr' is unknown; nearest: lr"),
         ({"base": {"modle": "x"}}, "recipe option in base 'modle' is unknown; nearest: model"),
         ({"base": {"val_fraction": 0.2}}, "at the top of the sweep file"),
-        (
-            {"base": {"lr": 2, "dataset": "digits"}},
-            "baseline: lr is 2.0, outside its search space (0.01 to 1)",
-        ),
+        ({"base": {"lr": 2}}, "baseline: lr is 2.0, outside its search space (0.01 to 1)"),
+        ({"first": [{"lr": 2}]}, "first: lr is 2.0, outside its search space (0.01 to 1)"),
+        ({"first": [{"momentum": 0.8}]}, "searched option in first 'momentum' is unknown"),
         ({"recipe": "cifar11"}, "recipe 'cifar11' does not exist"),
-        (
-            {"base": {"lr_decay_step": [5]}},
-            "lr_decay_step is [5], and lr_type cos has no milestones; give lr_type step",
-        ),
-        (
-            {"space": {"lr_decay_step": {"choice": ["", "5"]}}},
-            "lr_type cos has no milestones; give lr_type step",
-        ),
+        ({"base": {"lr_decay_step": [5]}}, "lr_decay_step is [5], and lr_type cos has no milest"),
+        ({"space": {"lr_decay_step": {"choice": ["", "5"]}}}, "lr_type cos has no milestones; giv"),
         ({"sampler": "bayes"}, "one of tpe, gp, random, grid"),
         ({"sampler": "grid"}, "needs finite options"),
         ({"val_fraction": 0.1}, "has its own validation split"),
@@ -151,25 +118,16 @@ def test_a_grid_tries_every_point_by_default() -> None:
         ({"first": [{"lr": "high"}]}, "first: lr is 'high'; it must be a number"),
         ({"first": [{"lr": True}]}, "first: lr is True; it must be a number"),
         ({"first": [{"lr": None}]}, "first: lr is None; it must be a number"),
-        (
-            {"workers_per_trial": 2, "gpus_per_trial": 0.5},
-            "gpus_per_trial is 0.5 for 2 workers, and each takes one GPU; make it 2",
-        ),
+        ({"workers_per_trial": 2, "gpus_per_trial": 0.5}, "is 0.5 for 2 workers, and each takes"),
         ({"time_budget_min": 0}, "minutes above 0"),
         ({"scheduler": "ahsa"}, "a mapping such as"),
-        (
-            {"scheduler": {"grace_periods": 6}},
-            "key in scheduler 'grace_periods' is unknown; nearest: grace_period",
-        ),
+        ({"scheduler": {"grace_periods": 6}}, "'grace_periods' is unknown; nearest: grace_period"),
         ({"scheduler": {"reduction_factor": 1.5}}, "at least 2"),
-        (
-            {"scheduler": {"name": "none", "grace_period": 3}},
-            "grace_period is 3, and scheduler none stops no trial; remove it, or choose asha",
-        ),
+        ({"scheduler": {"name": "none", "brackets": 3}}, "brackets is 3, and scheduler none stops"),
         ({"scheduler": {"grace_period": 11}}, "the trials have 10 epochs"),
         (
             {"scheduler": {"grace_period": 5}, "base": {"warm_up": True}},
-            "within the warm-up of 5 epochs; give at least 6",
+            "warm-up of 5 epochs;",
         ),
         ({"scheduler": {"grace_period": 5}, "space": {"warm_up": "boolean"}}, "within the warm-up"),
     ],
@@ -196,9 +154,8 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
 
 
 def test_a_short_grace_period_is_fine_without_warm_up_or_early_stopping() -> None:
-    assert (
-        parse_sweep({**DIGITS, "scheduler": {"grace_period": 1}}, HERE).scheduler.grace_period == 1
-    )
+    short = parse_sweep({**DIGITS, "scheduler": {"grace_period": 1}}, HERE)
+    assert short.scheduler.grace_period == 1
     warm = {"dataset": "digits", "epochs": 10, "warm_up": True}
     assert parse_sweep({**DIGITS, "base": warm, "scheduler": "none"}, HERE).scheduler.name == "none"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from optuna.trial import TrialState
 from scipy import stats
@@ -30,12 +28,8 @@ def rows(*given: TrialRow) -> dict[int, TrialRow]:
 
 
 def test_the_best_complete_trials_and_the_default_are_chosen() -> None:
-    trials = rows(
-        row(0, "pruned", 10.0),
-        row(1, "complete", 70.0),
-        row(2, "pruned", 99.0),
-        row(3, "complete", 80.0),
-    )
+    first = row(0, "pruned", 10.0), row(1, "complete", 70.0)
+    trials = rows(*first, row(2, "pruned", 99.0), row(3, "complete", 80.0))
     assert chosen(trials, 1) == [3, 0]
     assert chosen(trials, 3) == [3, 1, 0]
     assert chosen(rows(row(0, "complete", 90.0), row(1, "complete", 80.0)), 1) == [0]
@@ -76,31 +70,14 @@ def test_settings_are_ranked_by_validation_and_compared_on_the_test_set() -> Non
 
 def test_the_table_says_what_was_compared() -> None:
     lines = confirmation_table([Setting(4, [85.0, 86.0]), Setting(0, [84.0, 84.4])])
-    assert lines[0].split() == [
-        "trial",
-        "seeds",
-        "val/top1",
-        "test/top1",
-        "against",
-        "the",
-        "documented",
-        "default",
-    ]
-    assert (
-        lines[1].split()[:6] == ["4", "2", "85.50", "±", "0.71", "-"]
-        and "is within the noise" in lines[1]
-    )
+    assert lines[0].split()[:5] == ["trial", "seeds", "val/top1", "test/top1", "against"]
+    assert lines[1].split()[:6] == ["4", "2", "85.50", "±", "0.71", "-"]
+    assert "is within the noise" in lines[1]
     assert "compared on the validation split" in lines[3]
     tested = confirmation_table([Setting(4, [85.0], [80.0])])
-    assert (
-        "the documented default did not finish" in tested[1]
-        and "the test set, evaluated once" in tested[2]
-    )
+    assert "the documented default did not finish" in tested[1]
+    assert "the test set, evaluated once" in tested[2]
 
 
 def test_spread() -> None:
-    assert (spread([]), spread([80.0]), spread([80.0, 82.0])) == (
-        "-",
-        "80.00",
-        f"81.00 ± {math.sqrt(2):.2f}",
-    )
+    assert (spread([]), spread([80.0]), spread([80.0, 82.0])) == ("-", "80.00", "81.00 ± 1.41")

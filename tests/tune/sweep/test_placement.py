@@ -19,9 +19,8 @@ def placed(
     nodes: Capacity = GPU_NODES, gpus: float = 0, most: int = 99, concurrent: int = 0, **values: Any
 ) -> Placement:
     recipe = Recipe(**{"dataset": "digits", "model": "resnet20_1w1a", **values})
-    return place_on_cluster(
-        recipe, nodes, gpus_per_trial=gpus, most_at_once=most, concurrent=concurrent
-    )
+    wanted = {"gpus_per_trial": gpus, "most_at_once": most, "concurrent": concurrent}
+    return place_on_cluster(recipe, nodes, **wanted)
 
 
 @pytest.mark.parametrize(

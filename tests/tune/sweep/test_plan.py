@@ -22,9 +22,10 @@ from tune.sweep.study import Study
 from tune.sweep.trial import TrialSpec
 from tune.sweep.tuner import make_scheduler, ray_directory, search_phase
 
-KEYS: dict[str, Any] = {
+DIGITS = {"dataset": "digits", "epochs": 10}
+KEYS = {
     "name": "look",
-    "base": {"dataset": "digits", "epochs": 10},
+    "base": DIGITS,
     "space": {"lr": {"log": [0.01, 1]}, "seed": {"fixed": 7}},
     "trials": 20,
 }
@@ -36,76 +37,55 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlanOf:
     """The plan of a sweep file's keys on a pretended machine of so many cores and GPUs."""
     monkeypatch.chdir(tmp_path)
 
-    def planned(
-        cores: int, gpus: int, *, name: str = "", results_dir: str = "", **keys: Any
-    ) -> SweepPlan:
+    def planned(cores: int, gpus: int, *, name: str = "", **keys: Any) -> SweepPlan:
         for module in (hardware, session, placement):
             monkeypatch.setattr(module, "num_cores", lambda: cores)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-        return plan(parse_sweep({**KEYS, **keys}, tmp_path), name=name, results_dir=results_dir)
+        return plan(parse_sweep({**KEYS, **keys}, tmp_path), name=name, results_dir="out")
 
     return planned
 
 
 @pytest.mark.parametrize(
-    ("machine_of", "keys", "concurrent", "threads", "cpus", "gpus"),
+    ("machine", "keys", "placed"),  # trials at once, threads, CPUs and GPUs of one
     [
-        ((8, 0), {}, 5, 1, 1.0, 0.0),
-        ((8, 0), {"trials": 8}, 2, 4, 4.0, 0.0),
-        ((2, 0), {"trials": 3}, 1, 2, 2.0, 0.0),
-        ((8, 0), {"concurrent": 8}, 8, 1, 1.0, 0.0),
-        ((8, 0), {"workers_per_trial": 2, "trials": 8}, 2, 2, 0.01, 0.0),
-        ((16, 4), {}, 4, 4, 4.0, 1.0),
-        ((16, 4), {"gpus_per_trial": 0.5}, 5, 3, 3.0, 0.5),
-        ((16, 4), {"gpus_per_trial": 0.5, "concurrent": 8}, 8, 2, 2.0, 0.5),
-        ((16, 4), {"gpus_per_trial": 0.6}, 4, 4, 4.0, 0.6),
-        ((2, 1), {"gpus_per_trial": 0.1}, 2, 1, 1.0, 0.1),
-        ((16, 4), {"workers_per_trial": 2}, 2, 4, 0.01, 0.0),
+        ((8, 0), {}, (5, 1, 1.0, 0.0)),
+        ((8, 0), {"trials": 8}, (2, 4, 4.0, 0.0)),
+        ((2, 0), {"trials": 3}, (1, 2, 2.0, 0.0)),
+        ((8, 0), {"concurrent": 8}, (8, 1, 1.0, 0.0)),
+        ((8, 0), {"workers_per_trial": 2, "trials": 8}, (2, 2, 0.01, 0.0)),
+        ((16, 4), {}, (4, 4, 4.0, 1.0)),
+        ((16, 4), {"gpus_per_trial": 0.5}, (5, 3, 3.0, 0.5)),
+        ((16, 4), {"gpus_per_trial": 0.5, "concurrent": 8}, (8, 2, 2.0, 0.5)),
+        ((16, 4), {"gpus_per_trial": 0.6}, (4, 4, 4.0, 0.6)),
+        ((2, 1), {"gpus_per_trial": 0.1}, (2, 1, 1.0, 0.1)),
+        ((16, 4), {"workers_per_trial": 2}, (2, 4, 0.01, 0.0)),
     ],
 )
 def test_a_plan_fits_its_machine(
-    machine_of: tuple[int, int],
-    keys: dict[str, Any],
-    concurrent: int,
-    threads: int,
-    cpus: float,
-    gpus: float,
-    plan_of: PlanOf,
+    machine: tuple[int, int], keys: dict[str, Any], placed: tuple[float, ...], plan_of: PlanOf
 ) -> None:
-    made = plan_of(*machine_of, **keys)
-    assert (made.concurrent, made.recipe.threads, made.cpus, made.gpus) == (
-        concurrent,
-        threads,
-        cpus,
-        gpus,
-    )
-    assert made.concurrent * made.recipe.train_workers * made.recipe.threads <= machine_of[0]
+    made = plan_of(*machine, **keys)
+    assert (made.concurrent, made.recipe.threads, made.cpus, made.gpus) == placed
+    assert made.concurrent * made.recipe.train_workers * made.recipe.threads <= machine[0]
 
 
 @pytest.mark.parametrize(
     ("machine_of", "keys", "message"),
     [
-        (
-            (2, 0),
-            {"concurrent": 3},
-            "3 trial(s) at once with 1 worker(s) each do not fit this machine (2 cores, 0 GPUs)",
-        ),
+        ((2, 0), {"concurrent": 3}, "worker(s) each do not fit this machine (2 cores, 0 GPUs)"),
         ((2, 0), {"workers_per_trial": 4}, "do not fit this machine"),
         (
             (2, 0),
-            {"base": {**KEYS["base"], "threads": 4}},
-            "with 1 worker(s) of 4 threads each do not fit this machine",
+            {"base": {**DIGITS, "threads": 4}},
+            "1 worker(s) of 4 threads each do not fit",
         ),
         ((8, 0), {"name": "a/b"}, "name is 'a/b'; it must be letters"),
         ((8, 0), {"name": ".."}, "name is '..'; it must be letters"),
         ((8, 0), {"gpus_per_trial": 1}, "gpus_per_trial is 1, but this machine has 0 GPUs"),
         ((8, 2), {"gpus_per_trial": 4}, "gpus_per_trial is 4, but this machine has 2 GPUs"),
         ((8, 2), {"concurrent": 3}, "3 trial(s) at once"),
-        (
-            (8, 2),
-            {"base": {**KEYS["base"], "gpus": "0,1"}},
-            "gpus is '0,1', and Ray hands out the GPUs of a sweep; set gpus_per",
-        ),
+        ((8, 2), {"base": {**DIGITS, "gpus": "0,1"}}, "gpus is '0,1', and Ray hands out the GPUs"),
     ],
 )
 def test_a_sweep_that_can_never_be_placed_is_refused(
@@ -120,20 +100,15 @@ def test_a_sweep_that_can_never_be_placed_is_refused(
 def test_a_plan_writes_nothing_and_never_takes_a_folder_that_is_there(
     plan_of: PlanOf, tmp_path: Path
 ) -> None:
-    made = plan_of(2, 0, name="mine", results_dir="out")
+    made = plan_of(2, 0, name="mine")
     assert made.directory == Path("out/mine") and list(tmp_path.iterdir()) == []
     made.directory.mkdir(parents=True)
-    with pytest.raises(
-        RecipeError, match=r"folder 'mine' exists in out/mine; choose another --name$"
-    ):
-        plan_of(2, 0, name="mine", results_dir="out")
+    there = "'mine' exists in out/mine; choose another --name"
+    with pytest.raises(RecipeError, match=f"^folder {there}$"):
+        plan_of(2, 0, name="mine")
     (made.directory / "sweep.json").touch()
-    go_on = (
-        "sweep 'mine' exists in out/mine; choose another --name, or go on with it: rbnn resume "
-        "out/mine"
-    )
-    with pytest.raises(RecipeError, match=go_on):
-        plan_of(2, 0, name="mine", results_dir="out")
+    with pytest.raises(RecipeError, match=f"^sweep {there}, or go on with it: rbnn resume"):
+        plan_of(2, 0, name="mine")
     assert plan_of(2, 0).name.startswith("look-")
 
 
@@ -151,10 +126,10 @@ def test_the_baseline_is_the_first_proposal_and_fixed_values_hold(plan_of: PlanO
 
 def test_a_sweep_goes_on_with_its_own_threads_and_as_many_at_once_as_fit(plan_of: PlanOf) -> None:
     made = plan_of(8, 0, concurrent=8)
-    again = plan_again(made.file, made.recipe, made.name, made.directory, made.concurrent, None)
+    again = plan_again(made.config, made.recipe, made.name, made.directory, made.concurrent, None)
     assert (again.recipe, again.concurrent, again.cpus) == (made.recipe, 8, 1.0)
     plan_of(2, 0)  # from here on the machine has two cores
-    again = plan_again(made.file, made.recipe, made.name, made.directory, made.concurrent, None)
+    again = plan_again(made.config, made.recipe, made.name, made.directory, made.concurrent, None)
     assert (again.recipe, again.concurrent) == (made.recipe, 2)
 
 
@@ -171,11 +146,8 @@ def test_what_holds_the_storages_password_is_its_owners_alone(
 ) -> None:
     planned = plan_of(2, 0, name="look", storage=f"postgresql://{login}@db/rbnn")
     folder = create_folder(planned, "sqlite:////runs/mlflow.db")
-    phase = SimpleNamespace(history=SimpleNamespace(name="look"))
-    found = [
-        folder.directory / "sweep.json",
-        folder.directory / "sweep.yaml",
-        ray_directory(planned, phase),
-    ]  # type: ignore[arg-type]
+    phase = SimpleNamespace(study=SimpleNamespace(name="look"))
+    where = ray_directory(planned, phase)  # type: ignore[arg-type]
+    found = [folder.directory / "sweep.json", folder.directory / "sweep.yaml", where]
     assert [path.stat().st_mode & 0o077 == 0 for path in found] == [hidden] * 3
-    assert folder.record.storage == folder.file.storage == planned.file.storage
+    assert folder.record.storage == folder.config.storage == planned.config.storage

@@ -7,21 +7,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
 
 from rbnn.errors import RequestError
-from tune.sweep.study import Study, begin_study, check_storage_url, open_storage
+from tune.sweep.study import VALUES, Study, begin_study, check_storage_url, open_storage
 
 
 def test_a_storage_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_text("no database at all, " * 100)
-    for url in (
-        "postgresql://ann:hidden@127.0.0.1:9/rbnn",
-        f"sqlite:///{tmp_path}/optuna.db",
-        "nosuch://x",
-    ):
-        with pytest.raises(
-            RequestError, match=r"^storage .* cannot be used: .*; see that it is there"
-        ) as refusal:
+    file, away = f"sqlite:///{tmp_path}/optuna.db", "postgresql://ann:hidden@127.0.0.1:9/rbnn"
+    for url in (away, file, "nosuch://x"):
+        text = r"^storage .* cannot be used: .*; see that it is there"
+        with pytest.raises(RequestError, match=text) as refusal:
             Study.existing(url, "look")
         assert "\n" not in str(refusal.value) and "hidden" not in str(refusal.value)
 
@@ -41,6 +39,28 @@ def test_a_sweep_never_takes_up_the_trials_of_another_of_its_name(tmp_path: Path
 def test_a_storage_that_ends_with_its_process_is_refused(url: str) -> None:
     with pytest.raises(RequestError, match="is in memory, and ends with its process"):
         check_storage_url(url)
+
+
+def test_what_others_line_up_outside_the_space_is_refused_in_one_line() -> None:
+    study, said = Study(None, "look"), []
+    space = {"lr": FloatDistribution(0.01, 1), "momentum": CategoricalDistribution([0.9, 0.5])}
+    study.only_within(space, said.append)
+    for given in ({"lr": 0.1}, {"lr": 0.05, "momentum": 0.7}, {"lr": 5.0}, {"lrr": 0.1}):
+        study.study.enqueue_trial(given)
+    assert study.take_interrupted() is None
+    assert [trial.state.name for trial in study.trials()] == ["WAITING", "FAIL", "FAIL", "FAIL"]
+    assert len(said) == 3 and said[1].startswith("trial 2: {'lr': 5.0}, lined up from outside, is")
+    assert study.finished == []
+
+
+def test_what_others_ended_takes_no_more_scores() -> None:
+    study = Study(None, "look")
+    study.add_waiting({VALUES: {}})
+    study.take_interrupted()
+    study.study.tell(0, state=TrialState.FAIL)
+    study.note(0, 1, 50.0)
+    study.tag(0, "cause", "x")
+    assert study.has_ended(0) and study.trials()[0].intermediate_values == {}
 
 
 def test_a_missing_file_is_not_created(tmp_path: Path) -> None:

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import yaml
 
 from tune.cli import __main__ as cli
+from tune.run.listener import Listener
+from tune.sweep import session
 from tune.sweep.config import parse_sweep
 from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord
 from tune.sweep.session import SweepSession
@@ -21,26 +23,17 @@ from tune.sweep.study import Study
 from tune.sweep.summary import SweepSummary
 from tune.sweep.table import TrialRow, TrialTable
 
-FILE = parse_sweep(
-    {
-        "name": "look",
-        "base": {"dataset": "digits", "epochs": 10},
-        "space": {"lr": {"log": [0.01, 1]}},
-    },
-    Path(),
-)
+KEYS = {"base": {"dataset": "digits", "epochs": 10}, "space": {"lr": {"log": [0.01, 1]}}}
+FILE = parse_sweep({"name": "look", **KEYS}, Path())
+# MLflow's own code uses what newer versions of its dependencies deprecate.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.mark.parametrize(
     ("done", "confirmed", "to_confirm", "budget_s", "seconds"),
     [
-        (
-            2,
-            0,
-            0,
-            None,
-            2 * 10 + 8 * 10,
-        ),  # the search, then 2 seeds of the best three settings and of the documented one
+        # The search, then 2 seeds of the best three settings and of the documented one.
+        (2, 0, 0, None, 2 * 10 + 8 * 10),
         (4, 0, 8, None, 8 * 10),
         (4, 20, 8, None, 60),
         (2, 0, 0, 25.0, 5 + 8 * 10),
@@ -55,24 +48,17 @@ def test_the_finish_time_counts_the_confirmation(
     tmp_path: Path,
 ) -> None:
     (tmp_path / SWEEP_FILE).write_text(yaml.safe_dump(FILE.to_dict()))
-    rows = {
-        number: TrialRow(number, {"lr": 0.1}, state="complete", epochs=10, top1=50.0)
-        for number in range(done)
-    }
+    table = TrialTable("look", 4, 10)
+    for number in range(done):
+        table.rows[number] = TrialRow(number, {"lr": 0.1}, state="complete", epochs=10, top1=50.0)
     record = SweepRecord(name="look", trials=4, confirm_seeds=2, budget_s=budget_s)
-    standing = SweepSummary(
-        SweepFolder(tmp_path),
-        record,
-        "running",
-        TrialTable("look", 4, 10, rows),
-        used_s=10.0 * done + confirmed,
-    )
-    standing.num_to_confirm, standing.epochs_confirmed = to_confirm, confirmed
-    assert standing.finish is not None and standing.finish - time.time() == pytest.approx(
-        seconds, abs=1
-    )
-    standing.state = "stopped"
-    assert standing.finish is None
+    summary = SweepSummary(SweepFolder(tmp_path), record, "running", table)
+    summary.used_s = 10.0 * done + confirmed
+    summary.num_to_confirm, summary.epochs_confirmed = to_confirm, confirmed
+    assert summary.finish is not None
+    assert summary.finish - time.time() == pytest.approx(seconds, abs=1)
+    summary.state = "stopped"
+    assert summary.finish is None
 
 
 @pytest.mark.parametrize(
@@ -85,19 +71,16 @@ def test_the_terminals_finish_time_counts_it_too(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    boards: list[TrialTable] = []
+    tables: list[TrialTable] = []
+    phase = SimpleNamespace(study=Study(None, "look"))
+    monkeypatch.setattr(session, "search_phase", lambda *given: phase)
     monkeypatch.setattr(SweepSession, "_repair", lambda *given: None)
-    monkeypatch.setattr(
-        SweepSession, "_run_phase", lambda self, phase, board, *given: boards.append(board)
-    )
+    monkeypatch.setattr(SweepSession, "_run_phase", lambda self, phase, t, stop: tables.append(t))
     record = SweepRecord(name="look", trials=trials, confirm_seeds=num_seeds, budget_s=60.0)
-    plan, folder = (
-        SimpleNamespace(file=FILE, recipe=FILE.baseline, directory=tmp_path),
-        SimpleNamespace(record=record, stop_file=tmp_path / "stop"),
-    )
-    session: Any = SweepSession(plan, folder, None, "", None)  # type: ignore[arg-type]
-    session._search(SimpleNamespace(history=Study(None, "look")))
-    assert [(board.epochs_after, board.budget_s) for board in boards] == [(10 * num_runs, 60.0)]
+    plan = SimpleNamespace(config=FILE, recipe=FILE.baseline, directory=tmp_path)
+    folder = SimpleNamespace(record=record, stop_file=tmp_path / "stop", storage_url=str)
+    SweepSession(plan, folder, Listener(), "", None)._search()  # type: ignore[arg-type]
+    assert [(table.epochs_after, table.budget_s) for table in tables] == [(10 * num_runs, 60.0)]
 
 
 @pytest.fixture
@@ -108,17 +91,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = SweepFolder(tmp_path / "result" / name)
         folder.directory.mkdir(parents=True)
         (folder.directory / SWEEP_FILE).write_text(yaml.safe_dump(FILE.to_dict()))
-        folder.write(
-            SweepRecord(
-                id="ab" * 16,
-                name=name,
-                storage=storage,
-                store=f"sqlite:///{tmp_path}/mlflow.db",
-                recipe=FILE.baseline.to_dict(),
-                state="finished",
-                began=float(name == "here"),
-            )
-        )
+        store, recipe = f"sqlite:///{tmp_path}/mlflow.db", FILE.baseline.to_dict()
+        record = SweepRecord(id="ab" * 16, name=name, began=float(name == "here"), recipe=recipe)
+        folder.write(replace(record, storage=storage, store=store, state="finished"))
     return tmp_path
 
 
@@ -128,9 +103,8 @@ def test_a_sweep_whose_storage_is_away_hides_no_other(
     assert cli.main(["status"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[1:3]] == [["away", "finished"], ["here", "finished"]]
-    assert len(lines) == 4 and lines[3].startswith(
-        "sweep away: storage postgresql://ann@127.0.0.1:9/rbnn cannot be used: "
-    )
+    away = "storage postgresql://ann@127.0.0.1:9/rbnn cannot be used: "
+    assert len(lines) == 4 and lines[3].startswith(f"sweep away: {away}")
     assert cli.main(["status", "--json"]) == 0
     away, here = json.loads(capsys.readouterr().out)
     assert "cannot be used" in away["error"] and here["trials"]["complete"] == 0
@@ -141,7 +115,5 @@ def test_a_sweep_whose_storage_is_away_is_told_and_the_others_are_examined(
 ) -> None:
     assert cli.main(["doctor"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(
-        "sweep away cannot be examined: storage postgresql://ann@127.0.0.1:9"
-    )
+    assert lines[0].startswith("sweep away cannot be examined: storage postgresql://ann@127.0.0.1")
     assert lines[1].startswith("sweep here: its MLflow runs do not say what their folders say: .")

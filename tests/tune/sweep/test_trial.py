@@ -73,9 +73,8 @@ def test_epochs_are_reported_from_1_and_again_where_they_may_not_have_been_heard
     for epoch in range(written):
         journal.append({"epoch": epoch, "val/top1": 10.0 * (epoch + 1)})
     run(tmp_path, epochs_done=known)
-    assert [(row["epoch"], row["val/top1"]) for row in reported] == [
-        (epoch, 10.0 * epoch) for epoch in told
-    ]
+    assert [row["epoch"] for row in reported] == told
+    assert all(row["val/top1"] == 10.0 * row["epoch"] for row in reported)
 
 
 def test_a_confirmation_run_reports_the_test_set_with_its_last_epoch_and_evaluates_it_once(

@@ -12,8 +12,8 @@ from rbnn.recipe import Recipe
 from rbnn.state import Keeper, start
 from tests.tune.made_runs import made_run
 from tune.sweep.confirm import Setting
+from tune.sweep.summary import Winner
 from tune.sweep.table import TrialRow
-from tune.sweep.winner import Winner
 from tune.tracking.mirror import Mirror
 from tune.tracking.reader import RunReader
 from tune.tracking.registry import Candidate, candidate_of, champion_of, register_champion
