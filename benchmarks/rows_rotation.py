@@ -14,7 +14,7 @@ from benchmarks.baseline import UnfusedConv2d
 from benchmarks.measure import Benchmark, Row, Setting, alternate, compared
 from benchmarks.networks import networks
 from rbnn.distributed import World
-from rbnn.engine import update_rotations
+from rbnn.engine import rotate_and_broadcast
 from rbnn.layers import RotatedConv2d
 
 BASELINE = "a loop over filters, one thread"
@@ -85,7 +85,7 @@ def rotation_row(
     seconds = alternate(
         {
             "rbnn": partial(
-                on_threads, num_threads, partial(update_rotations, models["rbnn"], World())
+                on_threads, num_threads, partial(rotate_and_broadcast, models["rbnn"], World())
             ),
             "gemm": partial(on_threads, num_threads, partial(torch.mm, square, square)),
             "unfused": partial(on_threads, 1, partial(unfused_update, models["unfused"])),

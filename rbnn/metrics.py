@@ -14,28 +14,52 @@ from torch.nn import functional as F
 from rbnn.data.loading import Batch
 
 
+NEVER = torch.iinfo(torch.int64).max
+
+
+def counted(logits: Tensor, labels: Tensor, mean_loss: Tensor | None = None) -> Tensor:
+    """(4,) float64 of a batch: loss, top-1 hits, top-5 hits, samples; logits (N, C), labels (N,).
+
+    mean_loss: its cross-entropy where it is known already.
+    """
+    num = len(labels)
+    if mean_loss is None:
+        mean_loss = F.cross_entropy(logits.float(), labels)
+    top = logits.topk(min(5, logits.shape[1]), 1).indices
+    hits = top == labels[:, None]
+    loss_sum = mean_loss.double() * num
+    return torch.stack(
+        [loss_sum, hits[:, 0].sum().double(), hits.sum().double(), loss_sum.new_full((), num)]
+    )
+
+
 class Counts:
-    """Sums over an epoch, in float64 on the device: loss, top-1 hits, top-5 hits, samples. One host
-    read, in `metrics`.
+    """Sums over an epoch, kept on the device: `sums` as `counted`, read once by the host, in
+    `metrics`.
+
+    step: the next training step; failed_step: the first one whose loss was not finite, or NEVER.
+    All stay where they are, as a captured step writes to them.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self.step = torch.zeros((), dtype=torch.int64, device=device)
+        self.failed_step = torch.full_like(self.step, NEVER)
+
+    def begin(self, step: int) -> None:
+        """Go on at that training step: at 0 from nothing, else with the sums that there are."""
+        if step == 0:
+            self.sums.zero_()
+        self.step.fill_(step)
+        self.failed_step.fill_(NEVER)
 
     @torch.no_grad()
-    def add(self, logits: Tensor, labels: Tensor, mean_loss: Tensor | None = None) -> None:
-        """Count one batch: logits (N, C), labels (N,). `mean_loss`: its cross-entropy where it is
-        known already.
-        """
-        num = len(labels)
-        if mean_loss is None:
-            mean_loss = F.cross_entropy(logits.float(), labels)
-        top = logits.topk(min(5, logits.shape[1]), 1).indices
-        hits = top == labels[:, None]
-        loss_sum = mean_loss.double() * num
-        self.sums += torch.stack(
-            [loss_sum, hits[:, 0].sum().double(), hits.sum().double(), loss_sum.new_full((), num)]
-        )
+    def add(self, logits: Tensor, labels: Tensor, mean_loss: Tensor) -> None:
+        """Count one training step's batch, as `counted`."""
+        self.sums += counted(logits, labels, mean_loss)
+        failed = self.step.masked_fill(torch.isfinite(mean_loss), NEVER)
+        torch.minimum(self.failed_step, failed, out=self.failed_step)
+        self.step += 1
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """`prefix`/loss (mean per sample), `prefix`/top1 and `prefix`/top5 (percent)."""

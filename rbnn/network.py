@@ -5,7 +5,8 @@ Compiled code gives what eager code gives within float32 rounding, and the same 
 full training batches run compiled, so that which code computes what depends on the recipe alone,
 not on when a run was resumed. The last, smaller batch of an epoch runs eagerly, as compiling for it
 would cost more than it saves; so does evaluation, which gains nothing (0.40 of the unfused layer's
-time eagerly, 0.47 compiled; resnet20, one core).
+time eagerly, 0.47 compiled; resnet20, one core). On a GPU, `compile` on also means that what a run
+of one process repeats is captured: see `rbnn.graphs`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,17 @@ import torch
 from torch import Tensor, nn
 
 from rbnn.errors import RecipeError
+from rbnn.graphs import Captured
+from rbnn.layers import rotated_layers
+from rbnn.metrics import counted
 from rbnn.recipe import Recipe
+from rbnn.weights import weights_given
 
 # Inductor would keep intermediate activations that several sums read, and lays some of them out so
 # that nothing vectorises; computing them again in each kernel took a block's backward from 19 to 5
 # ms (2-core machine, one thread).
 OPTIONS: dict[str, Any] = {"realize_reads_threshold": 16, "realize_opcount_threshold": 200}
-CUDA_OPTIONS = OPTIONS | {"triton.cudagraphs": True}
+GRAPHS = {"triton.cudagraphs": True}  # torch's own, of forward and backward
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -81,6 +87,12 @@ class Network(nn.Module):
         self.full_batch = recipe.batch_size // recipe.train_workers
         self.device = device
         self.is_bf16 = recipe.precision == "bf16"
+        self.layers = [*rotated_layers(model).values()]
+        is_alone = recipe.train_workers == 1
+        self.captures = device.type == "cuda" and recipe.compile == "on" and is_alone
+        self.score: Callable[[Tensor, Tensor], Tensor] = self.counted
+        if self.captures:
+            self.score = Captured(self.counted)
         self._compiled: Any = None
         if recipe.compile == "on":
             why = obstacle(device.type)
@@ -91,13 +103,19 @@ class Network(nn.Module):
                 device.type == "cpu"
             ):  # Inductor looks for CUDA all the same, and warns where nvcc is there and no GPU
                 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            options = CUDA_OPTIONS if device.type == "cuda" else OPTIONS
+            options = OPTIONS | GRAPHS if device.type == "cuda" and not is_alone else OPTIONS
             self._compiled = torch.compile(
                 self.plain, fullgraph=True, dynamic=False, options=options
             )
 
     def plain(self, images: Tensor) -> Tensor:
         """The model's logits, operation by operation."""
+        if self.device.type == "cuda" and self.layers[0].given_weight is None:
+            with weights_given(self.layers):
+                return self._logits(images)
+        return self._logits(images)
+
+    def _logits(self, images: Tensor) -> Tensor:
         if not self.is_bf16:
             return self.model(images)
         with torch.autocast(self.device.type, torch.bfloat16):
@@ -107,3 +125,7 @@ class Network(nn.Module):
         if self._compiled is not None and self.training and len(images) == self.full_batch:
             return self._compiled(images)
         return self.plain(images)
+
+    def counted(self, images: Tensor, labels: Tensor) -> Tensor:
+        """`metrics.counted` of a batch's logits; `score` is the same, captured where that pays."""
+        return counted(self(images), labels)

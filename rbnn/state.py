@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from rbnn import checkpoint as ckpt
 from rbnn.diagnostics import Diagnosis, open_table
 from rbnn.distributed import World
 from rbnn.errors import CheckpointError, RecipeError, RunFailed
+from rbnn.graphs import Captured
 from rbnn.hardware import prepare_process
 from rbnn.metrics import Counts
 from rbnn.models import build
@@ -57,6 +58,13 @@ class Run:
     best_epoch: int = -1
     metrics: dict[str, Any] = field(default_factory=dict)
     parallel: nn.Module | None = None
+    _captured: tuple[Callable[..., Any], Captured] | None = None
+
+    def captured(self, source: Callable[..., Any], work: Callable[..., Any]) -> Captured:
+        """The captured training step: `work` of the first call with that `source` of batches."""
+        if self._captured is None or self._captured[0] != source:
+            self._captured = source, Captured(work)
+        return self._captured[1]
 
 
 def start(recipe: Recipe, device: torch.device) -> Run:
@@ -64,8 +72,9 @@ def start(recipe: Recipe, device: torch.device) -> Run:
     prepare_process(recipe, device)
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, recipe.dataset, recipe.a32, semantics=recipe.semantics).to(device)
+    lr = recipe.lr if device.type == "cpu" else torch.tensor(recipe.lr, device=device)
     optimizer = torch.optim.SGD(
-        model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+        model.parameters(), lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )
     return Run(
         recipe,
@@ -77,6 +86,15 @@ def start(recipe: Recipe, device: torch.device) -> Run:
         Diagnosis(model),
         Counts(device),
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """For the steps that follow; on a GPU in place, where a captured step reads it."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 @dataclass(frozen=True)
@@ -233,7 +251,10 @@ def restore(run: Run, path: Path, fingerprint: str) -> None:
     state = ckpt.load(path)
     check_continues(run.recipe, state, path, fingerprint)
     ckpt.load_weights(run.model, state, path)
+    rates = [group["lr"] for group in run.optimizer.param_groups]
     run.optimizer.load_state_dict(state.optimizer)
+    for group, lr in zip(run.optimizer.param_groups, rates, strict=True):
+        group["lr"] = lr  # a tensor on a GPU; every epoch sets its value
     run.epoch, run.step, run.metrics = state.epoch, state.step, state.metrics
     run.best_top1, run.best_epoch = state.best["top1"], int(state.best["epoch"])
     if state.step:

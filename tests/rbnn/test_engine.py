@@ -439,7 +439,7 @@ def noting(model, world):
 
 
 RotatedConv2d.update_rotation = update  # rank 1's own would be wrong: only rank 0's may count
-known, engine.update_rotations = engine.update_rotations, noting
+known, engine.rotate_and_broadcast = engine.update_rotations, noting
 epochs = []
 for attempt in range(2):
     train, val = source.train.subset(list(range(66))), source.val.subset(list(range(37)))
