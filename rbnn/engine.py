@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rbnn import checkpoint as ckpt
 from rbnn.binarize import set_surrogate
-from rbnn.data.loading import Batch, Loaders, dead_loaders_told
+from rbnn.data.loading import Batch, Drawn, Loaders, dead_loaders_told
 from rbnn.datasets import dataset_spec
 from rbnn.diagnostics import append_rows
 from rbnn.distributed import World
@@ -40,7 +40,8 @@ from rbnn.state import (
     start,
 )
 from rbnn.step import take_step
-from rbnn.weights import update_rotations, weights_given
+from rbnn.weights import weights_given
+from rbnn.writer import Writer
 
 __all__ = [
     "BEST",
@@ -85,17 +86,54 @@ def fit(
     run = start(recipe, device or torch.device("cpu"))
     if resume is not None:
         restore(run, resume, loaders.info.fingerprint)
-    keeper = Keeper(directory, loaders.info.fingerprint) if directory else None
+    writer = Writer(beside=run.device.type == "cuda" and run.world.size == 1)
+    keeper = Keeper(directory, loaders.info.fingerprint, writer) if directory else None
+    telling = Telling(report, writer)
     if directory:
         open_directory(directory, run, resume)
     if run.metrics:
         report(run.metrics, resume if run.world.leads else None)
     if run.world.size > 1 and run.epoch < recipe.epochs:
         run.parallel = in_parallel(run)
-    with dead_loaders_told():
+    with dead_loaders_told(), closing(writer):
         while run.epoch < recipe.epochs:
-            report(*run_epoch(run, loaders, keeper, progress))
+            telling.hear(*run_epoch(run, loaders, keeper, progress, telling.between))
+        telling.finish()
     return run
+
+
+class Telling:
+    """Hands every epoch to `report` once its checkpoint is written, in order: at once, or, where a
+    thread writes it, between two of the next epoch's steps.
+    """
+
+    def __init__(self, report: Report, writer: Writer) -> None:
+        self.report, self.writer = report, writer
+        self.untold: tuple[dict[str, Any], Path | None] | None = None
+
+    def hear(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        """An epoch that ended; the checkpoint before its own is written by now."""
+        self._tell()
+        self.untold = metrics, checkpoint
+        if self.writer.is_done():
+            self._tell()
+
+    def between(self, batches: Iterable[Batch | Drawn]) -> Iterator[Batch | Drawn]:
+        """The batches; an epoch that was waiting for its checkpoint is told between two."""
+        for batch in batches:
+            yield batch
+            if self.untold and self.writer.is_done():
+                self._tell()
+
+    def finish(self) -> None:
+        """Tell what is untold, once it is written."""
+        self.writer.wait()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.untold:
+            told, self.untold = self.untold, None
+            self.report(*told)
 
 
 def in_parallel(run: Run) -> nn.Module:
@@ -120,10 +158,14 @@ def in_parallel(run: Run) -> nn.Module:
 
 
 def run_epoch(
-    run: Run, loaders: Loaders, keeper: Keeper | None, progress: Progress | None = None
+    run: Run,
+    loaders: Loaders,
+    keeper: Keeper | None,
+    progress: Progress | None = None,
+    between: Callable[[Iterable[Batch | Drawn]], Iterable[Batch | Drawn]] = iter,
 ) -> tuple[dict[str, Any], Path | None]:
     """Train and validate one epoch, or what is left of it, and keep its checkpoint: what `report`
-    is to hear.
+    is to hear. between: what hands on the training batches, and may do something between two.
     """
     recipe, epoch = run.recipe, run.epoch
     began = time.perf_counter() - run.spent_s
@@ -133,9 +175,8 @@ def run_epoch(
     set_learning_rate(run.optimizer, lr)
     if run.step == 0:
         begin_epoch(run)
-    train = train_epoch(
-        run, loaders.train.epoch(epoch, run.step), loaders.train.num_batches, keeper, progress
-    )
+    batches = between(loaders.train.epoch(epoch, run.step))
+    train = train_epoch(run, batches, loaders.train.num_batches, keeper, progress)
     train_s = time.perf_counter() - began
     run.world.broadcast_(run.model.buffers())
     val = evaluate(run.network, loaders.val)
@@ -158,13 +199,13 @@ def begin_epoch(run: Run) -> None:
     run.diagnosis.begin()
     if run.epoch % run.recipe.rotation_update == 0:
         run.diagnosis.before_update()
-        rotate_and_broadcast(run.model, run.world)
+        rotate_and_broadcast(run.network, run.world)
         run.diagnosis.after_update()
 
 
 def train_epoch(
     run: Run,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch | Drawn],
     num_batches: int,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
@@ -236,9 +277,8 @@ def evaluate(model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
     return counts.metrics("val")
 
 
-def rotate_and_broadcast(model: nn.Module, world: World) -> None:
+def rotate_and_broadcast(network: Network, world: World) -> None:
     """Update R1 and R2 of every rotated layer on rank 0 and give every rank its bits."""
-    layers = rotated_layers(model).values()
     if world.leads:
-        update_rotations(layers)
-    world.broadcast_([matrix for layer in layers for matrix in (layer.R1, layer.R2)])
+        network.rotate()
+    world.broadcast_([matrix for layer in network.layers for matrix in (layer.R1, layer.R2)])

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rbnn.data.loading import Batch
-
+from rbnn.data.loading import Batch, Drawn
 
 NEVER = torch.iinfo(torch.int64).max
 
@@ -74,12 +73,12 @@ class Counts:
 class Waiting:
     """Iterates over `batches` and notes how long each was waited for."""
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
+    def __init__(self, batches: Iterable[Batch | Drawn]) -> None:
         self.batches = batches
         self.waited_s = 0.0
         self.whole_s = 0.0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | Drawn]:
         began = asked = time.perf_counter()
         for batch in self.batches:
             self.waited_s += time.perf_counter() - asked

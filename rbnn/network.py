@@ -17,6 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,15 @@ from rbnn.graphs import Captured
 from rbnn.layers import rotated_layers
 from rbnn.metrics import counted
 from rbnn.recipe import Recipe
-from rbnn.weights import weights_given
+from rbnn.weights import update_rotations, weights_given
 
 # Inductor would keep intermediate activations that several sums read, and lays some of them out so
 # that nothing vectorises; computing them again in each kernel took a block's backward from 19 to 5
 # ms (2-core machine, one thread).
 OPTIONS: dict[str, Any] = {"realize_reads_threshold": 16, "realize_opcount_threshold": 200}
 GRAPHS = {"triton.cudagraphs": True}  # torch's own, of forward and backward
+# Small kernels that do not wait for one another become one.
+CUDA_OPTIONS = OPTIONS | {"combo_kernels": True}
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -91,8 +94,9 @@ class Network(nn.Module):
         is_alone = recipe.train_workers == 1
         self.captures = device.type == "cuda" and recipe.compile == "on" and is_alone
         self.score: Callable[[Tensor, Tensor], Tensor] = self.counted
+        self.rotate: Callable[[], None] = partial(update_rotations, self.layers)
         if self.captures:
-            self.score = Captured(self.counted)
+            self.score, self.rotate = Captured(self.counted), Captured(self.rotate)
         self._compiled: Any = None
         if recipe.compile == "on":
             why = obstacle(device.type)
@@ -103,7 +107,9 @@ class Network(nn.Module):
                 device.type == "cpu"
             ):  # Inductor looks for CUDA all the same, and warns where nvcc is there and no GPU
                 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            options = OPTIONS | GRAPHS if device.type == "cuda" and not is_alone else OPTIONS
+            options = CUDA_OPTIONS if device.type == "cuda" else OPTIONS
+            if device.type == "cuda" and not is_alone:
+                options = options | GRAPHS
             self._compiled = torch.compile(
                 self.plain, fullgraph=True, dynamic=False, options=options
             )
@@ -127,5 +133,5 @@ class Network(nn.Module):
         return self.plain(images)
 
     def counted(self, images: Tensor, labels: Tensor) -> Tensor:
-        """`metrics.counted` of a batch's logits; `score` is the same, captured where that pays."""
+        """`metrics.counted` of a batch's logits; `score` is the same, captured where work is."""
         return counted(self(images), labels)

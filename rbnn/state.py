@@ -30,6 +30,7 @@ from rbnn.metrics import Counts
 from rbnn.models import build
 from rbnn.network import Network
 from rbnn.recipe import FIELDS, Recipe
+from rbnn.writer import Writer
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -76,15 +77,10 @@ def start(recipe: Recipe, device: torch.device) -> Run:
     optimizer = torch.optim.SGD(
         model.parameters(), lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )
+    network = Network(model, recipe, device)
+    diagnosis = Diagnosis(model, network.captures)
     return Run(
-        recipe,
-        model,
-        Network(model, recipe, device),
-        optimizer,
-        device,
-        World.current(),
-        Diagnosis(model),
-        Counts(device),
+        recipe, model, network, optimizer, device, World.current(), diagnosis, Counts(device)
     )
 
 
@@ -101,10 +97,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 class Keeper:
     """Writes a run's checkpoints to `directory`; fingerprint: of the run's data. Every rank calls
     it, rank 0 writes.
+
+    writer: what writes the files; with one that has a thread, a file is there once it is done.
     """
 
     directory: Path
     fingerprint: str
+    writer: Writer = field(default_factory=lambda: Writer(beside=False))
 
     def epoch(self, run: Run) -> Path | None:
         """After an epoch; the path of last.ckpt on rank 0.
@@ -117,13 +116,18 @@ class Keeper:
             run.best_top1, run.best_epoch = run.metrics["val/top1"], run.metrics["epoch"]
         if not run.world.leads:
             return None
-        with (
-            failure_told(self.directory),
-            ckpt.writing(self.directory / LAST, self.content(run, {})) as partial,
-        ):
-            if is_best:
-                link(partial, self.directory / BEST)
-            keep_periodic(partial, self.directory, run.recipe, run.epoch)
+        content, recipe, num_epochs = ckpt.on_host(self.content(run, {})), run.recipe, run.epoch
+
+        def write() -> None:
+            with (
+                failure_told(self.directory),
+                ckpt.writing(self.directory / LAST, content()) as partial,
+            ):
+                if is_best:
+                    link(partial, self.directory / BEST)
+                keep_periodic(partial, self.directory, recipe, num_epochs)
+
+        self.writer.do(write)
         return self.directory / LAST
 
     def step(self, run: Run, spent_s: float) -> None:
@@ -135,8 +139,13 @@ class Keeper:
         counts = run.world.gathered(run.counts.sums).cpu()
         if run.world.leads:
             partial = {"counts": counts, "spent_s": spent_s, "diagnosis": run.diagnosis.state()}
-            with failure_told(self.directory):
-                ckpt.save(self.directory / LAST, self.content(run, partial))
+            content = ckpt.on_host(self.content(run, partial))
+
+            def write() -> None:
+                with failure_told(self.directory):
+                    ckpt.save(self.directory / LAST, content())
+
+            self.writer.do(write)
 
     def content(self, run: Run, partial: dict[str, Any]) -> ckpt.Checkpoint:
         """Everything that a continuation needs; `partial`: of the epoch in progress."""

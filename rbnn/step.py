@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rbnn.data.loading import Batch, Drawn
-from rbnn.graphs import Captured
 from rbnn.state import Run
 
 
@@ -28,7 +27,7 @@ def take_step(run: Run, batch: Batch | Drawn) -> None:
 
 
 def learn(run: Run, images: Tensor, labels: Tensor) -> None:
-    """The step, operation by operation: the optimiser takes one step down the mean cross-entropy."""
+    """The step, operation by operation: SGD down the mean cross-entropy."""
     logits = (run.parallel or run.network)(images)
     loss = F.cross_entropy(logits, labels)
     run.optimizer.zero_grad()

@@ -89,7 +89,7 @@ def objectives(layers: Sequence[RotatedConv2d]) -> Tensor:
     """sum |R1^T X R2| of every layer's standardised filters, (layers,)."""
     if not on_gpu(layers):
         return torch.stack([objective(layer.matrices(), layer.R1, layer.R2) for layer in layers])
-    found = {}
+    found: dict[RotatedConv2d, Tensor] = {}
     for group in by_shape(layers):
         sums = rotate_together(*_stacked(group)).abs().sum((1, 2, 3))
         found.update(zip(group, sums, strict=True))
@@ -152,5 +152,3 @@ def _stacked(part: Sequence[RotatedConv2d]) -> Group:
     (a, b), num = (R1.shape[-1], R2.shape[-1]), len(part)
     X = standardize(torch.cat([layer.weight.reshape(-1, a, b) for layer in part]))
     return X.view(num, -1, a, b), R1, R2
-
-

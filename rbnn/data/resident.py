@@ -25,7 +25,6 @@ from rbnn.datasets import DatasetSpec, dataset_spec
 from rbnn.distributed import World
 from rbnn.recipe import Recipe
 
-
 # Images of an evaluation batch on a GPU: 4 equal ones of CIFAR's 10,000. They need 4 GB where
 # resnet18's widest activations live; what is counted does not depend on it.
 DEVICE_BATCH = 2500
