@@ -54,7 +54,7 @@ class Counts:
 
     @torch.no_grad()
     def add(self, logits: Tensor, labels: Tensor, mean_loss: Tensor) -> None:
-        """Count one training step's batch, as `counted`."""
+        """Count a training step's batch, as `counted`, and note a loss that is not finite."""
         self.sums += counted(logits, labels, mean_loss)
         failed = self.step.masked_fill(torch.isfinite(mean_loss), NEVER)
         torch.minimum(self.failed_step, failed, out=self.failed_step)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from rbnn import metrics
 from rbnn.data.loading import Batch
-from rbnn.metrics import Counts, Waiting
+from rbnn.metrics import NEVER, Counts, Waiting, counted
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def test_counts_equal_a_count_by_hand_whatever_the_batches(num_classes: int, see
     labels = torch.randint(num_classes, (101,), generator=generator)
     counts = Counts(CPU)
     for part in torch.arange(101).split(32):
-        counts.add(logits[part], labels[part])
+        counts.sums += counted(logits[part], labels[part])
     order = logits.argsort(1, descending=True)
     top1 = sum(int(order[i, 0] == labels[i]) for i in range(101))
     top5 = sum(int(labels[i] in order[i, :5]) for i in range(101))
@@ -52,8 +52,19 @@ def test_counts_are_exact_in_low_precision() -> None:
 def test_counting_keeps_no_graph() -> None:
     counts = Counts(CPU)
     logits = torch.randn(4, 10, requires_grad=True)
-    counts.add(logits, torch.arange(4))
+    counts.add(logits, torch.arange(4), logits.mean())
     assert not counts.sums.requires_grad
+
+
+def test_the_first_step_whose_loss_is_not_finite_is_noted_and_sums_begin_anew() -> None:
+    counts = Counts(CPU)
+    counts.begin(3)
+    for loss in (1.0, torch.inf, torch.nan):
+        counts.add(torch.eye(4), torch.arange(4), torch.tensor(loss))
+    assert int(counts.failed_step) == 4
+    sums = counts.sums
+    counts.begin(0)
+    assert int(counts.failed_step) == NEVER and sums.tolist() == [0, 0, 0, 0]
 
 
 def test_waiting_is_the_share_of_the_time_before_each_batch(
