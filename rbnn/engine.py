@@ -25,7 +25,7 @@ from rbnn.diagnostics import append_rows
 from rbnn.distributed import World
 from rbnn.errors import NonFiniteLoss
 from rbnn.layers import rotated_layers
-from rbnn.metrics import NEVER, Counts, Waiting, counted
+from rbnn.metrics import Counts, Waiting, counted
 from rbnn.network import Network
 from rbnn.recipe import Recipe
 from rbnn.schedules import learning_rate, surrogate_tk
@@ -246,8 +246,8 @@ def train_epoch(
 
 
 def _check_finite(run: Run) -> None:
-    failed_step = int(run.counts.failed_step)
-    if failed_step < NEVER:
+    failed_step = int(run.counts.finite_steps)
+    if failed_step < run.step:
         t, k = surrogate_tk(run.recipe, run.epoch)
         raise NonFiniteLoss(
             f"the training loss is not finite at epoch {run.epoch}, step {failed_step} "

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM_UPS = 3  # calls before a capture: compilers, libraries and optimisers allocate in the first
+WARM_UPS = 2  # calls before a capture: compilers, libraries and optimisers allocate in the first
 
 
 class Captured:

@@ -4,6 +4,7 @@ for batches.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 
@@ -13,9 +14,8 @@ from torch.nn import functional as F
 
 from rbnn.data.loading import Batch, Drawn
 
-NEVER = torch.iinfo(torch.int64).max
 
-
+@torch.no_grad()
 def counted(logits: Tensor, labels: Tensor, mean_loss: Tensor | None = None) -> Tensor:
     """(4,) float64 of a batch: loss, top-1 hits, top-5 hits, samples; logits (N, C), labels (N,).
 
@@ -36,29 +36,24 @@ class Counts:
     """Sums over an epoch, kept on the device: `sums` as `counted`, read once by the host, in
     `metrics`.
 
-    step: the next training step; failed_step: the first one whose loss was not finite, or NEVER.
-    All stay where they are, as a captured step writes to them.
+    finite_steps: training steps until the sum of losses was not finite any more. Both stay where
+    they are, as a captured step writes to them.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64, device=device)
-        self.step = torch.zeros((), dtype=torch.int64, device=device)
-        self.failed_step = torch.full_like(self.step, NEVER)
+        self.finite_steps = torch.zeros((), dtype=torch.int64, device=device)
 
     def begin(self, step: int) -> None:
         """Go on at that training step: at 0 from nothing, else with the sums that there are."""
         if step == 0:
             self.sums.zero_()
-        self.step.fill_(step)
-        self.failed_step.fill_(NEVER)
+        self.finite_steps.fill_(step)
 
-    @torch.no_grad()
-    def add(self, logits: Tensor, labels: Tensor, mean_loss: Tensor) -> None:
-        """Count a training step's batch, as `counted`, and note a loss that is not finite."""
-        self.sums += counted(logits, labels, mean_loss)
-        failed = self.step.masked_fill(torch.isfinite(mean_loss), NEVER)
-        torch.minimum(self.failed_step, failed, out=self.failed_step)
-        self.step += 1
+    def add(self, batch: Tensor) -> None:
+        """Add a training step's batch, as `counted`."""
+        self.sums += batch
+        self.finite_steps += self.sums[0] < math.inf
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """`prefix`/loss (mean per sample), `prefix`/top1 and `prefix`/top5 (percent)."""

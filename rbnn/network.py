@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rbnn.errors import RecipeError
 from rbnn.graphs import Captured
@@ -79,6 +80,14 @@ def obstacle(kind: str) -> str:
     )
 
 
+def losses(network: Callable[[Tensor], Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean cross-entropy, `metrics.counted`) of a batch of images and labels."""
+    images, labels = batch
+    logits = network(images)
+    loss = F.cross_entropy(logits, labels)
+    return loss, counted(logits.detach(), labels, loss.detach())
+
+
 class Network(nn.Module):
     """`model` as a run calls it, sharing its parameters; images (N, 3, S, S) -> logits (N, C)
     float32.
@@ -110,9 +119,13 @@ class Network(nn.Module):
             options = CUDA_OPTIONS if device.type == "cuda" else OPTIONS
             if device.type == "cuda" and not is_alone:
                 options = options | GRAPHS
-            self._compiled = torch.compile(
-                self.plain, fullgraph=True, dynamic=False, options=options
-            )
+            whole = partial(torch.compile, fullgraph=True, dynamic=False, options=options)
+            self._compiled = whole(self.plain)
+            self._compiled_losses = whole(partial(losses, self.plain))
+
+    def losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """`losses` of a full training batch, compiled whole."""
+        return self._compiled_losses(images, labels)
 
     def plain(self, images: Tensor) -> Tensor:
         """The model's logits, operation by operation."""

@@ -4,10 +4,13 @@ work is captured.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor
-from torch.nn import functional as F
 
 from rbnn.data.loading import Batch, Drawn
+from rbnn.network import losses
 from rbnn.state import Run
 
 
@@ -18,19 +21,22 @@ def take_step(run: Run, batch: Batch | Drawn) -> None:
     """
     num = len(batch) if isinstance(batch, Drawn) else len(batch[1])
     if not run.network.captures or num < run.network.full_batch:
-        learn(run, *batch)
-    elif isinstance(batch, Drawn):
+        learn(run, partial(losses, run.parallel or run.network), *batch)
+        return
+    compiled = run.network.losses
+    if isinstance(batch, Drawn):
         make = batch.make
-        run.captured(make, lambda rows: learn(run, *make(rows)))(batch.rows)
+        run.captured(make, lambda rows: learn(run, compiled, *make(rows)))(batch.rows)
     else:
-        run.captured(learn, lambda images, labels: learn(run, images, labels))(*batch)
+        run.captured(learn, partial(learn, run, compiled))(*batch)
 
 
-def learn(run: Run, images: Tensor, labels: Tensor) -> None:
-    """The step, operation by operation: SGD down the mean cross-entropy."""
-    logits = (run.parallel or run.network)(images)
-    loss = F.cross_entropy(logits, labels)
+def learn(
+    run: Run, losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], *batch: Tensor
+) -> None:
+    """The step, operation by operation: SGD down the mean cross-entropy that `losses` gives."""
+    loss, batch_counts = losses(*batch)
     run.optimizer.zero_grad()
     loss.backward()
     run.optimizer.step()
-    run.counts.add(logits.detach(), labels, loss.detach())
+    run.counts.add(batch_counts)

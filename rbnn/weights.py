@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,18 @@ def mixed_weights(layers: Sequence[RotatedConv2d]) -> list[Tensor]:
     return [found[layer] for layer in layers]
 
 
+class _Stack(torch.autograd.Function):
+    """torch.stack whose gradients lie as the parameters do, or each would be copied for itself."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        return torch.stack(tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return grads[0].contiguous().unbind()
+
+
 def mixed_together(group: Sequence[RotatedConv2d]) -> Tensor:
     """(L, O, a, b): `mixed_weight` of layers of one shape and one `semantics`, as the rotation
     takes them.
@@ -80,7 +93,7 @@ def mixed_together(group: Sequence[RotatedConv2d]) -> Tensor:
         rotated = rotate_together(X, R1, R2)
     if group[0].semantics == "reference":
         rotated = rotated.detach()
-    mix = torch.sin(torch.stack([layer.rotate for layer in group])[..., 0]).abs()
+    mix = torch.sin(_Stack.apply(*[layer.rotate for layer in group])[..., 0]).abs()
     return X + mix * (rotated - X)
 
 
@@ -150,5 +163,5 @@ def _stacked(part: Sequence[RotatedConv2d]) -> Group:
     """
     R1, R2 = torch.stack([layer.R1 for layer in part]), torch.stack([layer.R2 for layer in part])
     (a, b), num = (R1.shape[-1], R2.shape[-1]), len(part)
-    X = standardize(torch.cat([layer.weight.reshape(-1, a, b) for layer in part]))
+    X = standardize(_Stack.apply(*[layer.weight for layer in part]).view(-1, a, b))
     return X.view(num, -1, a, b), R1, R2
