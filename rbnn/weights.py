@@ -33,10 +33,10 @@ def on_gpu(layers: Iterable[RotatedConv2d]) -> bool:
 
 
 def by_shape(layers: Iterable[RotatedConv2d]) -> list[list[RotatedConv2d]]:
-    """The layers, those together that have as many filters and rotations of one size."""
+    """The layers, those together whose weights have one shape."""
     shapes: dict[tuple[int, ...], list[RotatedConv2d]] = {}
     for layer in layers:
-        shapes.setdefault((len(layer.weight), len(layer.R1), len(layer.R2)), []).append(layer)
+        shapes.setdefault(tuple(layer.weight.shape), []).append(layer)
     return list(shapes.values())
 
 
@@ -48,8 +48,10 @@ def weights_given(layers: Sequence[RotatedConv2d]) -> Iterator[None]:
     if on_gpu(layers):
         for group in by_shape(layers):
             signs = binarize_weight(mixed_together(group), group[0].t, group[0].k)
-            for layer, given in zip(group, signs.unbind(), strict=True):
-                layer.given_weight = given.view(layer.weight.shape)
+            # Channels last, as cuDNN wants them: it would copy each of them twice a step.
+            signs = signs.view(len(group), *group[0].weight.shape).permute(0, 1, 3, 4, 2)
+            for layer, given in zip(group, signs.contiguous().unbind(), strict=True):
+                layer.given_weight = given.permute(0, 3, 1, 2)
     else:
         for layer in layers:
             layer.given_weight = layer.binary_weight()
