@@ -18,4 +18,4 @@ part() { # NAME LIMIT_S COMMAND...
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv | tee "$OUT/card.txt"
 part gpu-tests 120 "$PYTHON" -m pytest -q -m gpu tests/rbnn/test_gpu.py
 part rows 180 "$PYTHON" -m benchmarks --only cuda
-part recipe 225 "$PYTHON" -m rbnn train resnet20_cifar10 --epochs 150 --results_dir "$OUT/runs"
+part recipe 225 "$PYTHON" -m rbnn train cifar10_resnet20_1w1a --epochs 150 --results_dir "$OUT/runs"
