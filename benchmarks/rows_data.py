@@ -24,7 +24,7 @@ from torchvision import datasets, transforms
 from benchmarks.measure import Benchmark, Row, Setting, alternate, compared, installed
 from rbnn.data import LOADERS, open_source
 from rbnn.data.augment import AREA, ASPECT, PADDING
-from rbnn.data.loading import Batch, TrainLoader
+from rbnn.data.loading import Batch, Drawn, TrainLoader
 from rbnn.data.source import Split
 from rbnn.datasets import dataset_spec
 from rbnn.distributed import World
@@ -57,7 +57,7 @@ class FromArray(Dataset[tuple[torch.Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def consumed(batches: Iterable[Batch], device: torch.device) -> None:
+def consumed(batches: Iterable[Batch | Drawn], device: torch.device) -> None:
     """Read an epoch to its end, on the device."""
     for images, labels in batches:
         images.to(device, non_blocking=True), labels.to(device, non_blocking=True)

@@ -13,9 +13,9 @@ from torch import nn
 from benchmarks.baseline import UnfusedConv2d
 from benchmarks.measure import Benchmark, Row, Setting, alternate, compared
 from benchmarks.networks import networks
-from rbnn.distributed import World
-from rbnn.engine import update_rotations
-from rbnn.layers import RotatedConv2d
+from rbnn.graphs import Captured
+from rbnn.layers import RotatedConv2d, rotated_layers
+from rbnn.weights import update_rotations
 
 BASELINE = "a loop over filters, one thread"
 GEMM_SIZE = {"cpu": 1024, "cuda": 8192}
@@ -80,13 +80,16 @@ def rotation_row(
     """The row of one network on one device, with a plain matrix product in every round
     beside them.
     """
+    update: Callable[[], None] = partial(
+        update_rotations, [*rotated_layers(models["rbnn"]).values()]
+    )
+    if device.type == "cuda":
+        update = Captured(update)
     size = GEMM_SIZE[device.type]
     square = torch.randn(size, size, device=device)
     seconds = alternate(
         {
-            "rbnn": partial(
-                on_threads, num_threads, partial(update_rotations, models["rbnn"], World())
-            ),
+            "rbnn": partial(on_threads, num_threads, update),
             "gemm": partial(on_threads, num_threads, partial(torch.mm, square, square)),
             "unfused": partial(on_threads, 1, partial(unfused_update, models["unfused"])),
         },

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from rbnn.errors import CheckpointError
 from rbnn.files import replacing
@@ -67,7 +68,7 @@ def writing(path: str | Path, checkpoint: Checkpoint) -> Iterator[Path]:
     place at the end.
     """
     path = Path(path)
-    content = {"format": FORMAT, "version": VERSION, **asdict_shallow(checkpoint)}
+    content = {"format": FORMAT, "version": VERSION, **asdict_shallow(on_host(checkpoint)())}
     content["digest"] = digest_of(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
@@ -214,19 +215,54 @@ def asdict_shallow(checkpoint: Checkpoint) -> dict[str, Any]:
     return {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
 
 
+def on_host(checkpoint: Checkpoint) -> Callable[[], Checkpoint]:
+    """Begin to copy a checkpoint to the host; what is returned waits for the copy and gives it.
+
+    The device may change its own meanwhile. Nothing is copied that lies on the host already.
+    """
+    copied = _on_host(asdict_shallow(checkpoint))
+    return lambda: Checkpoint(**copied())
+
+
+def _on_host(content: Any) -> Callable[[], Any]:
+    """`on_host` of any nest: a device's tensors come over in one copy, through pinned memory."""
+    leaves, spec = tree_flatten(content)
+    there = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_cuda]
+    if not there:
+        return lambda: content
+    there.sort(key=Tensor.element_size, reverse=True)  # each then begins at a multiple of its size
+    flat = torch.cat([tensor.detach().reshape(-1).view(torch.uint8) for tensor in there])
+    host = torch.empty(flat.shape, dtype=torch.uint8, pin_memory=True)
+    host.copy_(flat, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def arrived() -> Any:
+        copied.synchronize()
+        parts = host.split([tensor.nbytes for tensor in there])
+        # Clones, as a file cannot hold tensors of several dtypes in one memory.
+        mine = {
+            id(tensor): part.view(tensor.dtype).view(tensor.shape).clone()
+            for tensor, part in zip(there, parts, strict=True)
+        }
+        return tree_unflatten([mine.get(id(leaf), leaf) for leaf in leaves], spec)
+
+    return arrived
+
+
 def digest_of(content: Any) -> str:
     """sha256 (hex) over a nest of dicts, lists, tensors and plain values: names, shapes, dtypes,
     bits.
     """
     digest = hashlib.sha256()
-    for part in _parts(content):
+    for part in _parts(_on_host(content)()):
         digest.update(part)
     return digest.hexdigest()
 
 
 def _parts(content: Any) -> Iterator[bytes | memoryview]:
     if isinstance(content, Tensor):
-        tensor = content.detach().cpu().contiguous()
+        tensor = content.detach().contiguous()
         yield f"{tensor.dtype}{tuple(tensor.shape)}".encode()
         yield tensor.reshape(-1).view(torch.uint8).numpy().data
     elif isinstance(content, Mapping):

@@ -16,8 +16,9 @@ host reads once, at the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rbnn.binarize import standardize
 from rbnn.files import write_atomically
-from rbnn.layers import RotatedConv2d, rotated_layers
-from rbnn.rotation import objective
+from rbnn.graphs import Captured
+from rbnn.layers import rotated_layers
+from rbnn.weights import mixed_weights, objectives
 
 TABLE = "diagnostics.csv"
 
@@ -59,25 +60,30 @@ class Diagnosis:
     """Watches the rotated layers of a network through an epoch: `begin`, `before_update`,
     `after_update`, `end`.
 
-    signs: by layer, where the binary weights were +1 when the epoch began. objectives: (2, layers),
-    before and after.
+    signs: where the binary weights of all layers, end to end, were +1 when the epoch began.
+    objectives: (2, layers), before and after. captures: measure in graphs, on a GPU.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, captures: bool = False) -> None:
         self.layers = rotated_layers(model)
-        self.signs: dict[str, Tensor] = {}
+        self.signs: Tensor | None = None
         self.objectives: Tensor | None = None
+        self.sizes = [layer.weight.numel() for layer in self.layers.values()]
+        self._objectives: Callable[[], Tensor] = partial(objectives, [*self.layers.values()])
+        self._measured: Callable[[Tensor], tuple[Tensor, Tensor]] = self._measure
+        if captures:
+            self._objectives, self._measured = Captured(self._objectives), Captured(self._measure)
 
     @torch.no_grad()
     def begin(self) -> None:
         """Note the binary weights; those at the end of the last epoch are known already."""
         self.objectives = None
-        if not self.signs:
-            self.signs = {name: layer.mixed_weight() >= 0 for name, layer in self.layers.items()}
+        if self.signs is None and self.layers:
+            self.signs = signs_of(mixed_weights([*self.layers.values()]))
 
     def before_update(self) -> None:
         """Note the objective of every layer; `after_update` must follow."""
-        self.objectives = self._objectives()[None]
+        self.objectives = self._objectives()[None].clone()
 
     def after_update(self) -> None:
         """Note what the rotation update made of it."""
@@ -85,10 +91,22 @@ class Diagnosis:
         self.objectives = torch.cat([self.objectives, self._objectives()[None]])
 
     @torch.no_grad()
-    def _objectives(self) -> Tensor:
-        return torch.stack([layer_objective(layer) for layer in self.layers.values()])
+    def _measure(self, signs: Tensor) -> tuple[Tensor, Tensor]:
+        """By layer: sums of |sin beta| and of the cosines, number of signs that changed (layers, 3)
+        float64; the signs now.
+        """
+        weights = mixed_weights([*self.layers.values()])
+        now = signs_of(weights)
+        columns = []
+        changed = (now != signs).split(self.sizes)
+        for layer, w3, flips in zip(self.layers.values(), weights, changed, strict=True):
+            w3 = w3.flatten(1)
+            norms = torch.linalg.vector_norm(w3, dim=1).clamp_min(torch.finfo(w3.dtype).tiny)
+            cosine = w3.abs().sum(1) / (norms * math.sqrt(w3.shape[1]))
+            sums = [layer.rotate.sin().abs().sum(), cosine.sum(), flips.sum()]
+            columns.append(torch.stack([value.double() for value in sums]))
+        return torch.stack(columns), now
 
-    @torch.no_grad()
     def end(self, epoch: int) -> tuple[dict[str, float], list[LayerRow]]:
         """(metrics `rbnn/...`, one row per layer) of the epoch; its last binary weights become the
         next one's first.
@@ -96,29 +114,15 @@ class Diagnosis:
         The metrics are over all filters or weights together; rotation_gain is the ratio of the sums
         over all layers.
         """
-        if not self.layers:
+        if self.signs is None:
             return {}, []
-        columns, signs = [], {}
-        for name, layer in self.layers.items():
-            w3 = layer.mixed_weight().flatten(1)
-            signs[name] = (w3 >= 0).view_as(self.signs[name])
-            norms = torch.linalg.vector_norm(w3, dim=1).clamp_min(torch.finfo(w3.dtype).tiny)
-            cosine = w3.abs().sum(1) / (norms * math.sqrt(w3.shape[1]))
-            flips = (signs[name] != self.signs[name]).sum()
-            columns.append(
-                torch.stack(
-                    [layer.rotate.sin().abs().sum().double(), cosine.sum().double(), flips.double()]
-                )
-            )
-        measured = torch.stack(columns)
+        measured, now = self._measured(self.signs)
+        self.signs = now.clone()
         if self.objectives is not None:
             measured = torch.cat([measured, self.objectives.T.double()], 1)
         sums = measured.cpu().numpy()
-        self.signs = signs
-        counts = [(len(layer.weight), layer.weight.numel()) for layer in self.layers.values()]
-        per_filter, per_weight = (
-            np.array(column, dtype=np.float64) for column in zip(*counts, strict=True)
-        )
+        per_filter = np.array([len(layer.weight) for layer in self.layers.values()], np.float64)
+        per_weight = np.array(self.sizes, np.float64)
         rows = [
             LayerRow(epoch, name, *_shares(row, filters, weights))
             for name, row, filters, weights in zip(
@@ -134,28 +138,27 @@ class Diagnosis:
         """What a continuation in the middle of an epoch needs: plain tensors, a bit per binary
         weight.
         """
-        packed = {
-            name: torch.from_numpy(np.packbits(sign.cpu().numpy().reshape(-1)))
-            for name, sign in self.signs.items()
-        }
-        return {"signs": packed, "objectives": self.objectives}
+        parts = () if self.signs is None else self.signs.cpu().split(self.sizes)
+        packed = [torch.from_numpy(np.packbits(part.numpy())) for part in parts]
+        return {"signs": dict(zip(self.layers, packed, strict=True)), "objectives": self.objectives}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Undo `state`."""
-        for name, layer in self.layers.items():
-            bits = np.unpackbits(state["signs"][name].numpy(), count=layer.weight.numel()).astype(
-                bool
-            )
-            self.signs[name] = torch.from_numpy(bits).view_as(layer.weight).to(layer.weight.device)
-        objectives = state["objectives"]
-        device = next(iter(self.layers.values())).weight.device if self.layers else None
-        self.objectives = None if objectives is None else objectives.to(device)
+        if not self.layers:
+            return
+        device = next(iter(self.layers.values())).weight.device
+        bits = [
+            np.unpackbits(state["signs"][name].numpy(), count=size)
+            for name, size in zip(self.layers, self.sizes, strict=True)
+        ]
+        self.signs = torch.from_numpy(np.concatenate(bits)).bool().to(device)
+        noted = state["objectives"]
+        self.objectives = None if noted is None else noted.to(device)
 
 
-def layer_objective(layer: RotatedConv2d) -> Tensor:
-    """sum |R1^T X R2| of a layer's standardised filters, 0-dim."""
-    X = standardize(layer.weight).view(len(layer.weight), len(layer.R1), len(layer.R2))
-    return objective(X, layer.R1, layer.R2)
+def signs_of(weights: Sequence[Tensor]) -> Tensor:
+    """Where weights are 0 or more, end to end, bool."""
+    return torch.cat([(weight >= 0).flatten() for weight in weights])
 
 
 def _shares(

@@ -9,28 +9,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from rbnn import checkpoint as ckpt
 from rbnn.binarize import set_surrogate
-from rbnn.data.loading import Batch, Loaders, dead_loaders_told
+from rbnn.data.loading import Batch, Drawn, Loaders, dead_loaders_told
 from rbnn.datasets import dataset_spec
 from rbnn.diagnostics import append_rows
 from rbnn.distributed import World
 from rbnn.errors import NonFiniteLoss
 from rbnn.layers import rotated_layers
-from rbnn.layers import update_rotations as layers_together
-from rbnn.metrics import Counts, Waiting
+from rbnn.metrics import Counts, Waiting, counted
+from rbnn.network import Network
 from rbnn.recipe import Recipe
 from rbnn.schedules import learning_rate, surrogate_tk
-from rbnn.state import BEST, LAST, Keeper, Run, open_directory, restore, start
+from rbnn.state import (
+    BEST,
+    LAST,
+    Keeper,
+    Run,
+    open_directory,
+    restore,
+    set_learning_rate,
+    start,
+)
+from rbnn.step import take_step
+from rbnn.weights import weights_given
+from rbnn.writer import Writer
 
 __all__ = [
     "BEST",
@@ -41,9 +52,9 @@ __all__ = [
     "evaluate",
     "fit",
     "restore",
+    "rotate_and_broadcast",
     "start",
     "train_epoch",
-    "update_rotations",
 ]
 
 Report = Callable[[dict[str, Any], Path | None], None]
@@ -75,17 +86,54 @@ def fit(
     run = start(recipe, device or torch.device("cpu"))
     if resume is not None:
         restore(run, resume, loaders.info.fingerprint)
-    keeper = Keeper(directory, loaders.info.fingerprint) if directory else None
+    writer = Writer(beside=run.device.type == "cuda" and run.world.size == 1)
+    keeper = Keeper(directory, loaders.info.fingerprint, writer) if directory else None
+    telling = Telling(report, writer)
     if directory:
         open_directory(directory, run, resume)
     if run.metrics:
         report(run.metrics, resume if run.world.leads else None)
     if run.world.size > 1 and run.epoch < recipe.epochs:
         run.parallel = in_parallel(run)
-    with dead_loaders_told():
+    with dead_loaders_told(), closing(writer):
         while run.epoch < recipe.epochs:
-            report(*run_epoch(run, loaders, keeper, progress))
+            telling.hear(*run_epoch(run, loaders, keeper, progress, telling.between))
+        telling.finish()
     return run
+
+
+class Telling:
+    """Hands every epoch to `report` once its checkpoint is written, in order: at once, or, where a
+    thread writes it, between two of the next epoch's steps.
+    """
+
+    def __init__(self, report: Report, writer: Writer) -> None:
+        self.report, self.writer = report, writer
+        self.untold: tuple[dict[str, Any], Path | None] | None = None
+
+    def hear(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        """An epoch that ended; the checkpoint before its own is written by now."""
+        self._tell()
+        self.untold = metrics, checkpoint
+        if self.writer.is_done():
+            self._tell()
+
+    def between(self, batches: Iterable[Batch | Drawn]) -> Iterator[Batch | Drawn]:
+        """The batches; an epoch that was waiting for its checkpoint is told between two."""
+        for batch in batches:
+            yield batch
+            if self.untold and self.writer.is_done():
+                self._tell()
+
+    def finish(self) -> None:
+        """Tell what is untold, once it is written."""
+        self.writer.wait()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.untold:
+            told, self.untold = self.untold, None
+            self.report(*told)
 
 
 def in_parallel(run: Run) -> nn.Module:
@@ -110,23 +158,25 @@ def in_parallel(run: Run) -> nn.Module:
 
 
 def run_epoch(
-    run: Run, loaders: Loaders, keeper: Keeper | None, progress: Progress | None = None
+    run: Run,
+    loaders: Loaders,
+    keeper: Keeper | None,
+    progress: Progress | None = None,
+    between: Callable[[Iterable[Batch | Drawn]], Iterable[Batch | Drawn]] = iter,
 ) -> tuple[dict[str, Any], Path | None]:
     """Train and validate one epoch, or what is left of it, and keep its checkpoint: what `report`
-    is to hear.
+    is to hear. between: what hands on the training batches, and may do something between two.
     """
     recipe, epoch = run.recipe, run.epoch
     began = time.perf_counter() - run.spent_s
     t, k = surrogate_tk(recipe, epoch)
     lr = learning_rate(recipe, epoch)
     set_surrogate(run.model, t, k)
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr
+    set_learning_rate(run.optimizer, lr)
     if run.step == 0:
         begin_epoch(run)
-    train = train_epoch(
-        run, loaders.train.epoch(epoch, run.step), loaders.train.num_batches, keeper, progress
-    )
+    batches = between(loaders.train.epoch(epoch, run.step))
+    train = train_epoch(run, batches, loaders.train.num_batches, keeper, progress)
     train_s = time.perf_counter() - began
     run.world.broadcast_(run.model.buffers())
     val = evaluate(run.network, loaders.val)
@@ -146,17 +196,16 @@ def begin_epoch(run: Run) -> None:
     """What precedes an epoch's first step: the rotation update where it is due, and counts from
     zero.
     """
-    run.counts = Counts(run.device)
     run.diagnosis.begin()
     if run.epoch % run.recipe.rotation_update == 0:
         run.diagnosis.before_update()
-        update_rotations(run.model, run.world)
+        rotate_and_broadcast(run.network, run.world)
         run.diagnosis.after_update()
 
 
 def train_epoch(
     run: Run,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch | Drawn],
     num_batches: int,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
@@ -171,25 +220,14 @@ def train_epoch(
     when it also looks for a loss that is not finite (on a CPU, which is not slowed by it, after
     every step).
     """
-    network = run.parallel or run.network
-    network.train()
+    (run.parallel or run.network).train()
     began = time.perf_counter() - run.spent_s
-    failed_step = torch.full((), num_batches, dtype=torch.int64, device=run.device)
+    run.counts.begin(run.step)
     look_every = 1 if run.device.type == "cpu" else run.recipe.print_freq
     waiting = Waiting(batches)
-    for step, (images, labels) in enumerate(waiting, run.step):
-        logits = network(images)
-        loss = F.cross_entropy(logits, labels)
-        run.optimizer.zero_grad()
-        loss.backward()
-        run.optimizer.step()
-        detached = loss.detach()
-        run.counts.add(logits.detach(), labels, detached)
-        failed = torch.full_like(failed_step, num_batches).masked_fill_(
-            ~torch.isfinite(detached), step
-        )
-        torch.minimum(failed_step, failed, out=failed_step)
-        run.step = step + 1
+    for batch in waiting:
+        take_step(run, batch)
+        run.step += 1
         is_last = run.step == num_batches
         keeps = bool(
             keeper
@@ -198,7 +236,7 @@ def train_epoch(
             and not is_last
         )
         if run.step % look_every == 0 or keeps or is_last:
-            _check_finite(run, int(failed_step), num_batches)
+            _check_finite(run)
         if keeps and keeper:
             keeper.step(run, time.perf_counter() - began)
         if progress and run.step % run.recipe.print_freq == 0:
@@ -207,8 +245,9 @@ def train_epoch(
     return run.counts.metrics("train") | {"time/data_wait": waiting.share}
 
 
-def _check_finite(run: Run, failed_step: int, num_batches: int) -> None:
-    if failed_step < num_batches:
+def _check_finite(run: Run) -> None:
+    failed_step = int(run.counts.finite_steps)
+    if failed_step < run.step:
         t, k = surrogate_tk(run.recipe, run.epoch)
         raise NonFiniteLoss(
             f"the training loss is not finite at epoch {run.epoch}, step {failed_step} "
@@ -219,38 +258,27 @@ def _check_finite(run: Run, failed_step: int, num_batches: int) -> None:
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
     """val/loss, val/top1, val/top5 (percent): exact counts over every batch of every rank. Binary
-    weights are computed once.
+    weights are computed once, or, where batches are captured, within each.
     """
-    device = next(model.parameters()).device
-    counts = Counts(device)
+    counts = Counts(next(model.parameters()).device)
     was_training = model.training
     model.eval()
     try:
-        with frozen_weights(model):
+        if isinstance(model, Network) and model.captures:
             for images, labels in loader:
-                counts.add(model(images), labels)
+                counts.sums += model.score(images, labels)
+        else:
+            with weights_given([*rotated_layers(model).values()]):
+                for images, labels in loader:
+                    counts.sums += counted(model(images), labels)
     finally:
         model.train(was_training)
     World.current().sum_(counts.sums)
     return counts.metrics("val")
 
 
-@contextmanager
-def frozen_weights(model: nn.Module) -> Iterator[None]:
-    """Within it, every rotated layer uses the binary weight it had on entering."""
-    layers = rotated_layers(model).values()
-    for layer in layers:
-        layer.freeze_weight(True)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.freeze_weight(False)
-
-
-def update_rotations(model: nn.Module, world: World) -> None:
+def rotate_and_broadcast(network: Network, world: World) -> None:
     """Update R1 and R2 of every rotated layer on rank 0 and give every rank its bits."""
-    layers = rotated_layers(model).values()
     if world.leads:
-        layers_together(layers)
-    world.broadcast_([matrix for layer in layers for matrix in (layer.R1, layer.R2)])
+        network.rotate()
+    world.broadcast_([matrix for layer in network.layers for matrix in (layer.R1, layer.R2)])

@@ -73,7 +73,8 @@ def prepare_process(recipe: Recipe, device: torch.device) -> None:
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = recipe.precision != "float32"
-        torch.backends.cuda.matmul.allow_tf32 = recipe.precision != "float32"
+        # The weights' rotation stays float32, whatever the activations are computed in.
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def keep_freed_memory() -> None:

@@ -9,8 +9,7 @@ scaling factor; t, k the surrogate's parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -28,11 +27,8 @@ from rbnn.binarize import (
     standardize_backward,
 )
 from rbnn.convolution import encoded, sign_convolution, takes_integers
-from rbnn.rotation import Group, bi_rotation_updates, factor_pair, random_orthogonal, rotate
+from rbnn.rotation import bi_rotation_update, factor_pair, random_orthogonal, rotate
 
-TOGETHER = (
-    1 << 20
-)  # weights that one call of the rotation update takes, or that one thread updates alone
 Semantics = Literal["reference", "through_rotation"]
 
 
@@ -142,7 +138,7 @@ class RotatedConv2d(nn.Conv2d):
         self.register_buffer("R2", random_orthogonal(b))
         self.register_buffer("t", torch.ones(()), persistent=False)
         self.register_buffer("k", torch.ones(()), persistent=False)
-        self._frozen_weight: Tensor | None = None
+        self.given_weight: Tensor | None = None
 
     def matrices(self) -> Tensor:
         """X (O, a, b): the standardised filters as the rotation takes them."""
@@ -150,10 +146,12 @@ class RotatedConv2d(nn.Conv2d):
 
     def mixed_weight(self) -> Tensor:
         """w3 (O, I, kh, kw): the standardised weight moved towards its rotation by |sin beta|; its
-        sign is the weight used.
+        sign is the weight used. In the weights' own precision, whatever autocast says: rounded
+        products turn signs.
         """
         X = self.matrices()
-        rotated = rotate(X, self.R1, self.R2)
+        with without_autocast(X.device):
+            rotated = rotate(X, self.R1, self.R2)
         if self.semantics == "reference":
             rotated = rotated.detach()
         return (X + torch.sin(self.rotate[..., 0]).abs() * (rotated - X)).view(self.weight.shape)
@@ -163,25 +161,25 @@ class RotatedConv2d(nn.Conv2d):
         return binarize_weight(self.mixed_weight(), self.t, self.k)
 
     def forward(self, x: Tensor) -> Tensor:
-        bw = self.binary_weight() if self._frozen_weight is None else self._frozen_weight
+        bw = self.binary_weight() if self.given_weight is None else self.given_weight
         stride, padding = list(self.stride), [int(p) for p in self.padding]
         return _BinaryConvolution.apply(x, bw, self.alpha, self.t, stride, padding, self.a32)
-
-    @torch.no_grad()
-    def freeze_weight(self, frozen: bool) -> None:
-        """Compute the binary weight once and keep it (an evaluation does), or go back to computing
-        it in every forward.
-        """
-        self._frozen_weight = self.binary_weight() if frozen else None
 
     def update_rotation(self, rounds: int = 3) -> None:
         """Replace R1 and R2 in place by `rounds` rounds of `rotation.bi_rotation_update` on the
         standardised weight.
         """
-        update_rotations([self], rounds)
+        found = bi_rotation_update(self.matrices().detach(), self.R1, self.R2, rounds)
+        for own, new in zip((self.R1, self.R2), found, strict=True):
+            own.copy_(new)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, a32={self.a32}, semantics={self.semantics}"
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it, products keep their operands' dtype (the meta device knows no autocast)."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def channels_last(images: Tensor) -> Tensor:
@@ -189,75 +187,6 @@ def channels_last(images: Tensor) -> Tensor:
     keeps it.
     """
     return images.to(memory_format=torch.channels_last)
-
-
-def on_gpu(layers: Iterable[RotatedConv2d]) -> bool:
-    """Whether the layers' weights lie on a GPU, where a launch costs more than the small products
-    it starts.
-    """
-    return any(layer.weight.is_cuda for layer in layers)
-
-
-def _parts(group: list[RotatedConv2d]) -> list[list[RotatedConv2d]]:
-    """Layers of one shape, as many together as TOGETHER allows: large ones gain nothing from
-    company, and memory hurts.
-    """
-    size = max(1, TOGETHER // group[0].weight.numel())
-    return [group[start : start + size] for start in range(0, len(group), size)]
-
-
-@torch.no_grad()
-def update_rotations(layers: Iterable[RotatedConv2d], rounds: int = 3) -> None:
-    """`update_rotation` of every layer; a layer's result does not depend on the others.
-
-    Layers of one shape are one batch. On a GPU all batches take each step together, on a CPU one
-    follows the other, on one thread where all layers have TOGETHER weights or fewer.
-    """
-    shapes: dict[tuple[int, ...], list[RotatedConv2d]] = {}
-    for layer in layers:
-        shapes.setdefault((len(layer.weight), len(layer.R1), len(layer.R2)), []).append(layer)
-    whole = list(shapes.values())
-    with one_thread_if(sum(layer.weight.numel() for group in whole for layer in group) <= TOGETHER):
-        _update_in_turn(whole, rounds)
-
-
-@contextmanager
-def one_thread_if(small: bool) -> Iterator[None]:
-    """Within it, small work has one CPU thread: waking others costs more than they bring
-    (resnet20's update: 9.8 to 8.5 ms).
-    """
-    num_threads = torch.get_num_threads()
-    if small:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
-
-
-def _update_in_turn(whole: list[list[RotatedConv2d]], rounds: int) -> None:
-    """`update_rotations` of layers grouped by shape."""
-    in_turn = (
-        [whole]
-        if on_gpu(group[0] for group in whole)
-        else [[part] for group in whole for part in _parts(group)]
-    )
-    for together in in_turn:
-        updated = bi_rotation_updates([_stacked(group) for group in together], rounds)
-        for group, found in zip(together, updated, strict=True):
-            for layer, R1, R2 in zip(group, *found, strict=True):
-                layer.R1.copy_(R1)
-                layer.R2.copy_(R2)
-
-
-def _stacked(part: list[RotatedConv2d]) -> Group:
-    """What `bi_rotation_updates` takes of layers of one shape; their filters are standardised in
-    one call.
-    """
-    R1, R2 = torch.stack([layer.R1 for layer in part]), torch.stack([layer.R2 for layer in part])
-    (a, b), num = (R1.shape[-1], R2.shape[-1]), len(part)
-    X = standardize(torch.cat([layer.weight.reshape(-1, a, b) for layer in part]))
-    return X.view(num, -1, a, b), R1, R2
 
 
 def rotated_layers(model: nn.Module) -> dict[str, RotatedConv2d]:

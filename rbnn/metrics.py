@@ -4,6 +4,7 @@ for batches.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 
@@ -11,31 +12,48 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rbnn.data.loading import Batch
+from rbnn.data.loading import Batch, Drawn
+
+
+@torch.no_grad()
+def counted(logits: Tensor, labels: Tensor, mean_loss: Tensor | None = None) -> Tensor:
+    """(4,) float64 of a batch: loss, top-1 hits, top-5 hits, samples; logits (N, C), labels (N,).
+
+    mean_loss: its cross-entropy where it is known already.
+    """
+    num = len(labels)
+    if mean_loss is None:
+        mean_loss = F.cross_entropy(logits.float(), labels)
+    top = logits.topk(min(5, logits.shape[1]), 1).indices
+    hits = top == labels[:, None]
+    loss_sum = mean_loss.double() * num
+    return torch.stack(
+        [loss_sum, hits[:, 0].sum().double(), hits.sum().double(), loss_sum.new_full((), num)]
+    )
 
 
 class Counts:
-    """Sums over an epoch, in float64 on the device: loss, top-1 hits, top-5 hits, samples. One host
-    read, in `metrics`.
+    """Sums over an epoch, kept on the device: `sums` as `counted`, read once by the host, in
+    `metrics`.
+
+    finite_steps: training steps until the sum of losses was not finite any more. Both stay where
+    they are, as a captured step writes to them.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self.finite_steps = torch.zeros((), dtype=torch.int64, device=device)
 
-    @torch.no_grad()
-    def add(self, logits: Tensor, labels: Tensor, mean_loss: Tensor | None = None) -> None:
-        """Count one batch: logits (N, C), labels (N,). `mean_loss`: its cross-entropy where it is
-        known already.
-        """
-        num = len(labels)
-        if mean_loss is None:
-            mean_loss = F.cross_entropy(logits.float(), labels)
-        top = logits.topk(min(5, logits.shape[1]), 1).indices
-        hits = top == labels[:, None]
-        loss_sum = mean_loss.double() * num
-        self.sums += torch.stack(
-            [loss_sum, hits[:, 0].sum().double(), hits.sum().double(), loss_sum.new_full((), num)]
-        )
+    def begin(self, step: int) -> None:
+        """Go on at that training step: at 0 from nothing, else with the sums that there are."""
+        if step == 0:
+            self.sums.zero_()
+        self.finite_steps.fill_(step)
+
+    def add(self, batch: Tensor) -> None:
+        """Add a training step's batch, as `counted`."""
+        self.sums += batch
+        self.finite_steps += self.sums[0] < math.inf
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """`prefix`/loss (mean per sample), `prefix`/top1 and `prefix`/top5 (percent)."""
@@ -50,12 +68,12 @@ class Counts:
 class Waiting:
     """Iterates over `batches` and notes how long each was waited for."""
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
+    def __init__(self, batches: Iterable[Batch | Drawn]) -> None:
         self.batches = batches
         self.waited_s = 0.0
         self.whole_s = 0.0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | Drawn]:
         began = asked = time.perf_counter()
         for batch in self.batches:
             self.waited_s += time.perf_counter() - asked

@@ -51,6 +51,15 @@ def rotate(X: Tensor, R1: Tensor, R2: Tensor) -> Tensor:
     return R1.T @ (X @ R2)
 
 
+def rotate_together(X: Tensor, R1: Tensor, R2: Tensor) -> Tensor:
+    """`rotate` of L layers in two products: X (L, O, a, b), R1 (L, a, a), R2 (L, b, b); returns
+    (L, O, a, b).
+    """
+    num_layers, num_filters, a, b = X.shape
+    right = X.transpose(1, 2).reshape(num_layers, a * num_filters, b) @ R2
+    return (R1.mT @ right.view(num_layers, a, -1)).view(num_layers, a, -1, b).transpose(1, 2)
+
+
 @torch.no_grad()
 def bi_rotation_update(X: Tensor, R1: Tensor, R2: Tensor, rounds: int = 3) -> tuple[Tensor, Tensor]:
     """`rounds` alternations of the closed-form updates of B, R1 and R2; returns new (R1, R2), the

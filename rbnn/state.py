@@ -9,7 +9,7 @@ diagnostics is written again, to the bit, by the continuation.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +22,13 @@ from rbnn import checkpoint as ckpt
 from rbnn.diagnostics import Diagnosis, open_table
 from rbnn.distributed import World
 from rbnn.errors import CheckpointError, RecipeError, RunFailed
+from rbnn.graphs import Captured
 from rbnn.hardware import prepare_process
 from rbnn.metrics import Counts
 from rbnn.models import build
 from rbnn.network import Network
 from rbnn.recipe import FIELDS, Recipe
+from rbnn.writer import Writer
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -55,6 +57,13 @@ class Run:
     best_epoch: int = -1
     metrics: dict[str, Any] = field(default_factory=dict)
     parallel: nn.Module | None = None
+    _captured: tuple[Callable[..., Any], Captured] | None = None
+
+    def captured(self, source: Callable[..., Any], work: Callable[..., Any]) -> Captured:
+        """The captured training step: `work` of the first call with that `source` of batches."""
+        if self._captured is None or self._captured[0] != source:
+            self._captured = source, Captured(work)
+        return self._captured[1]
 
 
 def start(recipe: Recipe, device: torch.device) -> Run:
@@ -62,29 +71,37 @@ def start(recipe: Recipe, device: torch.device) -> Run:
     prepare_process(recipe, device)
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, recipe.dataset, recipe.a32, semantics=recipe.semantics).to(device)
+    lr = recipe.lr if device.type == "cpu" else torch.tensor(recipe.lr, device=device)
     optimizer = torch.optim.SGD(
-        model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+        model.parameters(), lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )
+    network = Network(model, recipe, device)
+    diagnosis = Diagnosis(model, network.captures)
     return Run(
-        recipe,
-        model,
-        Network(model, recipe, device),
-        optimizer,
-        device,
-        World.current(),
-        Diagnosis(model),
-        Counts(device),
+        recipe, model, network, optimizer, device, World.current(), diagnosis, Counts(device)
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """For the steps that follow; on a GPU in place, where a captured step reads it."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 @dataclass(frozen=True)
 class Keeper:
     """Writes a run's checkpoints to `directory`; fingerprint: of the run's data. Every rank calls
     it, rank 0 writes.
+
+    writer: what writes the files; with one that has a thread, a file is there once it is done.
     """
 
     directory: Path
     fingerprint: str
+    writer: Writer = field(default_factory=lambda: Writer(beside=False))
 
     def epoch(self, run: Run) -> Path | None:
         """After an epoch; the path of last.ckpt on rank 0.
@@ -97,13 +114,18 @@ class Keeper:
             run.best_top1, run.best_epoch = run.metrics["val/top1"], run.metrics["epoch"]
         if not run.world.leads:
             return None
-        with (
-            failure_told(self.directory),
-            ckpt.writing(self.directory / LAST, self.content(run, {})) as partial,
-        ):
-            if is_best:
-                ckpt.link(partial, self.directory / BEST)
-            keep_periodic(partial, self.directory, run.recipe, run.epoch)
+        content, recipe, num_epochs = ckpt.on_host(self.content(run, {})), run.recipe, run.epoch
+
+        def write() -> None:
+            with (
+                failure_told(self.directory),
+                ckpt.writing(self.directory / LAST, content()) as partial,
+            ):
+                if is_best:
+                    ckpt.link(partial, self.directory / BEST)
+                keep_periodic(partial, self.directory, recipe, num_epochs)
+
+        self.writer.do(write)
         return self.directory / LAST
 
     def step(self, run: Run, spent_s: float) -> None:
@@ -115,8 +137,13 @@ class Keeper:
         counts = run.world.gathered(run.counts.sums).cpu()
         if run.world.leads:
             partial = {"counts": counts, "spent_s": spent_s, "diagnosis": run.diagnosis.state()}
-            with failure_told(self.directory):
-                ckpt.save(self.directory / LAST, self.content(run, partial))
+            content = ckpt.on_host(self.content(run, partial))
+
+            def write() -> None:
+                with failure_told(self.directory):
+                    ckpt.save(self.directory / LAST, content())
+
+            self.writer.do(write)
 
     def content(self, run: Run, partial: dict[str, Any]) -> ckpt.Checkpoint:
         """Everything that a continuation needs; `partial`: of the epoch in progress."""
@@ -219,7 +246,10 @@ def restore(run: Run, path: Path, fingerprint: str) -> None:
     state = ckpt.load(path)
     check_continues(run.recipe, state, path, fingerprint)
     ckpt.load_weights(run.model, state, path)
+    rates = [group["lr"] for group in run.optimizer.param_groups]
     run.optimizer.load_state_dict(state.optimizer)
+    for group, lr in zip(run.optimizer.param_groups, rates, strict=True):
+        group["lr"] = lr  # a tensor on a GPU; every epoch sets its value
     run.epoch, run.step, run.metrics = state.epoch, state.step, state.metrics
     run.best_top1, run.best_epoch = state.best["top1"], int(state.best["epoch"])
     if state.step:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,6 +25,22 @@ SPLIT_SEED = 1234
 MIN_SHARE = 2  # images a rank needs in a batch: batch normalisation of one vector is not defined
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A batch that is yet to be made on the device: `make(rows)`; rows (M, N) int64, a column per
+    image. Unpacks into images and labels.
+    """
+
+    rows: Tensor
+    make: Callable[[Tensor], Batch]
+
+    def __len__(self) -> int:
+        return self.rows.shape[1]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.make(self.rows))
+
+
 class TrainLoader(Protocol):
     """Training batches: images (N, 3, S, S) normalised float, labels (N,) int64, on the run's
     device.
@@ -33,7 +49,7 @@ class TrainLoader(Protocol):
     num_batches: int
     num_images: int
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch | Drawn]:
         """This rank's batches of an epoch: a function of the recipe's seed, the epoch, the rank and
         nothing else.
 

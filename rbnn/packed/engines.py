@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rbnn.data.loading import Batch
 from rbnn.errors import RequestError
-from rbnn.metrics import Counts
+from rbnn.metrics import Counts, counted
 from rbnn.packed.extra import needed
 from rbnn.packed.weights import checked, damaged, load, read_config
 
@@ -92,5 +92,5 @@ def evaluate(run: Run, batches: Any) -> dict[str, float]:
     counts = Counts(torch.device("cpu"))
     batch: Batch
     for batch in batches:
-        counts.add(run(batch[0]), batch[1])
+        counts.sums += counted(run(batch[0]), batch[1])
     return counts.metrics("val")

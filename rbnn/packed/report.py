@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from rbnn.data.loading import Batch
-from rbnn.engine import frozen_weights
+from rbnn.layers import rotated_layers
 from rbnn.packed import onnx, openvino
 from rbnn.packed.engines import BIN, FILES, XML, open_engine, run_torch
 from rbnn.packed.extra import needed
@@ -24,6 +24,7 @@ from rbnn.packed.latency import Latency, measure
 from rbnn.packed.layers import BinaryConv2d
 from rbnn.packed.parity import CLOSE, Parity, compare
 from rbnn.packed.weights import read_config
+from rbnn.weights import weights_given
 
 REPORT = "report.json"
 
@@ -69,7 +70,7 @@ def report(
     runs = {"trained": run_torch(trained.eval())}
     runs |= {engine: open_engine(folder, engine) for engine in FILES}
     reference = "torch" if config.half else "trained"
-    with frozen_weights(trained):
+    with weights_given([*rotated_layers(trained).values()]):
         parity = compare(runs, reference, packed, batches, num_images)
     found = Report(parity, sizes(folder, trained, twin))
     if with_latency:

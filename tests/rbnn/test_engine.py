@@ -6,10 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -401,87 +398,6 @@ def test_two_classes_of_real_digits_are_learned(few_digits: FewDigits) -> None:
         listener.heard[-1]["train/top1"] > 75
     )  # in training mode: so few steps leave the running statistics behind
     assert listener.heard[-1]["train/loss"] < listener.heard[0]["train/loss"] / 2
-
-
-RANK_SCRIPT = """
-import json, sys
-from datetime import timedelta
-from pathlib import Path
-import torch
-from torch import distributed as dist
-from rbnn import checkpoint, engine
-from rbnn.data import digits, resident
-from rbnn.data.loading import DataInfo, Loaders
-from rbnn.layers import RotatedConv2d, rotated_layers
-from rbnn.recipe import Recipe
-from rbnn.distributed import World
-
-rank, folder = int(sys.argv[1]), Path(sys.argv[2])
-dist.init_process_group(
-    "gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2,
-    timeout=timedelta(seconds=60),
-)
-recipe = Recipe(**json.loads(sys.argv[3]))
-world = World.current()
-source, ours, rotations = digits.read(), RotatedConv2d.update_rotation, []
-
-
-def update(layer):
-    ours(layer)
-    if rank:
-        layer.R1.zero_()
-
-
-def noting(model, world):
-    known(model, world)
-    matrices = [(layer.R1, layer.R2) for layer in rotated_layers(model).values()]
-    rotations[-1].append(checkpoint.digest_of(matrices))
-
-
-RotatedConv2d.update_rotation = update  # rank 1's own would be wrong: only rank 0's may count
-known, engine.update_rotations = engine.update_rotations, noting
-epochs = []
-for attempt in range(2):
-    train, val = source.train.subset(list(range(66))), source.val.subset(list(range(37)))
-    pair = resident.loaders(recipe, train, val, torch.device("cpu"), world)
-    loaders = Loaders(*pair, DataInfo("digits", "few"))
-    epochs.append([])
-    rotations.append([])
-    heard = epochs[-1].append
-    engine.fit(recipe, loaders, lambda m, path: heard(m), directory=folder / str(attempt))
-(folder / f"{rank}.json").write_text(json.dumps({"epochs": epochs, "rotations": rotations}))
-dist.destroy_process_group()
-"""
-
-
-def test_two_ranks_agree_count_exactly_and_repeat_their_bits(
-    tmp_path: Path, few_digits: FewDigits
-) -> None:
-    recipe = RECIPE.replace(epochs=2, threads=1, train_workers=2)
-    command = [sys.executable, "-c", RANK_SCRIPT]
-    arguments = [str(tmp_path), json.dumps(recipe.to_dict())]
-    processes = [
-        subprocess.Popen([*command, str(rank), *arguments], stderr=subprocess.PIPE)
-        for rank in (0, 1)
-    ]
-    outputs = [process.communicate(timeout=120)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
-    for rank in ranks:
-        rank["epochs"] = [
-            [{n: v for n, v in epoch.items() if "time/" not in n} for epoch in run]
-            for run in rank["epochs"]
-        ]
-        assert rank["epochs"][0] == rank["epochs"][1]
-        assert len(set(rank["rotations"][0])) == 2
-    assert ranks[0] == ranks[1]
-    for attempt in range(2):
-        model = engine.start(recipe, torch.device("cpu")).model
-        state = checkpoint.load(tmp_path / str(attempt) / LAST)
-        checkpoint.load_weights(model, state, tmp_path)
-        alone = evaluate(model, few_digits(recipe, num_train=66).val)
-        for name, value in alone.items():
-            assert state.metrics[name] == (pytest.approx(value) if name == "val/loss" else value)
 
 
 @pytest.mark.parametrize("every", [0, 1])

@@ -15,7 +15,7 @@ from rbnn.binarize import set_surrogate
 from rbnn.data import open_loaders
 from rbnn.data.loading import Batch
 from rbnn.distributed import World
-from rbnn.engine import LAST, fit, start, train_epoch, update_rotations
+from rbnn.engine import LAST, fit, rotate_and_broadcast, start, train_epoch
 from rbnn.layers import RotatedConv2d
 from rbnn.recipe import Recipe
 from rbnn.rotation import bi_rotation_update, objective, orthogonality_error
@@ -148,9 +148,9 @@ def test_no_step_of_an_epoch_waits_for_the_host(changes: dict[str, Any]) -> None
 
 def test_the_rotation_update_of_a_network_waits_for_nothing() -> None:
     run = start(RECIPE, torch.device("cuda", 0))
-    update_rotations(run.model, World())
+    rotate_and_broadcast(run.network, World())
     torch.cuda.set_sync_debug_mode("error")
     try:
-        update_rotations(run.model, World())
+        rotate_and_broadcast(run.network, World())
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from rbnn import metrics
 from rbnn.data.loading import Batch
-from rbnn.metrics import Counts, Waiting
+from rbnn.metrics import Counts, Waiting, counted
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def test_counts_equal_a_count_by_hand_whatever_the_batches(num_classes: int, see
     labels = torch.randint(num_classes, (101,), generator=generator)
     counts = Counts(CPU)
     for part in torch.arange(101).split(32):
-        counts.add(logits[part], labels[part])
+        counts.sums += counted(logits[part], labels[part])
     order = logits.argsort(1, descending=True)
     top1 = sum(int(order[i, 0] == labels[i]) for i in range(101))
     top5 = sum(int(labels[i] in order[i, :5]) for i in range(101))
@@ -35,8 +35,8 @@ def test_counts_equal_a_count_by_hand_whatever_the_batches(num_classes: int, see
 
 def test_a_known_loss_is_taken_as_it_is() -> None:
     counts = Counts(CPU)
-    counts.add(torch.eye(4), torch.arange(4), torch.tensor(0.25))
-    counts.add(torch.eye(4)[:2], torch.tensor([1, 0]), torch.tensor(1.0))
+    counts.add(counted(torch.eye(4), torch.arange(4), torch.tensor(0.25)))
+    counts.add(counted(torch.eye(4)[:2], torch.tensor([1, 0]), torch.tensor(1.0)))
     assert counts.metrics("train") == {
         "train/loss": (4 * 0.25 + 2 * 1.0) / 6, "train/top1": 100 * 4 / 6, "train/top5": 100.0
     }  # fmt: skip
@@ -45,15 +45,26 @@ def test_a_known_loss_is_taken_as_it_is() -> None:
 def test_counts_are_exact_in_low_precision() -> None:
     counts = Counts(CPU)
     logits = torch.eye(10, dtype=torch.bfloat16)[torch.arange(257) % 10]
-    counts.add(logits, torch.arange(257) % 10, torch.tensor(1.0, dtype=torch.bfloat16))
+    counts.add(counted(logits, torch.arange(257) % 10, torch.tensor(1.0, dtype=torch.bfloat16)))
     assert counts.sums.tolist() == [257, 257, 257, 257]
 
 
 def test_counting_keeps_no_graph() -> None:
     counts = Counts(CPU)
     logits = torch.randn(4, 10, requires_grad=True)
-    counts.add(logits, torch.arange(4))
+    counts.add(counted(logits, torch.arange(4), logits.mean()))
     assert not counts.sums.requires_grad
+
+
+def test_the_first_step_whose_loss_is_not_finite_is_noted_and_sums_begin_anew() -> None:
+    counts = Counts(CPU)
+    counts.begin(3)
+    for loss in (1.0, torch.inf, torch.nan):
+        counts.add(counted(torch.eye(4), torch.arange(4), torch.tensor(loss)))
+    assert int(counts.finite_steps) == 4
+    sums = counts.sums
+    counts.begin(0)
+    assert int(counts.finite_steps) == 0 and sums.tolist() == [0, 0, 0, 0]
 
 
 def test_waiting_is_the_share_of_the_time_before_each_batch(

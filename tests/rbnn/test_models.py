@@ -19,6 +19,7 @@ from rbnn.errors import RecipeError
 from rbnn.layers import RotatedConv2d, rotated_layers
 from rbnn.models import MODELS, build, names_for
 from rbnn.rotation import orthogonality_error
+from rbnn.weights import weights_given
 
 STATE_DICTS = json.loads((Path(__file__).parents[1] / "data" / "state_dicts.json").read_text())
 each_model = pytest.mark.parametrize(("name", "size"), MODELS, ids=lambda value: str(value))
@@ -85,9 +86,8 @@ def test_evaluation_with_frozen_weights_equals_evaluation_without(name: str, siz
     x = images(size)
     with torch.no_grad():
         expected = model(x)
-        for layer in rotated_layers(model).values():
-            layer.freeze_weight(True)
-        assert torch.equal(model(x), expected)
+        with weights_given([*rotated_layers(model).values()]):
+            assert torch.equal(model(x), expected)
 
 
 @each_model

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rbnn import layers, rotation
+from rbnn import rotation, weights
 from rbnn.data.loading import Batch
 from rbnn.diagnostics import Diagnosis
 from rbnn.distributed import World
-from rbnn.engine import train_epoch, update_rotations
+from rbnn.engine import rotate_and_broadcast, train_epoch
 from rbnn.metrics import Counts
 from rbnn.models import build
 from rbnn.network import Network
@@ -98,10 +98,10 @@ def test_the_rotation_update_of_a_network_is_few_operations(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rotation, "polar_factors", rotation.newton_schulz_together)  # as on a GPU
-    monkeypatch.setattr(layers, "on_gpu", lambda layers: True)
+    monkeypatch.setattr(weights, "on_gpu", lambda layers: True)
     run, watch = run_on_meta(), Watch()
     with watch:
-        update_rotations(run.model, World())
+        rotate_and_broadcast(run.network, World())
     assert watch.mixed == []
     assert watch.count < 1200, (
         watch.count

@@ -181,8 +181,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     bomb(
         monkeypatch,
         engine,
-        "update_rotations",
-        when=lambda model, world: checkpoint.load(last).epoch == 2,
+        "rotate_and_broadcast",
+        when=lambda network, world: checkpoint.load(last).epoch == 2,
     )
     interrupted()
     interrupted((2, None))

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from rbnn.binarize import set_surrogate
 from rbnn.data import open_loaders
+from rbnn.data.loading import Batch, Drawn
 from rbnn.engine import evaluate
 from rbnn.hardware import device_of
 from rbnn.models import build
@@ -112,7 +113,7 @@ def measured_epoch_s(recipe: Recipe) -> tuple[float, str]:
 def _training_steps(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    batches: Iterable[Batch | Drawn],
 ) -> Iterator[None]:
     model.train()
     for images, labels in batches:
