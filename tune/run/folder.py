@@ -25,7 +25,7 @@ import yaml
 
 from rbnn.errors import RequestError
 from rbnn.files import write_atomically
-from rbnn.recipe import Recipe, load_recipe
+from rbnn.recipe import YAML_LOADER, Recipe, load_recipe
 from tune.process import Process
 from tune.run.environment import run_environment, source_changes
 from tune.run.journal import JOURNAL, append_line, read_lines, read_rows
@@ -171,6 +171,12 @@ class RunFolder:
     def recipe(self) -> Recipe:
         """What was trained; RequestError where none is recorded."""
         return load_recipe(self.directory / RECIPE)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What it ran on; {} where none is recorded."""
+        file = self.directory / ENVIRONMENT
+        return yaml.load(file.read_text(), YAML_LOADER) if file.is_file() else {}
 
     @property
     def mirrored(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 JOURNAL = "metrics.jsonl"
+PLAIN = ("lr", "t", "k", "digest")
 
 
 class Journal:
@@ -106,7 +107,9 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return Journal(file.parent).rows
 
 
-PLAIN = ("lr", "t", "k", "digest")
+def is_digest(name: str) -> bool:
+    """Whether a value of an epoch is a digest of the network's bits rather than a number."""
+    return name.startswith("digest")
 
 
 def epoch_metrics(values: dict[str, Any]) -> dict[str, Any]:
