@@ -50,6 +50,11 @@ def without_secrets(text: str) -> str:
     )
 
 
+def one_line(error: object, limit: int = 300) -> str:
+    """What an error says, in one line of at most so many characters, without passwords."""
+    return without_secrets(" ".join(str(error).split()))[:limit]
+
+
 def shown(uri: str) -> str:
     """The URI as it may be printed or logged: without a password."""
     parts = urlsplit(uri)

@@ -8,7 +8,8 @@ began it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from rbnn.checkpoint import load
 from rbnn.console import EpochPrinter, run_directory
 from rbnn.data.loading import DataInfo
 from rbnn.engine import LAST
-from rbnn.errors import DataError, RecipeError, RunFailed
+from rbnn.errors import DataError, RecipeError
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
 from rbnn.session import Session
 from rbnn.state import check_continues, link, make_directory
+from tune.run.failure import end_of
 from tune.run.folder import Kind, RunFolder, RunInfo
 from tune.run.journal import Journal
 from tune.run.listener import Listener
@@ -49,6 +51,20 @@ class TrainResult:
         return [as_epoch(row) for row in self.run.epochs]
 
 
+@contextmanager
+def going_on(run: RunFolder, listener: Listener) -> Iterator[None]:
+    """Within it a run goes on: the listener hears so, and how it ended is recorded."""
+    listener.run_began(run)
+    try:
+        yield
+        run.end("complete")
+    except BaseException as error:
+        run.end(*end_of(error))
+        raise
+    finally:
+        listener.run_ended(run)
+
+
 def train_recorded(
     recipe: Recipe,
     listener: Listener,
@@ -69,8 +85,8 @@ def train_recorded(
     """
     directory = run_directory(recipe)
     _check_directory(recipe, directory)
-    alone = recipe.train_workers == 1
-    checked = recipe if alone else recipe.replace(train_workers=1, gpus="none")
+    is_alone = recipe.train_workers == 1
+    checked = recipe if is_alone else recipe.replace(train_workers=1, gpus="none")
     session = Session.open(checked, directory)
     _check_data(recipe, session.loaders.info, fingerprint)
     make_directory(directory)
@@ -79,27 +95,13 @@ def train_recorded(
         Journal(directory).complete()
         run.resume()
     else:
-        info = RunInfo(
-            kind=kind,
-            name=directory.name,
-            parent=parent,
-            tags={"rbnn.recipe": name, **(tags or {})},
-            data=asdict(session.loaders.info),
-        )
+        tags, data = {"rbnn.recipe": name, **(tags or {})}, asdict(session.loaders.info)
+        info = RunInfo(kind=kind, name=directory.name, parent=parent, tags=tags, data=data)
         run = RunFolder.begin(directory, info, recipe)
-    listener.run_began(run)
-    try:
+    with going_on(run, listener):
         result = _train(session, recipe, run, listener)
         if conclude:
             conclude(result)
-        run.end("complete")
-    except BaseException as error:
-        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-        cause = str(error) if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}"
-        run.end("killed" if stopped else "failed", "" if stopped else cause)
-        raise
-    finally:
-        listener.run_ended(run)
     return result
 
 

@@ -11,7 +11,7 @@ from tune.sweep.folder import SweepFolder
 from tune.tracking.address import tracking_uri
 from tune.tracking.mirror import Mirror
 from tune.tracking.thread import is_outage
-from tune.uris import with_absolute_path, without_secrets
+from tune.uris import one_line, with_absolute_path
 
 
 def sync_all(
@@ -34,13 +34,12 @@ def sync_all(
             mirrors[uri].sync(run.directory)
         # One run that the store refuses is no reason to leave out the others.
         except Exception as error:
-            reason = without_secrets(" ".join(str(error).split()))[:300]
             if is_outage(error):
                 raise RequestError(
                     f"the MLflow store stopped answering after {done} of {len(runs)} runs: "
-                    f"{reason}; try again, what is there stays"
+                    f"{one_line(error)}; try again, what is there stays"
                 ) from None
-            refused.append(f"{run.directory}: {reason}")
+            refused.append(f"{run.directory}: {one_line(error)}")
         progress(done + 1, len(runs))
     return len(runs) - len(refused), refused
 

@@ -17,7 +17,7 @@ from tune.run.folder import RunFolder
 from tune.run.listener import Listener
 from tune.tracking.address import check_reachable
 from tune.tracking.mirror import Mirror
-from tune.uris import without_secrets
+from tune.uris import one_line
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
 CLOSE_PATIENCE_S = 60.0
@@ -45,14 +45,10 @@ class MirrorThread(Listener):
     def run_began(self, run: RunFolder) -> None:
         self.put(run.directory)
 
+    run_ended = sweep_changed = run_began
+
     def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
         self.put(run.directory)
-
-    def run_ended(self, run: RunFolder) -> None:
-        self.put(run.directory)
-
-    def sweep_changed(self, sweep: RunFolder) -> None:
-        self.put(sweep.directory)
 
     def put(self, directory: Path) -> None:
         """Note that a folder has changed; returns at once."""
@@ -63,9 +59,8 @@ class MirrorThread(Listener):
     def flush(self, timeout_s: float = CLOSE_PATIENCE_S) -> bool:
         """Wait until the store has everything; False where it has not after `timeout_s`."""
         with self._condition:
-            return self._condition.wait_for(
-                lambda: not (self._changed or self._busy), timeout=timeout_s
-            )
+            done = lambda: not (self._changed or self._busy)  # noqa: E731
+            return self._condition.wait_for(done, timeout_s)
 
     def close(self, patience_s: float = CLOSE_PATIENCE_S) -> bool:
         """Bring what is left to the store and end the thread; False, having said so, where the
@@ -128,8 +123,7 @@ class MirrorThread(Listener):
                     say("the MLflow store does not answer; runs go on, recorded in their folders")
                 self._away = True
                 return False
-            reason = without_secrets(" ".join(str(error).split()))[:300]
-            say(f"the MLflow store refuses to record {directory}: {reason}")
+            say(f"the MLflow store refuses to record {directory}: {one_line(error)}")
         self._attempts.pop(directory, None)
         if self._away:
             say("the MLflow store answers again")

@@ -19,8 +19,7 @@ from rbnn.state import Keeper, Run, start
 from tests.tune.made_runs import made_run
 from tune.run.journal import Journal
 from tune.tracking.mirror import Mirror
-from tune.tracking.models import local_folder, models_of
-from tune.tracking.network_file import network_of
+from tune.tracking.models import local_folder, models_of, network_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
 
