@@ -32,12 +32,8 @@ from tune.run.journal import JOURNAL, append_line, read_lines, read_rows
 from tune.uris import without_secrets
 
 RUN_FILE, SWEEP_RECORD, MIRROR_FILE, LOCK_FILE = "run.json", "sweep.json", "mirror.json", ".lock"
-RECIPE, ENVIRONMENT, CHANGES, POINTS = (
-    "recipe.yaml",
-    "environment.yaml",
-    "source_changes.diff",
-    "points.jsonl",
-)
+RECIPE, ENVIRONMENT, CHANGES = "recipe.yaml", "environment.yaml", "source_changes.diff"
+POINTS = "points.jsonl"
 Kind = Literal["train", "sweep", "trial", "confirm", "replay", "evaluate"]
 State = Literal["running", "complete", "pruned", "killed", "failed", "finished", "stopped", "died"]
 Info = TypeVar("Info", bound="RunInfo")
@@ -127,10 +123,8 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RequestError(f"file '{self.path}' cannot be read: {error}; {remedy}") from None
         if not isinstance(content, dict) or not content.get("id"):
-            raise RequestError(
-                f"'{self.path}' was written by rbnn-tune 0.1, which gave runs no ids of their own; "
-                "go on with it there, or begin anew"
-            )
+            reason = "was written by rbnn-tune 0.1, which gave runs no ids of their own"
+            raise RequestError(f"'{self.path}' {reason}; go on with it there, or begin anew")
         return content
 
     def write(self, info: RunInfo) -> None:

@@ -9,19 +9,19 @@ elsewhere from its last epoch.
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rbnn.errors import RecipeError
-from tune.uris import without_secrets
+from tune.uris import one_line, without_secrets
 
-KEPT = (
-    ".ckpt",
-    ".jsonl",
-    ".csv",
-)  # checkpoints, and the journal of epochs and the diagnostics that belong to them
+# Checkpoints, and the journal of epochs and the diagnostics that belong to them.
+KEPT = (".ckpt", ".jsonl", ".csv")
+REMEDY = "give a folder that all nodes share, or an address such as s3://bucket/folder"
+BLOCK_BYTES = 1 << 22
 ATOMIC = ("s3", "gcs", "abfs")  # an object appears there when it is complete, and not before
 
 
@@ -68,12 +68,9 @@ class CheckpointStore:
             (directory / name).unlink(missing_ok=True)
         for name in names:
             partial = directory / f".{name}.{uuid.uuid4().hex}"
-            with (
-                self.fs.open_input_stream(f"{self.path}/{name}") as stream,
-                partial.open("wb") as file,
-            ):
-                while block := stream.read(1 << 22):
-                    file.write(block)
+            source = self.fs.open_input_stream(f"{self.path}/{name}")
+            with source, partial.open("wb") as target:
+                shutil.copyfileobj(source, target, BLOCK_BYTES)
             partial.replace(directory / name)
             self._sent[name] = _version(directory / name)
 
@@ -95,8 +92,7 @@ class CheckpointStore:
         target = f"{self.path}/{file.name}"
         partial = target if self.fs.type_name in ATOMIC else f"{target}.part"
         with file.open("rb") as source, self.fs.open_output_stream(partial) as stream:
-            while block := source.read(1 << 22):
-                stream.write(block)
+            shutil.copyfileobj(source, stream, BLOCK_BYTES)
         if partial != target:
             self.fs.move(partial, target)
 
@@ -108,11 +104,8 @@ class CheckpointStore:
 
 
 def _kept(directory: Path) -> dict[str, Path]:
-    return {
-        file.name: file
-        for file in sorted(directory.iterdir())
-        if file.name.endswith(KEPT) and file.name[0] != "."
-    }
+    files = [file for file in sorted(directory.iterdir()) if file.name[0] != "."]
+    return {file.name: file for file in files if file.name.endswith(KEPT)}
 
 
 def _version(file: Path) -> tuple[int, int]:
@@ -135,11 +128,9 @@ def filesystem(address: str) -> tuple[Any, str]:
         try:
             fs, path = fsspec.core.url_to_fs(address)
         except (ImportError, ValueError, OSError) as error:
-            reason = " ".join(str(error).split()) or " ".join(str(unknown_to_pyarrow).split())
+            reason = one_line(error) or one_line(unknown_to_pyarrow)
             raise RecipeError(
-                f"storage_path '{without_secrets(address)}' cannot be used: "
-                f"{without_secrets(reason)}; give a folder that all "
-                "nodes share, or an address such as s3://bucket/folder"
+                f"storage_path '{without_secrets(address)}' cannot be used: {reason}; {REMEDY}"
             ) from None
         return PyFileSystem(FSSpecHandler(fs)), path.rstrip("/")
 
@@ -151,16 +142,13 @@ def check_storage(storage_path: str, num_nodes: int) -> None:
     if not storage_path:
         if num_nodes > 1:
             raise RecipeError(
-                f"storage_path is missing, and trials run on {num_nodes} nodes; name a folder "
-                "that all of them share, or an "
-                "address such as s3://bucket/folder (--storage_path)"
+                f"storage_path is missing, and trials run on {num_nodes} nodes; {REMEDY} "
+                "(--storage_path)"
             )
         return
-    address = (
-        storage_path
-        if is_address(storage_path)
-        else str(Path(storage_path).expanduser().absolute())
-    )
+    address = storage_path
+    if not is_address(address):
+        address = str(Path(storage_path).expanduser().absolute())
     fs, path = filesystem(address)
     probe = f"{path}/.probe-{uuid.uuid4().hex}"
     try:
@@ -169,10 +157,8 @@ def check_storage(storage_path: str, num_nodes: int) -> None:
             stream.write(b"rbnn")
         fs.delete_file(probe)
     except OSError as error:
-        where, reason = without_secrets(storage_path), without_secrets(" ".join(str(error).split()))
-        raise RecipeError(
-            f"storage_path '{where}' cannot be written: {reason[:300]}; choose another"
-        ) from None
+        problem = f"cannot be written: {one_line(error)}; choose another"
+        raise RecipeError(f"storage_path '{without_secrets(storage_path)}' {problem}") from None
 
 
 def fetch(address: str, directory: Path) -> None:
