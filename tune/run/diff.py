@@ -1,6 +1,4 @@
-"""How two recorded runs differ: options, environment, data, and the first epoch at which they part.
-Pure: nothing here reads a store or prints.
-"""
+"""How two recorded runs differ. Pure: nothing here reads a store or prints."""
 
 from __future__ import annotations
 
@@ -128,9 +126,7 @@ def differences(
 
 
 def first_difference(old: Sequence[Epoch], new: Sequence[Epoch]) -> EpochDifference | None:
-    """The first epoch, of those that both hold, with a digest or a metric that is not the same to
-    the last bit.
-    """
+    """The first epoch of both with a digest or a metric that is not the same to the last bit."""
     later = {epoch.epoch: epoch for epoch in new}
     for epoch in old:
         other = later.get(epoch.epoch, Epoch(epoch.epoch))
@@ -151,9 +147,7 @@ def first_difference(old: Sequence[Epoch], new: Sequence[Epoch]) -> EpochDiffere
 
 
 def final_deviation(old: Sequence[Epoch], new: Sequence[Epoch]) -> float | None:
-    """|difference| of val/top1, in points, at the last epoch that both hold; None where there is
-    none.
-    """
+    """|difference| of val/top1 (points) at the last epoch of both; None where there is none."""
     before, after = (
         {each.epoch: each.metrics[SCORE] for each in side if SCORE in each.metrics}
         for side in (old, new)

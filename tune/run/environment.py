@@ -1,6 +1,4 @@
-"""What a run ran on: a fixed list of names, so that nothing private of the process environment is
-ever recorded.
-"""
+"""What a run ran on: a fixed list of names, so that nothing private is ever recorded."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from rbnn.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy")
+PACKAGES: tuple[str, ...] = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy")
 PACKAGES += ("nvidia-dali-cuda130", "rbnn-tune")
 # Which kernels torch takes, hence the bits.
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
@@ -57,17 +55,13 @@ def environment() -> dict[str, str]:
 
 
 def run_environment(recipe: Recipe | None) -> dict[str, str]:
-    """What a run of `recipe` is recorded with, and compared by: `environment`, and the threads that
-    its processes use.
-    """
+    """What a run of `recipe` is recorded with and compared by: `environment`, and its threads."""
     return {**environment(), **({"threads": str(recipe.threads)} if recipe else {})}
 
 
 @functools.cache
 def source_changes() -> str:
-    """What this project's tracked files differ by from the commit, as a diff; "" where
-    they do not.
-    """
+    """This project's tracked files against the commit, as a diff; "" where they do not differ."""
     if environment()["git_dirty"] != "true":
         return ""
     diff = without_secrets(_git("diff", "--no-ext-diff", "HEAD") or "")
@@ -115,9 +109,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def _commit() -> tuple[str, str]:
-    """The commit of the tree that holds this package and whether it is changed; empty where it is
-    not a tree of its own.
-    """
+    """(commit, whether changed) of the tree that holds this package; empty where it is in none."""
     if not (ROOT / ".git").exists():
         return "", ""
     changes = _git("status", "--porcelain", "--untracked-files=no")

@@ -1,6 +1,4 @@
-"""Why a run or a trial failed, in one line: its own error without Ray's wrapping, and out of memory
-said as that.
-"""
+"""Why a run or a trial failed, in one line, without Ray's wrapping."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ KILLED = "died: its process was killed, perhaps for lack of memory"
 
 
 def cause_of(error: BaseException) -> str:
-    """The last line of an error as Ray carries it: the worker's own exception, without Ray's
-    wrapping.
-    """
+    """The last line of what a worker raised, without Ray's wrapping."""
     if workers := getattr(error, "worker_failures", None):
         return cause_of(next(iter(workers.values())))
     inner = getattr(error, "cause", None) or error.__cause__
@@ -50,9 +46,7 @@ def failure_cause(trial: Any) -> str:
 
 
 def named(cause: str, whole: str = "") -> str:
-    """The cause, begun with "out of memory" where `cause` or the `whole` error says so in its own
-    words.
-    """
+    """The cause; begun with "out of memory" where it, or the `whole` error, says so in its way."""
     if cause.startswith(OUT_OF_MEMORY) or not any(sign in cause + whole for sign in MEMORY_SIGNS):
         return cause
     remedy = "lower batch_size, or give a trial more (gpus_per_trial, fewer at once)"
@@ -68,9 +62,7 @@ def end_of(error: BaseException) -> tuple[Literal["killed", "failed"], str]:
 
 
 def lasting_error(worker_exceptions: Mapping[int, Exception]) -> Exception | None:
-    """The first of the workers' errors that the same recipe on the same data leads to again; None
-    for none.
-    """
+    """The first of the workers' errors that would come again with the same recipe and data."""
     for _, error in sorted(worker_exceptions.items()):
         if isinstance(error, (RequestError, NonFiniteLoss)):
             return error

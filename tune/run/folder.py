@@ -162,6 +162,10 @@ class RunFolder:
         return read_rows(self.directory / JOURNAL)
 
     @property
+    def has_recipe(self) -> bool:
+        return (self.directory / RECIPE).is_file()
+
+    @property
     def recipe(self) -> Recipe:
         """What was trained; RequestError where none is recorded."""
         return load_recipe(self.directory / RECIPE)

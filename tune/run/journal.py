@@ -18,9 +18,7 @@ PLAIN = ("lr", "t", "k", "digest")
 
 
 class Journal:
-    """metrics.jsonl in a run's folder. Epochs (0-based) rise by one from 0; one that is there is
-    not written again.
-    """
+    """metrics.jsonl of a run's folder. Epochs (0-based) rise by one from 0, each written once."""
 
     def __init__(self, directory: Path) -> None:
         self.file = directory / JOURNAL
@@ -55,9 +53,7 @@ class Journal:
             self.refresh()
 
     def complete(self) -> bool:
-        """Take over the epoch of last.ckpt where a kill came between the checkpoint and its line;
-        returns whether it did.
-        """
+        """Take over last.ckpt's epoch where a kill came before its line; returns whether it did."""
         from rbnn.checkpoint import load
         from rbnn.engine import LAST
 
@@ -70,9 +66,7 @@ class Journal:
 
 
 def append_line(file: Path, values: dict[str, Any]) -> None:
-    """Append one line of JSON, with its time, through to the disk; a torn line before it stays
-    a line of its own.
-    """
+    """Append a line of JSON, with its time, through to the disk; a torn line before it is ended."""
     file.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps({**values, "time_ms": int(time.time() * 1000)}).encode() + b"\n"
     with file.open("a+b") as out:

@@ -1,6 +1,4 @@
-"""RunRecord: what one run's training depended on and what came out, by epoch; from the store or
-from an exported file.
-"""
+"""RunRecord: what a run depended on and what came out of it, from the store or a file."""
 
 from __future__ import annotations
 
@@ -76,9 +74,7 @@ def is_record(path: Path) -> bool:
 
 
 def read_record(path: Path) -> RunRecord:
-    """The record in an exported file; RequestError, one line, where it is damaged, of a later
-    version or something else.
-    """
+    """The record in an exported file; RequestError, one line, where it holds none of ours."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -31,9 +31,7 @@ def is_address(storage_path: str) -> bool:
 
 
 def folder_of(storage_path: str, results_dir: str, default: str) -> Path:
-    """The folder that a sweep's own folder goes under: the one that all nodes share, else
-    `results_dir`, else `default`.
-    """
+    """Where a sweep's folder goes: the shared folder, else `results_dir`, else `default`."""
     if not storage_path or is_address(storage_path):
         return Path(results_dir or default)
     if results_dir:
@@ -50,9 +48,7 @@ def store_of(storage_path: str, *names: str) -> str:
 
 
 class CheckpointStore:
-    """The checkpoints of one run folder in an object store; `address`: any that pyarrow.fs or
-    fsspec understands.
-    """
+    """One run's checkpoints in an object store, at any address of pyarrow.fs or fsspec."""
 
     def __init__(self, address: str) -> None:
         self.fs, self.path = filesystem(address)
@@ -75,9 +71,7 @@ class CheckpointStore:
             self._sent[name] = _version(directory / name)
 
     def push(self, directory: Path) -> None:
-        """Make the store hold the checkpoints of `directory` and no others; what has not changed
-        since the last call stays.
-        """
+        """Make the store hold `directory`'s checkpoints and no others; what changed is sent."""
         files = _kept(directory)
         self.fs.create_dir(self.path, recursive=True)
         for name, file in files.items():
@@ -114,9 +108,7 @@ def _version(file: Path) -> tuple[int, int]:
 
 
 def filesystem(address: str) -> tuple[Any, str]:
-    """(pyarrow file system, path in it) of an address; RecipeError, one line, where neither pyarrow
-    nor fsspec knows it.
-    """
+    """(pyarrow file system, path in it) of an address; RecipeError where nobody knows it."""
     import fsspec
     from pyarrow import ArrowException
     from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
@@ -136,9 +128,7 @@ def filesystem(address: str) -> tuple[Any, str]:
 
 
 def check_storage(storage_path: str, num_nodes: int) -> None:
-    """RecipeError, one line, where checkpoints cannot be kept there: a small file is tried; several
-    nodes must have a place.
-    """
+    """RecipeError, one line, where checkpoints cannot be kept there: a small file is tried."""
     if not storage_path:
         if num_nodes > 1:
             raise RecipeError(

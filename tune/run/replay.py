@@ -1,6 +1,4 @@
-"""Run a documented recipe, a recorded run or an exported one again, and say with evidence whether
-it came out as it should.
-"""
+"""Run a recipe, or a recorded run, again and say with evidence whether it came out the same."""
 
 from __future__ import annotations
 

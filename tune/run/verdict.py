@@ -27,7 +27,7 @@ from tune.run.record import Epoch, RunRecord
 # Points of val/top1: a little more than the 0.4 that the RBNN authors saw between runs of one
 # recipe.
 TOLERANCE = 0.5
-MACHINE = ("cpu", "cpu_features", "gpus", "driver")
+MACHINE: tuple[str, ...] = ("cpu", "cpu_features", "gpus", "driver")
 MACHINE += ("torch", "torchvision", "numpy", "nvidia-dali-cuda130")
 NOT_COMPARED = ("command", "host")
 # These change the bits, not what is documented.
@@ -50,9 +50,7 @@ class Verdict:
 
     @property
     def positive(self) -> bool:
-        """Identical; or within tolerance where another machine or package version makes the bits
-        another's.
-        """
+        """Identical; or within tolerance on another machine or packages, which give other bits."""
         tolerated = self.result == "within tolerance" and not self.same_machine
         return self.result == "identical" or tolerated
 
@@ -76,9 +74,7 @@ class Verdict:
 
 
 def environment_differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:
-    """What differs of what was recorded, the command line aside; what the bits depend on comes
-    first.
-    """
+    """What differs of what was recorded, but the command; what the bits depend on comes first."""
     known = {name: value for name, value in new.items() if name in old}
     found = differences(old, known, NOT_COMPARED)
     return sorted(found, key=lambda each: each.name not in MACHINE)
@@ -149,9 +145,7 @@ class SeedsVerdict:
 def judge_seeds(
     tops: Sequence[float], recipe: Recipe, named: Recipe | None, figures: Mapping[str, Any]
 ) -> SeedsVerdict:
-    """The verdict on seeds of `recipe`; named: the documented recipe of its name, if any; figures:
-    top1 and spread.
-    """
+    """The verdict on seeds of `recipe`; named: the documented one; figures: its top1 and spread."""
     why, documented = why_not_comparable(recipe, named, figures), figures.get("top1")
     spread = figures.get("spread")
     bounds = (float(spread[0]), float(spread[1])) if spread else None

@@ -64,9 +64,7 @@ def train_alone(config: dict[str, Any], report: Report) -> None:
 
 
 def train_rank(config: dict[str, Any]) -> None:
-    """One rank of a TorchTrainer: its shard of the data, its report to Ray Train. Runs inside a Ray
-    Train worker.
-    """
+    """One rank of a TorchTrainer, in a Ray Train worker: its shard of the data, its reports."""
     import ray.train
     import ray.train.torch
 
@@ -183,9 +181,7 @@ def train_with_workers(
 
 
 class WorkerLog:
-    """Hears what happens to a run's workers: passes on epochs and progress, and says when one dies
-    and where the rest go on.
-    """
+    """Passes on workers' epochs and progress; says which one died and where the rest go on."""
 
     def __init__(
         self, recipe: Recipe, report: Callable[[dict[str, Any]], None], progress: Progress | None

@@ -50,16 +50,12 @@ REMEDY = (
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or mlflow.db in the working directory; a database file is named by its
-    absolute path.
-    """
+    """MLFLOW_TRACKING_URI, or ./mlflow.db; a database file is named by its absolute path."""
     return with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", "").strip() or DEFAULT_URI)
 
 
 def artifact_folder(uri: str) -> Path | None:
-    """Where artifacts go: beside a database file, in the working directory for another database;
-    None: a server decides.
-    """
+    """Where artifacts go: beside a database file, else here; None: a server decides."""
     path = sqlite_path(uri)
     return None if is_server(uri) else (path.parent if path else Path.cwd()) / "mlartifacts"
 
@@ -70,9 +66,7 @@ def unreachable(uri: str, reason: object, remedy: str = REMEDY) -> RequestError:
 
 
 def check_reachable(uri: str) -> None:
-    """RequestError, within about CHECK_TIMEOUT_S and without a retry, where the store at `uri` does
-    not answer.
-    """
+    """RequestError within about CHECK_TIMEOUT_S where the store does not answer."""
     scheme = urlsplit(uri).scheme.partition("+")[0]
     path = sqlite_path(uri)
     if path is not None:
@@ -131,9 +125,7 @@ def _check_file(uri: str, path: Path) -> None:
 
 
 def quiet_client(uri: str) -> MlflowClient:
-    """An MLflow client that logs warnings only, draws no bars and reports nothing home; a process's
-    first takes seconds.
-    """
+    """An MLflow client that only warns and reports nothing home; the first takes seconds."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient

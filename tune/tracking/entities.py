@@ -1,6 +1,4 @@
-"""What a run's folder holds, as MLflow's entities: metrics, inputs, states, and a mark that tells
-whether the store has all of it.
-"""
+"""What a run's folder holds, as MLflow's entities, and a mark of what the store has of it."""
 
 from __future__ import annotations
 
@@ -12,9 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tune.process import Process
 from tune.run.folder import CHANGES, ENVIRONMENT, POINTS, RECIPE, RunFolder, RunInfo, State
 from tune.run.journal import JOURNAL, epoch_metrics, is_digest
 from tune.tracking.models import PERIODIC
+from tune.tracking.reader import ID_TAG, PARENT_TAG
+from tune.tracking.view import described
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -161,6 +162,32 @@ def data_inputs(data: dict[str, Any]) -> list[Any]:
         dataset = Dataset(f"{name} {split}", digest, "local", source, profile=profile)
         inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", split)]))
     return inputs
+
+
+def tags_and_params(
+    run: RunFolder, info: RunInfo, parent_run_id: str
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """What a run is, as tags and params; not how far it is."""
+    environment, recipe = run.environment, run.recipe if run.has_recipe else None
+    note = info.description
+    if recipe and not note:
+        note = described(info.kind, recipe, info.tags.get("rbnn.recipe", info.name))
+    tags = {
+        ID_TAG: info.id,
+        "rbnn.kind": info.kind,
+        "rbnn.seed": str(recipe.seed) if recipe else "",
+        "rbnn.process": str(Process(**info.process)) if info.process else "",
+        "rbnn.data_fingerprint": info.data.get("fingerprint", ""),
+        PARENT_TAG: parent_run_id,
+        NOTE_TAG: note,
+        "mlflow.source.name": environment.get("command", ""),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": environment.get("git_commit", ""),
+        "mlflow.user": user_name(),
+        **info.tags,
+    }
+    tags = {key: str(value)[:MAX_TAG_LENGTH] for key, value in tags.items() if value != ""}
+    return tags, info.params | (recipe.to_dict() if recipe else {})
 
 
 def param_text(value: Any) -> str:

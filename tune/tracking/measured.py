@@ -19,7 +19,14 @@ from tune.uris import sqlite_path
 # Where and how a run was computed, and its seed: a measurement of the recipe all the same.
 OF_THE_MACHINE = ("seed", "train_workers", "threads", "gpus", "loader", "compile")
 # What the time of an epoch depends on; the first four are asked of the store.
-ALIKE = ("dataset", "model", "batch_size", "threads", "batch_size_test", "train_workers")
+ALIKE: tuple[str, ...] = (
+    "dataset",
+    "model",
+    "batch_size",
+    "threads",
+    "batch_size_test",
+    "train_workers",
+)
 ALIKE += ("val_fraction", "use_dali", "loader", "a32", "compile", "precision")
 
 
@@ -40,9 +47,7 @@ def measured_accuracies(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def has_runs(names: list[str]) -> bool:
-    """Whether the store can hold runs of these recipes: a database file is asked without MLflow,
-    whose import takes seconds.
-    """
+    """Whether the store can hold runs of these recipes, without importing MLflow (seconds)."""
     path = sqlite_path(tracking_uri())
     if path is None:
         return bool(os.environ.get("MLFLOW_TRACKING_URI"))

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbnn.files import write_atomically
-from tune.process import Process
-from tune.run.folder import MIRROR_FILE, RECIPE, RunFolder, RunInfo
+from tune.run.folder import MIRROR_FILE, RunFolder, RunInfo
 from tune.tracking.address import artifact_folder, unreachable
 from tune.tracking.entities import (
     CHECKPOINTS,
@@ -27,7 +26,6 @@ from tune.tracking.entities import (
     EPOCHS_TAG,
     MARK_TAG,
     MAX_PARAMS,
-    MAX_TAG_LENGTH,
     NOTE_TAG,
     POINTS_TAG,
     STATE_TAG,
@@ -41,12 +39,12 @@ from tune.tracking.entities import (
     mark_of,
     param_text,
     status_of,
+    tags_and_params,
     test_scores,
-    user_name,
 )
 from tune.tracking.models import PERIODIC, keep_checkpoints
-from tune.tracking.reader import EXPERIMENT, ID_TAG, PARENT_TAG, RunReader
-from tune.tracking.view import ABOUT, described, save_view, searched_in
+from tune.tracking.reader import EXPERIMENT, ID_TAG, RunReader
+from tune.tracking.view import ABOUT, save_view, searched_in
 from tune.uris import shown, without_secrets
 
 if TYPE_CHECKING:
@@ -63,9 +61,7 @@ class Mirror:
 
     @classmethod
     def open(cls, uri: str = "", **options: Any) -> Mirror:
-        """The mirror in the store at `uri` (default: where MLFLOW_TRACKING_URI says); RequestError
-        where it does not answer.
-        """
+        """The mirror in the store at `uri` (default: `tracking_uri()`), as `RunReader.open`."""
         return cls(RunReader.open(uri, create=True), **options)
 
     def sync(self, directory: Path) -> str:
@@ -92,10 +88,10 @@ class Mirror:
         info = run.info
         ended = info.state != "running"
         known = self._known.get(info.id) or self._find(info)
-        tags: dict[str, str] = {}
-        params: dict[str, Any] = {}
+        tags, params = dict[str, str](), dict[str, Any]()
         if known is None or (known.info != info and not is_complete(run, info, known)):
-            tags, params = self._described(run, info)
+            parent = self._parent(run, info)
+            tags, params = tags_and_params(run, info, parent.run_id if parent else "")
         known = known or self._create(info, tags)
         self._known[info.id] = known
         self._note_copy(run, known)
@@ -186,30 +182,6 @@ class Mirror:
             raise unreachable(self.reader.uri, f"its experiment '{EXPERIMENT}' is deleted", remedy)
         return str(found.experiment_id)
 
-    def _described(self, run: RunFolder, info: RunInfo) -> tuple[dict[str, str], dict[str, Any]]:
-        """(tags but those that say how far it is, params) of a run."""
-        environment, parent = run.environment, self._parent(run, info)
-        recipe = run.recipe if (run.directory / RECIPE).is_file() else None
-        note = info.description
-        if recipe and not note:
-            note = described(info.kind, recipe, info.tags.get("rbnn.recipe", info.name))
-        values = {
-            ID_TAG: info.id,
-            "rbnn.kind": info.kind,
-            "rbnn.seed": str(recipe.seed) if recipe else "",
-            "rbnn.process": str(Process(**info.process)) if info.process else "",
-            "rbnn.data_fingerprint": info.data.get("fingerprint", ""),
-            PARENT_TAG: parent.run_id if parent else "",
-            NOTE_TAG: note,
-            "mlflow.source.name": environment.get("command", ""),
-            "mlflow.source.type": "LOCAL",
-            "mlflow.source.git.commit": environment.get("git_commit", ""),
-            "mlflow.user": user_name(),
-            **info.tags,
-        }
-        tags = {key: str(value)[:MAX_TAG_LENGTH] for key, value in values.items() if value != ""}
-        return tags, info.params | (recipe.to_dict() if recipe else {})
-
     def _log(
         self,
         known: Known,
@@ -266,9 +238,7 @@ class Mirror:
             yield {POINTS_TAG: str(count)}, metrics
 
     def _checkpoints(self, run: RunFolder, known: Known, *, ended: bool) -> None:
-        """Checkpoints as artifacts and logged models: periodic ones as they come, the others at the
-        end.
-        """
+        """Checkpoints as artifacts and models: periodic ones at once, the others at the end."""
         files = sorted(run.directory.glob(f"{PERIODIC}*.ckpt"))
         periodic = tuple(file.name for file in files)
         if ended:

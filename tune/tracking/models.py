@@ -63,9 +63,7 @@ class Unpickler(pickle.Unpickler):
 
 
 def network_of(content: Any) -> nn.Module:
-    """The network of a checkpoint's content, in evaluation mode; CheckpointError where it is not
-    one of ours.
-    """
+    """The network of a checkpoint's content, in evaluation mode; CheckpointError for others."""
     from rbnn.models import build
     from rbnn.recipe import FIELDS
 
@@ -81,9 +79,7 @@ def network_of(content: Any) -> nn.Module:
 
 @dataclass(frozen=True)
 class Content:
-    """What a checkpoint file says of itself, without its tensors. epoch: the last complete one,
-    0-based; -1 for none.
-    """
+    """What a checkpoint says of itself. epoch: the last complete one, 0-based; -1 for none."""
 
     recipe: dict[str, Any]
     epoch: int
@@ -148,9 +144,7 @@ def models_of(client: MlflowClient, run: Run) -> dict[str, LoggedModel]:
 
 
 def put_artifact(client: MlflowClient, run: Run, file: Path) -> None:
-    """The file as an artifact in checkpoints/, replacing one of its name; a link where artifacts
-    lie in a folder here.
-    """
+    """The file as an artifact in checkpoints/: a link where artifacts lie in a folder here."""
     folder = local_folder(run.info.artifact_uri)
     if folder is None:
         client.log_artifact(run.info.run_id, str(file), FOLDER)
@@ -175,9 +169,7 @@ def local_folder(uri: str) -> Path | None:
 
 
 def _log_model(client: MlflowClient, run: Run, file: Path, content: Content) -> None:
-    """A LoggedModel of a checkpoint, with its epoch, its metrics and everything that
-    loading needs.
-    """
+    """A LoggedModel of a checkpoint: epoch, metrics, and everything that loading needs."""
     from mlflow.entities import LoggedModelOutput, Metric
 
     about, epoch = run.info, content.epoch

@@ -119,9 +119,7 @@ class RunReader:
         return Path(self.client.download_artifacts(run_id, artifact_file, folder))
 
     def environment_of(self, run_id: str) -> dict[str, str]:
-        """What the run ran on, as `tune.run.environment` listed it; empty where it
-        recorded none.
-        """
+        """What the run ran on (see `tune.run.environment`); empty where it recorded none."""
         found = yaml.safe_load(self.text_of(run_id, "environment.yaml") or "{}")
         return {str(key): str(value) for key, value in found.items()}
 
@@ -139,9 +137,7 @@ class RunReader:
         return found
 
     def sweep_run(self, name_or_run_id: str) -> Run:
-        """The parent run of a sweep, by the sweep's name (the latest of that name) or by run id;
-        RequestError for none.
-        """
+        """A sweep's run, by name (the latest of that name) or run id; RequestError for none."""
         sweeps = self.sweeps()
         for run in reversed(sweeps):
             if run.data.tags.get("rbnn.sweep") == name_or_run_id:
@@ -159,9 +155,7 @@ class RunReader:
         return self.search("tags.`rbnn.kind` = 'sweep'")
 
     def children(self, parent_run_id: str, kind: str = "trial") -> list[Run]:
-        """The trials of a sweep, or its runs of another kind (confirm), in the order in which they
-        started.
-        """
+        """A sweep's trials, or runs of another kind, in the order in which they started."""
         return self.search(
             f"tags.`{PARENT_TAG}` = {quoted(parent_run_id)} and tags.`rbnn.kind` = {quoted(kind)}"
         )
@@ -173,12 +167,13 @@ class RunReader:
         view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
         order = ["attributes.start_time ASC"]
         found: list[Run] = []
-        token = ""
-        while token is not None:
+        token = None
+        while token != "":
             page = self.client.search_runs(
-                self.experiment_ids, filter_string, view, PAGE, order, token or None
+                self.experiment_ids, filter_string, view, PAGE, order, token
             )
-            found, token = found + list(page), page.token or None
+            found += page
+            token = page.token or ""
         return found
 
     def record_of(self, run_id: str) -> RunRecord:
@@ -223,9 +218,7 @@ def existing_reader() -> RunReader | None:
 
 
 def quoted(text: str) -> str:
-    """`text` as a literal of MLflow's filter language, which has no escapes; RequestError where it
-    holds both quotes.
-    """
+    """`text` in MLflow's filters, which have no escapes; RequestError where it has both quotes."""
     if "'" in text and '"' in text:
         raise RequestError(f"name {text} holds both kinds of quotation marks; use one kind or none")
     return f'"{text}"' if "'" in text else f"'{text}'"

@@ -58,9 +58,7 @@ class Registration:
 
 
 def candidate_of(winner: Winner, sweep: str, reader: RunReader) -> Candidate:
-    """The confirmed winner of a sweep; RequestError where it is not confirmed, or its run is not in
-    the store.
-    """
+    """The winner of a sweep; RequestError where it is not confirmed or not in the store."""
     setting = winner.setting
     if setting is None or not setting.scores:
         raise RequestError(
@@ -73,9 +71,7 @@ def candidate_of(winner: Winner, sweep: str, reader: RunReader) -> Candidate:
 
 
 def register_champion(reader: RunReader, candidate: Candidate) -> Registration:
-    """Register a confirmed network and make it the champion, unless the present one is as good or
-    cannot be compared.
-    """
+    """Register a confirmed network as champion, unless the present one is as good or unlike."""
     client, name = reader.client, candidate.model_name
     present, measure = champion_of(reader, name), candidate.measure
     over = ""

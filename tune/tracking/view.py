@@ -32,9 +32,7 @@ def run_page(experiment_id: str, run_id: str) -> str:
 
 
 def view_link(base_url: str, experiment_id: str, sweep_id: str, *, charts: bool = True) -> str:
-    """The address that opens a sweep's saved view: its charts beside the runs, or the table of runs
-    alone.
-    """
+    """The address that opens a sweep's saved view: charts beside its runs, or the runs alone."""
     mode = {"compareRunsMode": "CHART"} if charts else {}
     query = urlencode({"workflowType": "machine_learning", **mode, "viewStateShareKey": sweep_id})
     return f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
@@ -67,9 +65,7 @@ def searched_in(params: dict[str, Any]) -> list[str]:
 
 
 def view_state(sweep_id: str, options: list[str]) -> dict[str, Any]:
-    """What the pages show: trials best first, their options, epochs and state as columns, and three
-    kinds of charts.
-    """
+    """What the pages show: trials best first, some columns, three kinds of charts."""
     columns = [*(f"params.`{name}`" for name in options), f"metrics.`{METRIC}`"]
     columns += ["tags.`rbnn.epochs`", "tags.`rbnn.state`"]
     best = {"type": "BAR", "runsCountToCompare": 20, "metricKey": METRIC, "displayName": METRIC}
