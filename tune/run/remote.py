@@ -138,7 +138,7 @@ def check_storage(storage_path: str, num_nodes: int) -> None:
         return
     address = storage_path
     if not is_address(address):
-        address = str(Path(storage_path).expanduser().absolute())
+        address = str(Path(address).expanduser().absolute())
     fs, path = filesystem(address)
     probe = f"{path}/.probe-{uuid.uuid4().hex}"
     try:

@@ -17,7 +17,7 @@ from tune.run.environment import run_environment
 from tune.run.folder import RunFolder, RunInfo
 from tune.run.listener import Listener
 from tune.run.record import RunRecord, is_record, read_record
-from tune.run.train import TrainResult, going_on, train_recorded
+from tune.run.train import TrainResult, going_on, train_recorded, training
 from tune.run.verdict import (
     TOLERANCE,
     Difference,
@@ -46,16 +46,13 @@ def replay(
     recipe, name, source = find_recipe(target, given, find)
     recipe = resolve(recipe)
     named, figures = (None, {}) if source else _documented(name)
-    verdicts: list[SeedsVerdict] = []
-
-    def conclude(done: TrainResult) -> None:
-        if "top1" in figures:
-            verdicts.append(judge_seeds([done.best_top1], recipe, named, figures))
-            record_verdict(done.run, verdicts[0].to_dict(), verdict_tags(verdicts[0]))
-
+    verdict = None
     tags = {"rbnn.replays": source} if source else {}
-    done = train_recorded(recipe, listener, kind="replay", name=name, tags=tags, conclude=conclude)
-    return done, verdicts[0] if verdicts else None
+    with training(recipe, listener, kind="replay", name=name, tags=tags) as done:
+        if "top1" in figures:
+            verdict = judge_seeds([done.best_top1], recipe, named, figures)
+            record_verdict(done.run, verdict.to_dict(), verdict_tags(verdict))
+    return done, verdict
 
 
 def replay_and_verify(
@@ -77,30 +74,20 @@ def replay_and_verify(
     recipe = resolve(_again(target, recorded.to_recipe(), given))
     here = run_environment(recipe)
     changed = environment_differences(recorded.environment, here)
-    about = f"{recorded.recipe_name or recorded.name}, run {recorded.run_id}"
-    say(f"replaying {about}: {len(recorded.epochs)} recorded epochs")
+    what = f"{recorded.recipe_name or recorded.name}, run {recorded.run_id}"
+    say(f"replaying {what}: {len(recorded.epochs)} recorded epochs")
     say(environment_text(changed))
-    verdicts: list[Verdict] = []
-
-    def conclude(done: TrainResult) -> None:
+    name, fingerprint = recorded.recipe_name, recorded.data.get("fingerprint", "")
+    tags = {"rbnn.replays": recorded.run_id}
+    about: dict[str, Any] = {"kind": "replay", "name": name, "tags": tags}
+    with training(recipe, listener, **about, fingerprint=fingerprint) as done:
         verdict = verify(recorded, done.epochs, here, tolerance)
-        verdicts.append(verdict)
         tags = verdict_tags(verdict)
         if verdict.first:
             tags["rbnn.verdict_epoch"] = str(verdict.first.epoch)
         content = {"replays": recorded.run_id, **verdict.to_dict()}
         record_verdict(done.run, content, tags, verdict_note(recorded, verdict))
-
-    done = train_recorded(
-        recipe,
-        listener,
-        kind="replay",
-        name=recorded.recipe_name,
-        tags={"rbnn.replays": recorded.run_id},
-        fingerprint=recorded.data.get("fingerprint", ""),
-        conclude=conclude,
-    )
-    return done, verdicts[0]
+    return done, verdict
 
 
 def replay_seeds(

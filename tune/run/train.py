@@ -8,7 +8,7 @@ began it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +65,14 @@ def going_on(run: RunFolder, listener: Listener) -> Iterator[None]:
         listener.run_ended(run)
 
 
-def train_recorded(
+def train_recorded(recipe: Recipe, listener: Listener, **about: Any) -> TrainResult:
+    """Train a resolved recipe to its end and record it in its folder; see `training`."""
+    with training(recipe, listener, **about) as result:
+        return result
+
+
+@contextmanager
+def training(
     recipe: Recipe,
     listener: Listener,
     *,
@@ -74,14 +81,13 @@ def train_recorded(
     tags: dict[str, str] | None = None,
     parent: str = "",
     fingerprint: str = "",
-    conclude: Callable[[TrainResult], None] | None = None,
-) -> TrainResult:
-    """Train a resolved recipe to its end and record it in its folder; its data and `resume` are
-    checked before anything is written.
+) -> Iterator[TrainResult]:
+    """Train a resolved recipe and record it in its folder; within it all epochs are there, and the
+    run has not ended yet. Its data and `resume` are checked before anything is written.
 
     name: of the recipe; parent: id of the run that it belongs to; fingerprint: of the data that it
-    must be trained on, DataError otherwise; conclude: called before the run ends. Raises what
-    `Session.open` and `fit` raise; the run then ends failed, or killed at Ctrl-C.
+    must be trained on, DataError otherwise. Raises what `Session.open` and `fit` raise; the run
+    then ends failed, or killed at Ctrl-C.
     """
     directory = run_directory(recipe)
     _check_directory(recipe, directory)
@@ -99,25 +105,21 @@ def train_recorded(
         info = RunInfo(kind=kind, name=directory.name, parent=parent, tags=tags, data=data)
         run = RunFolder.begin(directory, info, recipe)
     with going_on(run, listener):
-        result = _train(session, recipe, run, listener)
-        if conclude:
-            conclude(result)
-    return result
+        yield _train(session, recipe, run, listener)
 
 
 def _train(session: Session, recipe: Recipe, run: RunFolder, listener: Listener) -> TrainResult:
     """Train to the end, here or on Ray's workers."""
     printer, journal = EpochPrinter(recipe), Journal(run.directory)
-    heard = -1
+    last = -1
 
     def report(metrics: dict[str, Any]) -> None:
-        nonlocal heard
-        if metrics["epoch"] <= heard:
-            return
-        heard = metrics["epoch"]
-        journal.append(metrics)  # of several workers, rank 0 has done so already
-        listener.epoch_ended(run, metrics)
-        printer(metrics, None)
+        nonlocal last
+        if metrics["epoch"] > last:  # workers that go on after a death report an epoch again
+            last = metrics["epoch"]
+            journal.append(metrics)  # of several workers, rank 0 has done so already
+            listener.epoch_ended(run, metrics)
+            printer(metrics, None)
 
     if recipe.train_workers == 1:
         session.train(lambda metrics, checkpoint: report(metrics), printer.progress)
