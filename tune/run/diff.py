@@ -93,12 +93,8 @@ def lines_of(found: RunDifference) -> list[str]:
     lines = [
         f"{run}  {count} epochs" for run, count in zip(found.runs, found.num_epochs, strict=True)
     ]
-    sections = {
-        "options": found.options,
-        "options that change no result": found.folders,
-        "environment": found.environment,
-        "data": found.data,
-    }
+    sections = {"options": found.options, "options that change no result": found.folders}
+    sections |= {"environment": found.environment, "data": found.data}
     for title, rows in sections.items():
         lines.append(f"{title}:" if rows else f"{title}: the same")
         width = max((len(row.name) for row in rows), default=0)
@@ -131,16 +127,13 @@ def first_difference(old: Sequence[Epoch], new: Sequence[Epoch]) -> EpochDiffere
     for epoch in old:
         other = later.get(epoch.epoch, Epoch(epoch.epoch))
         digests = [
-            name
-            for name, digest in epoch.digests.items()
-            if other.digests.get(name, digest) != digest
+            key for key, bits in epoch.digests.items() if other.digests.get(key, bits) != bits
         ]
-        metrics = {
-            name: (value, other.metrics[name])
-            for name, value in epoch.metrics.items()
-            if name in other.metrics and not name.startswith("time/")
-        }
-        metrics = {name: pair for name, pair in metrics.items() if not _same(*pair)}
+        metrics = {}
+        for name, value in epoch.metrics.items():
+            now = other.metrics.get(name, value)
+            if not name.startswith("time/") and not _same(value, now):
+                metrics[name] = (value, now)
         if digests or metrics:
             return EpochDifference(epoch.epoch, tuple(digests), metrics)
     return None
@@ -148,10 +141,8 @@ def first_difference(old: Sequence[Epoch], new: Sequence[Epoch]) -> EpochDiffere
 
 def final_deviation(old: Sequence[Epoch], new: Sequence[Epoch]) -> float | None:
     """|difference| of val/top1 (points) at the last epoch of both; None where there is none."""
-    before, after = (
-        {each.epoch: each.metrics[SCORE] for each in side if SCORE in each.metrics}
-        for side in (old, new)
-    )
+    before = {each.epoch: each.metrics[SCORE] for each in old if SCORE in each.metrics}
+    after = {each.epoch: each.metrics[SCORE] for each in new if SCORE in each.metrics}
     common = before.keys() & after.keys()
     return abs(before[max(common)] - after[max(common)]) if common else None
 

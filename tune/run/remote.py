@@ -35,10 +35,8 @@ def folder_of(storage_path: str, results_dir: str, default: str) -> Path:
     if not storage_path or is_address(storage_path):
         return Path(results_dir or default)
     if results_dir:
-        raise RecipeError(
-            f"results_dir is '{results_dir}' and storage_path '{storage_path}'; a sweep has one "
-            "folder: give storage_path alone"
-        )
+        both = f"results_dir is '{results_dir}' and storage_path '{storage_path}'"
+        raise RecipeError(f"{both}; a sweep has one folder: give storage_path alone")
     return Path(storage_path).expanduser()
 
 
@@ -131,10 +129,8 @@ def check_storage(storage_path: str, num_nodes: int) -> None:
     """RecipeError, one line, where checkpoints cannot be kept there: a small file is tried."""
     if not storage_path:
         if num_nodes > 1:
-            raise RecipeError(
-                f"storage_path is missing, and trials run on {num_nodes} nodes; {REMEDY} "
-                "(--storage_path)"
-            )
+            problem = f"storage_path is missing, and trials run on {num_nodes} nodes"
+            raise RecipeError(f"{problem}; {REMEDY} (--storage_path)")
         return
     address = storage_path
     if not is_address(address):

@@ -143,9 +143,8 @@ def verdict_note(recorded: RunRecord, verdict: Verdict) -> str:
     link = f"{recorded.name} ({recorded.run_id[:8]})"
     link = f"[{link}]({recorded.page})" if recorded.page else link
     lines = [f"Replay of {link}.", "", f"**Verdict: {verdict.text}.**", "", "Environment:"]
-    lines += [
-        f"- {each.name}: `{each.old}` recorded, `{each.new}` here" for each in verdict.environment
-    ]
+    for each in verdict.environment:
+        lines.append(f"- {each.name}: `{each.old}` recorded, `{each.new}` here")
     return "\n".join(lines if verdict.environment else [*lines, "- the same"])
 
 
@@ -153,11 +152,10 @@ def environment_text(changed: list[Difference]) -> str:
     """What differs between the recorded machine and this one, for people."""
     if not changed:
         return "environment: the same machine, packages and code as recorded"
-    lines = [
-        f"  {each.name}: {each.old or 'none'} recorded, {each.new or 'none'} here"
-        for each in changed
-    ]
-    return "\n".join(["environment differs:", *lines])
+    lines = ["environment differs:"]
+    for each in changed:
+        lines.append(f"  {each.name}: {each.old or 'none'} recorded, {each.new or 'none'} here")
+    return "\n".join(lines)
 
 
 def verdict_tags(verdict: Verdict | SeedsVerdict) -> dict[str, str]:

@@ -157,7 +157,5 @@ def _check_data(recipe: Recipe, data: DataInfo, fingerprint: str) -> None:
 def _check_directory(recipe: Recipe, directory: Path) -> None:
     """A folder that holds a run is continued on request only, never overwritten."""
     if (directory / LAST).exists() and not _resumes_in(recipe, directory):
-        raise RecipeError(
-            f"save '{directory}' holds a run already; pass --resume {directory} to continue it, "
-            "or another --save"
-        )
+        remedy = f"pass --resume {directory} to continue it, or another --save"
+        raise RecipeError(f"save '{directory}' holds a run already; {remedy}")

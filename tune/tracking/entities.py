@@ -110,12 +110,8 @@ def end_tags(info: RunInfo) -> dict[str, str]:
 
 def digest_lines(rows: list[dict[str, Any]]) -> str:
     """The content of digests.txt: epoch, name and digest of the network's bits."""
-    return "".join(
-        f"{row['epoch']} {key} {value}\n"
-        for row in rows
-        for key, value in row.items()
-        if is_digest(key)
-    )
+    found = [(row["epoch"], key, row[key]) for row in rows for key in row if is_digest(key)]
+    return "".join(f"{epoch} {key} {digest}\n" for epoch, key, digest in found)
 
 
 def batches(rows: list[dict[str, Any]], first: int, key: str) -> Iterator[tuple[int, list[Metric]]]:

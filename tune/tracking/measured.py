@@ -18,16 +18,10 @@ from tune.uris import sqlite_path
 
 # Where and how a run was computed, and its seed: a measurement of the recipe all the same.
 OF_THE_MACHINE = ("seed", "train_workers", "threads", "gpus", "loader", "compile")
-# What the time of an epoch depends on; the first four are asked of the store.
-ALIKE: tuple[str, ...] = (
-    "dataset",
-    "model",
-    "batch_size",
-    "threads",
-    "batch_size_test",
-    "train_workers",
-)
-ALIKE += ("val_fraction", "use_dali", "loader", "a32", "compile", "precision")
+# What the time of an epoch depends on: first what is asked of the store.
+ASKED = ("dataset", "model", "batch_size", "threads")
+NETWORK = ("a32", "compile", "precision", "use_dali", "loader")
+ALIKE = (*ASKED, *NETWORK, "batch_size_test", "train_workers", "val_fraction")
 
 
 def measured_accuracies(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -95,7 +89,7 @@ def recorded_epoch_s(recipe: Recipe, reader: RunReader) -> tuple[float, str] | N
     network on the same data with the same batches and threads.
     """
     wanted = {name: param_text(getattr(recipe, name)) for name in ALIKE}
-    conditions = " and ".join(f"params.`{name}` = '{wanted[name]}'" for name in ALIKE[:4])
+    conditions = " and ".join(f"params.`{name}` = '{wanted[name]}'" for name in ASKED)
     for run in reversed(reader.search(conditions)):
         params, run_id = run.data.params, run.info.run_id
         alike = all(params.get(name, text) == text for name, text in wanted.items())

@@ -13,7 +13,7 @@ are the recipe's options.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,27 +185,23 @@ class Mirror:
     def _log(
         self,
         known: Known,
-        tags: dict[str, str],
-        params: dict[str, Any] | None = None,
-        metrics: list[Metric] | None = None,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        metrics: list[Metric],
     ) -> None:
         """Log what the store does not have yet, in one call; MLflow sets the tags last."""
         from mlflow.entities import Param, RunTag
 
         new = {key: value for key, value in tags.items() if known.tags.get(key) != value}
-        missing = [
-            Param(key, param_text(value))
-            for key, value in (params or {}).items()
-            if key not in known.params
-        ]
+        missing = [Param(key, param_text(params[key])) for key in params.keys() - known.params]
         while len(missing) > MAX_PARAMS:
             self.client.log_batch(known.run_id, params=missing[:MAX_PARAMS])
             del missing[:MAX_PARAMS]
         if new or missing or metrics:
             entries = [RunTag(key, value) for key, value in new.items()]
-            self.client.log_batch(known.run_id, metrics or [], missing, entries)
+            self.client.log_batch(known.run_id, metrics, missing, entries)
         known.tags |= new
-        known.params |= (params or {}).keys()
+        known.params |= params.keys()
 
     def _files(self, run: RunFolder, info: RunInfo, known: Known) -> None:
         """Copy the folder's files to the run's artifacts where they changed."""
@@ -260,7 +256,7 @@ class Mirror:
         """Say that the store has all, and then that the run has ended."""
         if info.kind == "sweep":
             save_view(self.client, known.experiment_id, info.id, searched_in(info.params))
-        self._log(known, {}, metrics=test_scores(run))
+        self._log(known, {}, {}, test_scores(run))
         known.tags[MARK_TAG] = mark_of(run, info)
         self.client.set_tag(known.run_id, MARK_TAG, known.tags[MARK_TAG])
         if known.status != status_of(info):

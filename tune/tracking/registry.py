@@ -142,12 +142,8 @@ def _register(reader: RunReader, candidate: Candidate) -> str:
         tags["rbnn.documented_top1"] = f"{documented:g}"
         text += f"The documented figure of this network is {documented:g} %.\n\n"
     text += f"```yaml\n{recipe.to_yaml()}```"
-    version = client.create_model_version(
-        name,
-        model.artifact_location,
-        candidate.run_id,
-        tags=tags,
-        description=text,
-        model_id=model.model_id,
+    create, source = client.create_model_version, model.artifact_location
+    version = create(
+        name, source, candidate.run_id, tags=tags, description=text, model_id=model.model_id
     )
     return str(version.version)

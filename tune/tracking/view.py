@@ -69,19 +69,10 @@ def view_state(sweep_id: str, options: list[str]) -> dict[str, Any]:
     columns = [*(f"params.`{name}`" for name in options), f"metrics.`{METRIC}`"]
     columns += ["tags.`rbnn.epochs`", "tags.`rbnn.state`"]
     best = {"type": "BAR", "runsCountToCompare": 20, "metricKey": METRIC, "displayName": METRIC}
-    parallel = {
-        "type": "PARALLEL",
-        "runsCountToCompare": 100,
-        "selectedParams": options,
-        "selectedMetrics": [METRIC],
-        "showAllRuns": True,
-    }
-    charts = {
-        "curve-top1": _line(METRIC),
-        "curve-loss": _line("train/loss"),
-        "best": best,
-        "parallel": parallel,
-    }
+    parallel = {"type": "PARALLEL", "runsCountToCompare": 100, "showAllRuns": True}
+    parallel |= {"selectedParams": options, "selectedMetrics": [METRIC]}
+    curves = {"curve-top1": _line(METRIC), "curve-loss": _line("train/loss")}
+    charts: dict[str, dict[str, Any]] = {**curves, "best": best, "parallel": parallel}
     section = {"uuid": "rbnn-section", "name": "Sweep", "columns": 2, "cardHeight": 360}
     ours = {"deleted": False, "isGenerated": False}
     placed = ours | {"metricSectionId": section["uuid"]}
@@ -106,15 +97,8 @@ def view_state(sweep_id: str, options: list[str]) -> dict[str, Any]:
 
 def _line(metric: str) -> dict[str, Any]:
     axis = {"xAxisKey": "step", "useGlobalXaxisKey": False, "xAxisScaleType": "linear"}
-    return {
-        "type": "LINE",
-        "runsCountToCompare": 20,
-        "metricKey": metric,
-        "selectedMetricKeys": [metric],
-        "lineSmoothness": 0,
-        "scaleType": "linear",
-        **axis,
-    }
+    shown = {"metricKey": metric, "selectedMetricKeys": [metric], "runsCountToCompare": 20}
+    return {"type": "LINE", **shown, "lineSmoothness": 0, "scaleType": "linear", **axis}
 
 
 ABOUT = """Rotated binary neural networks, recorded by rbnn-tune: sweeps with their trials,
