@@ -25,6 +25,8 @@ RECIPE_DIR = next(
     (home / "experiments" for home in (PACKAGE, PACKAGE.parent) if (home / "experiments").is_dir()),
     PACKAGE,
 )
+# libyaml's safe loader reads the same ten times as fast, where PyYAML was built with it.
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Check = tuple[Callable[[Any], bool], str]
 POSITIVE: Check = (lambda v: math.isfinite(v) and v > 0, "a finite number above 0")
@@ -321,7 +323,7 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
     something else.
     """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.load(path.read_text("utf-8"), YAML_LOADER)
     except FileNotFoundError:
         raise RecipeError(f"{kind} '{path}' does not exist") from None
     except (OSError, UnicodeDecodeError) as error:

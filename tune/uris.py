@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from rbnn.errors import one_line
+
 SQLITE = "sqlite:///"
 PASSWORD_IN_URI = re.compile(r"(//[^/\s:@]*:)[^/\s@]+@")
 SECRET_IN_QUERY = re.compile(
@@ -48,6 +50,11 @@ def without_secrets(text: str) -> str:
     return SECRET_OPTION.sub(
         r"\1***", SECRET_IN_QUERY.sub(r"\1***", PASSWORD_IN_URI.sub(r"\1***@", text))
     )
+
+
+def told(error: object, limit: int = 300) -> str:
+    """What an error says, in one line of at most so many characters, without passwords."""
+    return without_secrets(one_line(error))[:limit]
 
 
 def shown(uri: str) -> str:

@@ -1,28 +1,57 @@
-"""How two recorded runs differ: options, environment, data, and the first epoch at
-which they part.
-"""
+"""How two recorded runs differ. Pure: nothing here reads a store or prints."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rbnn.recipe import FIELDS
-from tune.run.record import RunRecord
-from tune.run.verdict import (
-    Difference,
-    EpochDifference,
-    differences,
-    final_deviation,
-    first_difference,
-)
+from tune.run.record import Epoch, RunRecord
+
+SCORE = "val/top1"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A name with its two values, as text."""
+
+    name: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class EpochDifference:
+    """The first epoch whose digests or metrics differ; `metrics`: name -> (recorded, now), of those
+    that do.
+    """
+
+    epoch: int
+    digests: tuple[str, ...]
+    metrics: dict[str, tuple[float, float]]
+
+    def text_with(self, old: str, new: str) -> str:
+        """The epoch, and the largest relative difference, each value with these words behind it."""
+        parts = []
+        if self.metrics:
+            name, values = max(self.metrics.items(), key=lambda item: _relative(*item[1]))
+            parts.append(f"{name} {values[0]!r}{old} {values[1]!r}{new}")
+        for name in self.digests:
+            parts.append(f"another {name}" + " of the weights" * (name == "digest"))
+        return f"epoch {self.epoch}: {', '.join(parts)}"
+
+    @property
+    def text(self) -> str:
+        """The same for a replay."""
+        return self.text_with(" recorded,", " now")
 
 
 @dataclass(frozen=True)
 class RunDifference:
-    """Two runs beside each other. deviation: of val/top1 (points) at the last epoch
-    that both hold.
+    """Two runs beside each other. options: those that may change the result, the others being in
+    `folders`; deviation: of val/top1 (points) at the last epoch that both hold.
     """
 
     runs: tuple[str, str]
@@ -40,17 +69,14 @@ class RunDifference:
 
 
 def compare(old: RunRecord, new: RunRecord) -> RunDifference:
-    """The differences of two records. Options that change no result (folders, printing) are listed
-    apart.
-    """
+    """The differences of two records."""
     changed = differences(old.recipe, new.recipe)
-    data = differences(_flat(old.data), _flat(new.data))
     return RunDifference(
         runs=(old.run_id, new.run_id),
         options=[each for each in changed if FIELDS[each.name].metadata["affects"] != "nothing"],
         folders=[each for each in changed if FIELDS[each.name].metadata["affects"] == "nothing"],
         environment=differences(old.environment, new.environment),
-        data=data,
+        data=differences(_flat(old.data), _flat(new.data)),
         num_epochs=(len(old.epochs), len(new.epochs)),
         first=first_difference(old.epochs, new.epochs),
         deviation=final_deviation(old.epochs, new.epochs),
@@ -65,31 +91,66 @@ def _flat(data: dict[str, Any]) -> dict[str, Any]:
 def lines_of(found: RunDifference) -> list[str]:
     """The differences as text."""
     lines = [
-        f"{found.runs[0]}  {found.num_epochs[0]} epochs",
-        f"{found.runs[1]}  {found.num_epochs[1]} epochs",
+        f"{run}  {count} epochs" for run, count in zip(found.runs, found.num_epochs, strict=True)
     ]
-    sections: list[tuple[str, Sequence[Difference]]] = [
-        ("options", found.options),
-        ("options that change no result", found.folders),
-    ]
-    sections += [("environment", found.environment), ("data", found.data)]
-    for title, rows in sections:
-        lines.append(f"{title}: {'the same' if not rows else ''}".rstrip())
+    sections = {"options": found.options, "options that change no result": found.folders}
+    sections |= {"environment": found.environment, "data": found.data}
+    for title, rows in sections.items():
+        lines.append(f"{title}:" if rows else f"{title}: the same")
         width = max((len(row.name) for row in rows), default=0)
         lines += [f"  {row.name:{width}}  {row.old or '-'}  ->  {row.new or '-'}" for row in rows]
-    if found.deviation is None and found.first is None:
-        lines.append("epochs: none in common")
-    elif found.first is None:
-        lines.append(f"epochs: identical to the bit over {min(found.num_epochs)}")
-    else:
-        lines.append(
-            "epochs: the first that differs is "
-            f"{found.first.text.replace(' recorded,', ' and').replace(' now', '')}"
-        )
-        for name, (old, new) in found.first.metrics.items():
-            lines.append(f"  {name}  {old!r}  ->  {new!r}")
+    if found.first:
+        lines.append(f"epochs: the first that differs is {found.first.text_with(' and', '')}")
+        lines += [f"  {name}  {a!r}  ->  {b!r}" for name, (a, b) in found.first.metrics.items()]
         if found.deviation is not None:
-            lines.append(
-                f"val/top1 at the last common epoch differs by {found.deviation:.2f} points"
-            )
+            points = f"{found.deviation:.2f} points"
+            lines.append(f"{SCORE} at the last common epoch differs by {points}")
+    elif found.deviation is None:
+        lines.append("epochs: none in common")
+    else:
+        lines.append(f"epochs: identical to the bit over {min(found.num_epochs)}")
     return lines
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], ignored: Sequence[str] = ()
+) -> list[Difference]:
+    """The names whose values differ; a name that one side lacks counts as empty."""
+    names = [name for name in {**old, **new} if name not in ignored]
+    found = [Difference(name, str(old.get(name, "")), str(new.get(name, ""))) for name in names]
+    return [each for each in found if each.old != each.new]
+
+
+def first_difference(old: Sequence[Epoch], new: Sequence[Epoch]) -> EpochDifference | None:
+    """The first epoch of both with a digest or a metric that is not the same to the last bit."""
+    later = {epoch.epoch: epoch for epoch in new}
+    for epoch in old:
+        other = later.get(epoch.epoch, Epoch(epoch.epoch))
+        digests = [
+            key for key, bits in epoch.digests.items() if other.digests.get(key, bits) != bits
+        ]
+        metrics = {}
+        for name, value in epoch.metrics.items():
+            now = other.metrics.get(name, value)
+            if not name.startswith("time/") and not _same(value, now):
+                metrics[name] = (value, now)
+        if digests or metrics:
+            return EpochDifference(epoch.epoch, tuple(digests), metrics)
+    return None
+
+
+def final_deviation(old: Sequence[Epoch], new: Sequence[Epoch]) -> float | None:
+    """|difference| of val/top1 (points) at the last epoch of both; None where there is none."""
+    before = {each.epoch: each.metrics[SCORE] for each in old if SCORE in each.metrics}
+    after = {each.epoch: each.metrics[SCORE] for each in new if SCORE in each.metrics}
+    common = before.keys() & after.keys()
+    return abs(before[max(common)] - after[max(common)]) if common else None
+
+
+def _same(old: float, new: float) -> bool:
+    return old == new or (math.isnan(old) and math.isnan(new))
+
+
+def _relative(old: float, new: float) -> float:
+    size = max(abs(old), abs(new))
+    return abs(old - new) / size if math.isfinite(old) and math.isfinite(new) and size else math.inf

@@ -1,6 +1,4 @@
-"""What a run ran on: a fixed list of names, so that nothing private of the process environment is
-ever recorded.
-"""
+"""What a run ran on: a fixed list of names, so that nothing private is ever recorded."""
 
 from __future__ import annotations
 
@@ -8,39 +6,26 @@ import functools
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rbnn.hardware import num_cores
 from tune.uris import without_secrets
 
 if TYPE_CHECKING:
     from rbnn.recipe import Recipe
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "ray",
-    "optuna",
-    "mlflow",
-    "numpy",
-    "nvidia-dali-cuda130",
-    "rbnn-tune",
-)
-CPU_FEATURES = (
-    "avx2",
-    "avx512f",
-    "avx512_bf16",
-    "amx_tile",
-    "asimd",
-    "sve",
-)  # which kernels torch takes, hence the bits
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES: tuple[str, ...] = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy")
+PACKAGES += ("nvidia-dali-cuda130", "rbnn-tune")
+# Which kernels torch takes, hence the bits.
+CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 COMMAND_TIMEOUT_S = 10
 MAX_DIFF_BYTES = 1_000_000
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 @functools.cache
@@ -51,22 +36,17 @@ def environment() -> dict[str, str]:
     `git_commit` tells of this project's own tree; `git_dirty` is "true" where a tracked file
     differs from the commit.
     """
-    gpus = _nvidia_smi("name")
-    driver = _nvidia_smi("driver_version")
+    flags = _cpu_line("flags").split()
     commit, dirty = _commit()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         **{name: _version(name) for name in PACKAGES},
         "cpu": _cpu_line("model name") or platform.processor(),
-        "cpu_features": " ".join(
-            name for name in CPU_FEATURES if name in _cpu_line("flags").split()
-        ),
-        "cores": str(
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ),
-        "gpus": ", ".join(gpus),
-        "driver": driver[0] if driver else "",
+        "cpu_features": " ".join(name for name in CPU_FEATURES if name in flags),
+        "cores": str(num_cores()),
+        "gpus": ", ".join(_nvidia_smi("name")),
+        "driver": "".join(_nvidia_smi("driver_version")[:1]),
         "git_commit": commit,
         "git_dirty": dirty,
         **{name: os.environ.get(name, "") for name in THREAD_VARIABLES},
@@ -75,28 +55,20 @@ def environment() -> dict[str, str]:
 
 
 def run_environment(recipe: Recipe | None) -> dict[str, str]:
-    """What a run of `recipe` is recorded with, and compared by: `environment`, and the threads that
-    its processes use.
-    """
+    """What a run of `recipe` is recorded with and compared by: `environment`, and its threads."""
     return {**environment(), **({"threads": str(recipe.threads)} if recipe else {})}
 
 
 @functools.cache
 def source_changes() -> str:
-    """What this project's tracked files differ by from the commit, as a diff; "" where
-    they do not.
-    """
+    """This project's tracked files against the commit, as a diff; "" where they do not differ."""
     if environment()["git_dirty"] != "true":
         return ""
-    diff = without_secrets(
-        _output("git", "-C", str(_root()), "diff", "--no-ext-diff", "HEAD") or ""
-    )
-    rest = f"\n... and {len(diff) - MAX_DIFF_BYTES} characters more\n"
-    return diff + "\n" if len(diff) <= MAX_DIFF_BYTES else diff[:MAX_DIFF_BYTES] + rest
-
-
-def _root() -> Path:
-    return Path(__file__).resolve().parents[2]
+    diff = without_secrets(_git("diff", "--no-ext-diff", "HEAD") or "")
+    left_out = len(diff) - MAX_DIFF_BYTES
+    if left_out <= 0:
+        return diff + "\n"
+    return f"{diff[:MAX_DIFF_BYTES]}\n... and {left_out} characters more\n"
 
 
 def _version(package: str) -> str:
@@ -112,20 +84,12 @@ def _cpu_line(key: str) -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return ""
-    return next(
-        (
-            line.partition(":")[2].strip()
-            for line in lines
-            if line.partition("\t")[0].strip() == key
-        ),
-        "",
-    )
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), "")
 
 
 def _output(*command: str) -> str | None:
     """What the command prints, or None where it is absent, fails or hangs."""
-    if shutil.which(command[0]) is None:
-        return None
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=True
@@ -136,18 +100,17 @@ def _output(*command: str) -> str | None:
 
 
 def _nvidia_smi(field: str) -> list[str]:
-    return (
-        _output("nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader") or ""
-    ).splitlines()
+    found = _output("nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader") or ""
+    return found.splitlines()
+
+
+def _git(*arguments: str) -> str | None:
+    return _output("git", "-C", str(ROOT), *arguments)
 
 
 def _commit() -> tuple[str, str]:
-    """The commit of the tree that holds this package and whether it is changed; empty where it is
-    not a tree of its own.
-    """
-    root = _root()
-    if not (root / ".git").exists():
+    """(commit, whether changed) of the tree that holds this package; empty where it is in none."""
+    if not (ROOT / ".git").exists():
         return "", ""
-    commit = _output("git", "-C", str(root), "rev-parse", "HEAD") or ""
-    changes = _output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
-    return commit, "" if changes is None else str(bool(changes)).lower()
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return _git("rev-parse", "HEAD") or "", "" if changes is None else str(bool(changes)).lower()

@@ -1,13 +1,12 @@
-"""Why a trial failed, in one line: its own error without Ray's wrapping, and out of memory said as
-that.
-"""
+"""Why a run or a trial failed, in one line, without Ray's wrapping."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ray import cloudpickle
+from rbnn.errors import NonFiniteLoss, RequestError, RunFailed
 
 OUT_OF_MEMORY = "out of memory"
 # What PyTorch, cuDNN, Ray's memory monitor and Python say when memory runs out.
@@ -19,13 +18,25 @@ MEMORY_SIGNS = (
     "can't allocate memory",
 )
 GONE = "its process ended"
+KILLED = "died: its process was killed, perhaps for lack of memory"
+
+
+def cause_of(error: BaseException) -> str:
+    """The last line of what a worker raised, without Ray's wrapping."""
+    if workers := getattr(error, "worker_failures", None):
+        return cause_of(next(iter(workers.values())))
+    inner = getattr(error, "cause", None) or error.__cause__
+    if isinstance(inner, BaseException) and inner is not error:
+        return cause_of(inner)
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def failure_cause(trial: Any) -> str:
     """Why a trial of Ray Tune's failed, from the file that Ray has just written
     (`get_pickled_error` reads its later copy).
     """
-    from tune.run.workers import cause_of
+    from ray import cloudpickle
 
     file = trial.pickled_error_file
     if not file or not Path(file).is_file():
@@ -35,13 +46,43 @@ def failure_cause(trial: Any) -> str:
 
 
 def named(cause: str, whole: str = "") -> str:
-    """The cause, begun with "out of memory" where `cause` or the `whole` error says so in its own
-    words.
+    """The cause; begun with "out of memory" where it, or the `whole` error, says so in its way."""
+    if cause.startswith(OUT_OF_MEMORY) or not any(sign in cause + whole for sign in MEMORY_SIGNS):
+        return cause
+    remedy = "lower batch_size, or give a trial more (gpus_per_trial, fewer at once)"
+    return f"{OUT_OF_MEMORY}: {cause}; {remedy}"
+
+
+def end_of(error: BaseException) -> tuple[Literal["killed", "failed"], str]:
+    """(state, cause) of a run that an error ends: stopped by people, or failed."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return "killed", ""
+    named_by_us = isinstance(error, (RunFailed, RequestError))
+    return "failed", str(error) if named_by_us else f"{type(error).__name__}: {error}"
+
+
+def lasting_error(worker_exceptions: Mapping[int, Exception]) -> Exception | None:
+    """The first of the workers' errors that would come again with the same recipe and data."""
+    for _, error in sorted(worker_exceptions.items()):
+        if isinstance(error, (RequestError, NonFiniteLoss)):
+            return error
+    return None
+
+
+def failure_causes(worker_exceptions: Mapping[int, Exception]) -> dict[int, str]:
+    """Rank -> what became of it. When a process dies the other ranks fail for lack of it: then the
+    dead ones only.
+
+    Ray Train hands over what a worker raised as it is, and of a dead process that its health check
+    failed, and why.
     """
-    text = f"{cause} {whole}"
-    if any(sign in text for sign in MEMORY_SIGNS) and not cause.startswith(OUT_OF_MEMORY):
-        return (
-            f"{OUT_OF_MEMORY}: {cause}; lower batch_size, or give a trial more (gpus_per_trial, "
-            "fewer at once)"
-        )
-    return cause
+    from ray.exceptions import RayActorError
+
+    dead = [
+        rank
+        for rank, error in worker_exceptions.items()
+        if isinstance(getattr(error, "health_check_failure", error), RayActorError)
+    ]
+    if dead:
+        return dict.fromkeys(dead, KILLED)
+    return {rank: f"failed: {cause_of(error)}" for rank, error in worker_exceptions.items()}

@@ -25,19 +25,15 @@ import yaml
 
 from rbnn.errors import RequestError
 from rbnn.files import write_atomically
-from rbnn.recipe import Recipe, load_recipe
+from rbnn.recipe import YAML_LOADER, Recipe, load_recipe
 from tune.process import Process
 from tune.run.environment import run_environment, source_changes
 from tune.run.journal import JOURNAL, append_line, read_lines, read_rows
 from tune.uris import without_secrets
 
 RUN_FILE, SWEEP_RECORD, MIRROR_FILE, LOCK_FILE = "run.json", "sweep.json", "mirror.json", ".lock"
-RECIPE, ENVIRONMENT, CHANGES, POINTS = (
-    "recipe.yaml",
-    "environment.yaml",
-    "source_changes.diff",
-    "points.jsonl",
-)
+RECIPE, ENVIRONMENT, CHANGES = "recipe.yaml", "environment.yaml", "source_changes.diff"
+POINTS = "points.jsonl"
 Kind = Literal["train", "sweep", "trial", "confirm", "replay", "evaluate"]
 State = Literal["running", "complete", "pruned", "killed", "failed", "finished", "stopped", "died"]
 Info = TypeVar("Info", bound="RunInfo")
@@ -127,10 +123,8 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RequestError(f"file '{self.path}' cannot be read: {error}; {remedy}") from None
         if not isinstance(content, dict) or not content.get("id"):
-            raise RequestError(
-                f"'{self.path}' was written by rbnn-tune 0.1, which gave runs no ids of their own; "
-                "go on with it there, or begin anew"
-            )
+            reason = "was written by rbnn-tune 0.1, which gave runs no ids of their own"
+            raise RequestError(f"'{self.path}' {reason}; go on with it there, or begin anew")
         return content
 
     def write(self, info: RunInfo) -> None:
@@ -168,9 +162,19 @@ class RunFolder:
         return read_rows(self.directory / JOURNAL)
 
     @property
+    def has_recipe(self) -> bool:
+        return (self.directory / RECIPE).is_file()
+
+    @property
     def recipe(self) -> Recipe:
         """What was trained; RequestError where none is recorded."""
         return load_recipe(self.directory / RECIPE)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What it ran on; {} where none is recorded."""
+        file = self.directory / ENVIRONMENT
+        return yaml.load(file.read_text(), YAML_LOADER) if file.is_file() else {}
 
     @property
     def mirrored(self) -> dict[str, str]:

@@ -16,12 +16,11 @@ from typing import Any
 from rbnn.files import write_atomically
 
 JOURNAL = "metrics.jsonl"
+PLAIN = ("lr", "t", "k", "digest")
 
 
 class Journal:
-    """metrics.jsonl in a run's folder. Epochs (0-based) rise by one from 0; one that is there is
-    not written again.
-    """
+    """metrics.jsonl of a run's folder. Epochs (0-based) rise by one from 0, each written once."""
 
     def __init__(self, directory: Path) -> None:
         self.file = directory / JOURNAL
@@ -63,9 +62,7 @@ class Journal:
         self.refresh()
 
     def complete(self) -> bool:
-        """Take over the epoch of last.ckpt where a kill came between the checkpoint and its line;
-        returns whether it did.
-        """
+        """Take over last.ckpt's epoch where a kill came before its line; returns whether it did."""
         from rbnn.checkpoint import load
         from rbnn.engine import LAST
 
@@ -78,9 +75,7 @@ class Journal:
 
 
 def append_line(file: Path, values: dict[str, Any]) -> None:
-    """Append one line of JSON, with its time, through to the disk; a torn line before it stays
-    a line of its own.
-    """
+    """Append a line of JSON, with its time, through to the disk; a torn line before it is ended."""
     file.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps({**values, "time_ms": int(time.time() * 1000)}).encode() + b"\n"
     with file.open("a+b") as out:
@@ -115,7 +110,9 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return Journal(file.parent).rows
 
 
-PLAIN = ("lr", "t", "k", "digest")
+def is_digest(name: str) -> bool:
+    """Whether a value of an epoch is a digest of the network's bits rather than a number."""
+    return name.startswith("digest")
 
 
 def epoch_metrics(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,32 +1,21 @@
-"""RunRecord: what one run's training depended on and what came out, by epoch; from the store or
-from an exported file.
-"""
+"""RunRecord: what a run depended on and what came out of it, from the store or a file."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from rbnn.errors import RecipeError, RequestError
 from rbnn.recipe import Recipe
-from tune.run.journal import epoch_metrics
+from tune.run.journal import epoch_metrics, is_digest
+from tune.uris import told
 
 FORMAT = "rbnn-run"
 VERSION = 1
-KEYS = (
-    "run_id",
-    "name",
-    "kind",
-    "status",
-    "recipe_name",
-    "recipe",
-    "environment",
-    "data",
-    "epochs",
-)
+AGAIN = "export it again: rbnn export RUN_ID FILE"
 
 
 @dataclass(frozen=True)
@@ -61,27 +50,18 @@ class RunRecord:
 
     def write(self, path: Path) -> None:
         """One self-contained JSON file, which `read_record` takes back bit for bit."""
-        seeds = {"seed": self.recipe.get("seed")}
-        code = {
-            "commit": self.environment.get("git_commit", ""),
-            "dirty": self.environment.get("git_dirty", ""),
-        }
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            **asdict(self),
-            "seeds": seeds,
-            "code": code,
-        }
+        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
         del content["page"]
+        content["seeds"] = {"seed": self.recipe.get("seed")}
+        commit, dirty = (self.environment.get(f"git_{name}", "") for name in ("commit", "dirty"))
+        content["code"] = {"commit": commit, "dirty": dirty}
         for epoch in content["epochs"]:
             epoch["metrics"] = {key: _written(value) for key, value in epoch["metrics"].items()}
         try:
             path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         except OSError as error:
-            raise RequestError(
-                f"file '{path}' cannot be written: {error.strerror}; choose another place"
-            ) from None
+            problem = f"cannot be written: {error.strerror}; choose another place"
+            raise RequestError(f"file '{path}' {problem}") from None
 
 
 def is_record(path: Path) -> bool:
@@ -94,52 +74,43 @@ def is_record(path: Path) -> bool:
 
 
 def read_record(path: Path) -> RunRecord:
-    """The record in an exported file; RequestError, one line, where it is damaged, of a later
-    version or something else.
-    """
-    refusal = "export it again: rbnn export RUN_ID FILE"
+    """The record in an exported file; RequestError, one line, where it holds none of ours."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise RequestError(
-            f"file '{path}' is no exported run: {' '.join(str(error).split())[:120]}; {refusal}"
-        ) from None
+        reason = told(error, 120)
+        raise RequestError(f"file '{path}' is no exported run: {reason}; {AGAIN}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise RequestError(f"file '{path}' is no exported run; {refusal}")
-    if content.get("version") != VERSION:
-        found = content.get("version")
-        raise RequestError(
-            f"file '{path}' has format version {found}, this program reads {VERSION}; {refusal}"
-        )
-    missing = [key for key in KEYS if key not in content]
-    if missing:
-        raise RequestError(f"file '{path}' lacks '{missing[0]}'; {refusal}")
+        raise RequestError(f"file '{path}' is no exported run; {AGAIN}")
+    if (version := content.get("version")) != VERSION:
+        problem = f"has format version {version}, this program reads {VERSION}"
+        raise RequestError(f"file '{path}' {problem}; {AGAIN}")
+    names = [spec.name for spec in fields(RunRecord) if spec.name != "page"]
+    for name in names:
+        if name not in content:
+            raise RequestError(f"file '{path}' lacks '{name}'; {AGAIN}")
     try:
-        epochs = [
-            Epoch(
-                int(each["epoch"]),
-                dict(each["digests"]),
-                {key: float(value) for key, value in each["metrics"].items()},
-            )
-            for each in content["epochs"]
-        ]
-        record = RunRecord(**{**{key: content[key] for key in KEYS}, "epochs": epochs})
+        epochs = [_read_epoch(each) for each in content["epochs"]]
+        record = RunRecord(**{**{name: content[name] for name in names}, "epochs": epochs})
         record.to_recipe()
     except RecipeError as error:
-        raise RequestError(
-            f"file '{path}' holds a recipe that this program refuses: {error}"
-        ) from None
+        problem = "holds a recipe that this program refuses"
+        raise RequestError(f"file '{path}' {problem}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RequestError(
-            f"file '{path}' is damaged ({type(error).__name__}: {error}); {refusal}"
-        ) from None
+        problem = f"is damaged ({type(error).__name__}: {error})"
+        raise RequestError(f"file '{path}' {problem}; {AGAIN}") from None
     return record
+
+
+def _read_epoch(content: dict[str, Any]) -> Epoch:
+    metrics = {name: float(value) for name, value in content["metrics"].items()}
+    return Epoch(int(content["epoch"]), dict(content["digests"]), metrics)
 
 
 def as_epoch(row: dict[str, Any]) -> Epoch:
     """A row of a run's journal, its digests apart from its metrics."""
     values = epoch_metrics(row)
-    digests = {key: str(value) for key, value in values.items() if key.startswith("digest")}
+    digests = {key: str(value) for key, value in values.items() if is_digest(key)}
     metrics = {key: float(value) for key, value in values.items() if key not in digests}
     return Epoch(row["epoch"], digests, metrics)
 

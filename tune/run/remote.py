@@ -9,19 +9,19 @@ elsewhere from its last epoch.
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rbnn.errors import RecipeError, one_line
-from tune.uris import without_secrets
+from rbnn.errors import RecipeError
+from tune.uris import told, without_secrets
 
-KEPT = (
-    ".ckpt",
-    ".jsonl",
-    ".csv",
-)  # checkpoints, and the journal of epochs and the diagnostics that belong to them
+# Checkpoints, and the journal of epochs and the diagnostics that belong to them.
+KEPT = (".ckpt", ".jsonl", ".csv")
+REMEDY = "give a folder that all nodes share, or an address such as s3://bucket/folder"
+BLOCK_BYTES = 1 << 22
 ATOMIC = ("s3", "gcs", "abfs")  # an object appears there when it is complete, and not before
 
 
@@ -31,16 +31,12 @@ def is_address(storage_path: str) -> bool:
 
 
 def folder_of(storage_path: str, results_dir: str, default: str) -> Path:
-    """The folder that a sweep's own folder goes under: the one that all nodes share, else
-    `results_dir`, else `default`.
-    """
+    """Where a sweep's folder goes: the shared folder, else `results_dir`, else `default`."""
     if not storage_path or is_address(storage_path):
         return Path(results_dir or default)
     if results_dir:
-        raise RecipeError(
-            f"results_dir is '{results_dir}' and storage_path '{storage_path}'; a sweep has one "
-            "folder: give storage_path alone"
-        )
+        both = f"results_dir is '{results_dir}' and storage_path '{storage_path}'"
+        raise RecipeError(f"{both}; a sweep has one folder: give storage_path alone")
     return Path(storage_path).expanduser()
 
 
@@ -50,9 +46,7 @@ def store_of(storage_path: str, *names: str) -> str:
 
 
 class CheckpointStore:
-    """The checkpoints of one run folder in an object store; `address`: any that pyarrow.fs or
-    fsspec understands.
-    """
+    """One run's checkpoints in an object store, at any address of pyarrow.fs or fsspec."""
 
     def __init__(self, address: str) -> None:
         self.fs, self.path = filesystem(address)
@@ -68,19 +62,14 @@ class CheckpointStore:
             (directory / name).unlink(missing_ok=True)
         for name in names:
             partial = directory / f".{name}.{uuid.uuid4().hex}"
-            with (
-                self.fs.open_input_stream(f"{self.path}/{name}") as stream,
-                partial.open("wb") as file,
-            ):
-                while block := stream.read(1 << 22):
-                    file.write(block)
+            source = self.fs.open_input_stream(f"{self.path}/{name}")
+            with source, partial.open("wb") as target:
+                shutil.copyfileobj(source, target, BLOCK_BYTES)
             partial.replace(directory / name)
             self._sent[name] = _version(directory / name)
 
     def push(self, directory: Path) -> None:
-        """Make the store hold the checkpoints of `directory` and no others; what has not changed
-        since the last call stays.
-        """
+        """Make the store hold `directory`'s checkpoints and no others; what changed is sent."""
         files = _kept(directory)
         self.fs.create_dir(self.path, recursive=True)
         for name, file in files.items():
@@ -95,8 +84,7 @@ class CheckpointStore:
         target = f"{self.path}/{file.name}"
         partial = target if self.fs.type_name in ATOMIC else f"{target}.part"
         with file.open("rb") as source, self.fs.open_output_stream(partial) as stream:
-            while block := source.read(1 << 22):
-                stream.write(block)
+            shutil.copyfileobj(source, stream, BLOCK_BYTES)
         if partial != target:
             self.fs.move(partial, target)
 
@@ -108,11 +96,8 @@ class CheckpointStore:
 
 
 def _kept(directory: Path) -> dict[str, Path]:
-    return {
-        file.name: file
-        for file in sorted(directory.iterdir())
-        if file.name.endswith(KEPT) and file.name[0] != "."
-    }
+    files = [file for file in sorted(directory.iterdir()) if file.name[0] != "."]
+    return {file.name: file for file in files if file.name.endswith(KEPT)}
 
 
 def _version(file: Path) -> tuple[int, int]:
@@ -121,9 +106,7 @@ def _version(file: Path) -> tuple[int, int]:
 
 
 def filesystem(address: str) -> tuple[Any, str]:
-    """(pyarrow file system, path in it) of an address; RecipeError, one line, where neither pyarrow
-    nor fsspec knows it.
-    """
+    """(pyarrow file system, path in it) of an address; RecipeError where nobody knows it."""
     import fsspec
     from pyarrow import ArrowException
     from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
@@ -135,32 +118,23 @@ def filesystem(address: str) -> tuple[Any, str]:
         try:
             fs, path = fsspec.core.url_to_fs(address)
         except (ImportError, ValueError, OSError) as error:
-            reason = one_line(error) or one_line(unknown_to_pyarrow)
+            reason = told(error) or told(unknown_to_pyarrow)
             raise RecipeError(
-                f"storage_path '{without_secrets(address)}' cannot be used: "
-                f"{without_secrets(reason)}; give a folder that all "
-                "nodes share, or an address such as s3://bucket/folder"
+                f"storage_path '{without_secrets(address)}' cannot be used: {reason}; {REMEDY}"
             ) from None
         return PyFileSystem(FSSpecHandler(fs)), path.rstrip("/")
 
 
 def check_storage(storage_path: str, num_nodes: int) -> None:
-    """RecipeError, one line, where checkpoints cannot be kept there: a small file is tried; several
-    nodes must have a place.
-    """
+    """RecipeError, one line, where checkpoints cannot be kept there: a small file is tried."""
     if not storage_path:
         if num_nodes > 1:
-            raise RecipeError(
-                f"storage_path is missing, and trials run on {num_nodes} nodes; name a folder "
-                "that all of them share, or an "
-                "address such as s3://bucket/folder (--storage_path)"
-            )
+            problem = f"storage_path is missing, and trials run on {num_nodes} nodes"
+            raise RecipeError(f"{problem}; {REMEDY} (--storage_path)")
         return
-    address = (
-        storage_path
-        if is_address(storage_path)
-        else str(Path(storage_path).expanduser().absolute())
-    )
+    address = storage_path
+    if not is_address(address):
+        address = str(Path(address).expanduser().absolute())
     fs, path = filesystem(address)
     probe = f"{path}/.probe-{uuid.uuid4().hex}"
     try:
@@ -169,10 +143,8 @@ def check_storage(storage_path: str, num_nodes: int) -> None:
             stream.write(b"rbnn")
         fs.delete_file(probe)
     except OSError as error:
-        where, reason = without_secrets(storage_path), without_secrets(one_line(error))
-        raise RecipeError(
-            f"storage_path '{where}' cannot be written: {reason[:300]}; choose another"
-        ) from None
+        problem = f"cannot be written: {told(error)}; choose another"
+        raise RecipeError(f"storage_path '{without_secrets(storage_path)}' {problem}") from None
 
 
 def fetch(address: str, directory: Path) -> None:

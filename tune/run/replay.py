@@ -1,6 +1,4 @@
-"""Run a documented recipe, a recorded run or an exported one again, and say with evidence whether
-it came out as it should.
-"""
+"""Run a recipe, or a recorded run, again and say with evidence whether it came out the same."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from tune.run.environment import run_environment
 from tune.run.folder import RunFolder, RunInfo
 from tune.run.listener import Listener
 from tune.run.record import RunRecord, is_record, read_record
-from tune.run.train import TrainResult, train_recorded
+from tune.run.train import TrainResult, going_on, train_recorded, training
 from tune.run.verdict import (
     TOLERANCE,
     Difference,
@@ -47,16 +45,13 @@ def replay(
     recipe, name, source = find_recipe(target, given, find)
     recipe = resolve(recipe)
     named, figures = (None, {}) if source else _documented(name)
-    verdicts: list[SeedsVerdict] = []
-
-    def conclude(done: TrainResult) -> None:
-        if "top1" in figures:
-            verdicts.append(judge_seeds([done.best_top1], recipe, named, figures))
-            record_verdict(done.run, verdicts[0].to_dict(), verdict_tags(verdicts[0]))
-
+    verdict = None
     tags = {"rbnn.replays": source} if source else {}
-    done = train_recorded(recipe, listener, kind="replay", name=name, tags=tags, conclude=conclude)
-    return done, verdicts[0] if verdicts else None
+    with training(recipe, listener, kind="replay", name=name, tags=tags) as done:
+        if "top1" in figures:
+            verdict = judge_seeds([done.best_top1], recipe, named, figures)
+            record_verdict(done.run, verdict.to_dict(), verdict_tags(verdict))
+    return done, verdict
 
 
 def replay_and_verify(
@@ -78,32 +73,20 @@ def replay_and_verify(
     recipe = resolve(_again(target, recorded.to_recipe(), given))
     here = run_environment(recipe)
     changed = environment_differences(recorded.environment, here)
-    say(
-        f"replaying {recorded.recipe_name or recorded.name}, run {recorded.run_id}: "
-        f"{len(recorded.epochs)} recorded epochs"
-    )
-    say(*environment_lines(changed))
-    verdicts: list[Verdict] = []
-
-    def conclude(done: TrainResult) -> None:
+    what = f"{recorded.recipe_name or recorded.name}, run {recorded.run_id}"
+    say(f"replaying {what}: {len(recorded.epochs)} recorded epochs")
+    say(environment_text(changed))
+    name, fingerprint = recorded.recipe_name, recorded.data.get("fingerprint", "")
+    tags = {"rbnn.replays": recorded.run_id}
+    about: dict[str, Any] = {"kind": "replay", "name": name, "tags": tags}
+    with training(recipe, listener, **about, fingerprint=fingerprint) as done:
         verdict = verify(recorded, done.epochs, here, tolerance)
-        verdicts.append(verdict)
         tags = verdict_tags(verdict)
         if verdict.first:
             tags["rbnn.verdict_epoch"] = str(verdict.first.epoch)
         content = {"replays": recorded.run_id, **verdict.to_dict()}
         record_verdict(done.run, content, tags, verdict_note(recorded, verdict))
-
-    done = train_recorded(
-        recipe,
-        listener,
-        kind="replay",
-        name=recorded.recipe_name,
-        tags={"rbnn.replays": recorded.run_id},
-        fingerprint=recorded.data.get("fingerprint", ""),
-        conclude=conclude,
-    )
-    return done, verdicts[0]
+    return done, verdict
 
 
 def replay_seeds(
@@ -130,29 +113,18 @@ def replay_seeds(
     recipes = [recipe.replace(seed=recipe.seed + index) for index in range(num_seeds)]
     if recipe.save:
         recipes = [each.replace(save=f"{recipe.save}-seed{each.seed}") for each in recipes]
-    info = RunInfo(
-        kind="replay",
-        name=f"{Path(name).stem}, {num_seeds} seeds",
-        tags={"rbnn.recipe": name, "rbnn.seeds": " ".join(str(each.seed) for each in recipes)},
-        description=f"`{name}` with {num_seeds} seeds.",
-    )
+    tags = {"rbnn.recipe": name, "rbnn.seeds": " ".join(str(each.seed) for each in recipes)}
+    title, note = f"{Path(name).stem}, {num_seeds} seeds", f"`{name}` with {num_seeds} seeds."
+    info = RunInfo(kind="replay", name=title, tags=tags, description=note)
     parent = RunFolder.begin(Path(f"{run_directory(recipe.replace(save=''))}-seeds"), info, recipe)
-    listener.run_began(parent)
     done: list[TrainResult] = []
-    try:
+    with going_on(parent, listener):
         for each in recipes:
             say(f"seed {each.seed}, {len(done) + 1} of {num_seeds}")
             run_id = parent.info.id
             done.append(train_recorded(each, listener, kind="replay", name=name, parent=run_id))
         verdict = judge_seeds([each.best_top1 for each in done], recipe, named, figures)
         _record_seeds(parent, done, verdict)
-        parent.end("complete")
-    except BaseException as error:
-        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-        parent.end("killed" if stopped else "failed", "" if stopped else str(error))
-        raise
-    finally:
-        listener.run_ended(parent)
     return done, verdict
 
 
@@ -175,27 +147,23 @@ def verdict_note(recorded: RunRecord, verdict: Verdict) -> str:
     return "\n".join(lines if verdict.environment else [*lines, "- the same"])
 
 
-def environment_lines(changed: list[Difference]) -> list[str]:
-    """What differs between the recorded machine and this one, as one text for people."""
+def environment_text(changed: list[Difference]) -> str:
+    """What differs between the recorded machine and this one, for people."""
     if not changed:
-        return ["environment: the same machine, packages and code as recorded"]
-    lines = [
-        f"  {each.name}: {each.old or 'none'} recorded, {each.new or 'none'} here"
-        for each in changed
-    ]
-    return ["\n".join(["environment differs:", *lines])]
+        return "environment: the same machine, packages and code as recorded"
+    lines = ["environment differs:"]
+    for each in changed:
+        lines.append(f"  {each.name}: {each.old or 'none'} recorded, {each.new or 'none'} here")
+    return "\n".join(lines)
 
 
 def verdict_tags(verdict: Verdict | SeedsVerdict) -> dict[str, str]:
     """The tags by which verdicts are found."""
     tags = {"rbnn.verdict": verdict.result, "rbnn.verdict_positive": str(verdict.positive).lower()}
     if isinstance(verdict, SeedsVerdict):
-        figures = {"mean": verdict.mean, "std": verdict.std, "documented": verdict.documented}
-        tags |= {
-            f"rbnn.{name}_top1": f"{value:.6g}"
-            for name, value in figures.items()
-            if value is not None
-        }
+        for name in ("mean", "std", "documented"):
+            if (value := getattr(verdict, name)) is not None:
+                tags[f"rbnn.{name}_top1"] = f"{value:.6g}"
     return tags
 
 
@@ -215,10 +183,9 @@ def seeds_table(done: list[TrainResult], verdict: SeedsVerdict) -> list[str]:
         "|----------|-------:|--------------:|--------------:|",
     ]
     for each in done:
-        last = each.epochs[-1].metrics["val/top1"] if each.epochs else float("nan")
-        rows.append(
-            f"| {each.run_id[:8]} | {len(each.epochs):6} | {last:13.2f} | {each.best_top1:13.2f} |"
-        )
+        epochs, best = each.epochs, each.best_top1
+        last = epochs[-1].metrics["val/top1"] if epochs else float("nan")
+        rows.append(f"| {each.run_id[:8]} | {len(epochs):6} | {last:13.2f} | {best:13.2f} |")
     rows.append(f"| mean     |        |               | {verdict.mean:13.2f} |")
     if verdict.std is not None:
         rows.append(f"| std      |        |               | {verdict.std:13.2f} |")
@@ -227,11 +194,8 @@ def seeds_table(done: list[TrainResult], verdict: SeedsVerdict) -> list[str]:
 
 def _record_seeds(parent: RunFolder, done: list[TrainResult], verdict: SeedsVerdict) -> None:
     """Mean, standard deviation and verdict in the record of the run that the seeds belong to."""
-    values = {
-        "val/top1": verdict.mean,
-        "seeds/mean_top1": verdict.mean,
-        "seeds/num": float(len(done)),
-    }
+    mean = verdict.mean
+    values = {"val/top1": mean, "seeds/mean_top1": mean, "seeds/num": float(len(done))}
     if verdict.std is not None:
         values["seeds/std_top1"] = verdict.std
     parent.add_points(0, values)
@@ -242,28 +206,28 @@ def _record_seeds(parent: RunFolder, done: list[TrainResult], verdict: SeedsVerd
 
 def find_record(target: str, find: Find) -> RunRecord:
     """What is to be compared with: the exported file of that name, or the run of that id."""
-    if is_record(Path(target)):
-        return read_record(Path(target))
-    if target in recipe_files() or target.endswith((".yaml", ".yml")):
+    if is_recipe(target) and not is_record(Path(target)):
         raise RequestError(
             f"--verify compares with a recorded run, and '{target}' is a recipe; use --seeds N, or "
             "give a run id"
         )
-    if Path(target).is_file():
-        return read_record(Path(target))
-    return find(target)
+    return read_record(Path(target)) if Path(target).is_file() else find(target)
 
 
 def find_recipe(target: str, given: dict[str, Any], find: Find) -> tuple[Recipe, str, str]:
     """(recipe, its name, the run it comes from or "")."""
-    named = target in recipe_files() or "/" in target or target.endswith((".yaml", ".yml"))
     if is_record(Path(target)):
         record = read_record(Path(target))
-    elif named or not looks_like_an_id(target):
+    elif is_recipe(target) or "/" in target or not looks_like_an_id(target):
         return load_recipe(target, **given), target, ""
     else:
         record = find(target)
     return _again(target, record.to_recipe(), given), record.recipe_name, record.run_id
+
+
+def is_recipe(target: str) -> bool:
+    """Whether a word names a recipe, or a file of one."""
+    return target in recipe_files() or target.endswith((".yaml", ".yml"))
 
 
 def looks_like_an_id(text: str) -> bool:
@@ -273,10 +237,8 @@ def looks_like_an_id(text: str) -> bool:
 
 def _again(target: str, recipe: Recipe, given: dict[str, Any]) -> Recipe:
     """A recorded recipe in a new folder, with options that cannot change its result on top."""
-    changing = [field for field in given if FIELDS[field].metadata["affects"] != "nothing"]
-    if changing:
-        raise RecipeError(
-            f"{changing[0]} would change run {target}; to vary it, export its recipe and edit "
-            "that file"
-        )
+    for name in given:
+        if FIELDS[name].metadata["affects"] != "nothing":
+            remedy = "to vary it, export its recipe and edit that file"
+            raise RecipeError(f"{name} would change run {target}; {remedy}")
     return recipe.replace(**dict.fromkeys(FOLDERS, "")).replace(**given)

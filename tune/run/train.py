@@ -8,7 +8,8 @@ began it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from rbnn.console import EpochPrinter, run_directory
 from rbnn.data import describe_data
 from rbnn.data.loading import DataInfo
 from rbnn.engine import LAST
-from rbnn.errors import DataError, RecipeError, RunFailed
+from rbnn.errors import DataError, RecipeError
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe
 from rbnn.session import Session
 from rbnn.state import check_continues, make_directory
+from tune.run.failure import end_of
 from tune.run.folder import Kind, RunFolder, RunInfo
 from tune.run.journal import Journal
 from tune.run.listener import Listener
@@ -50,7 +52,28 @@ class TrainResult:
         return [as_epoch(row) for row in self.run.epochs]
 
 
-def train_recorded(
+@contextmanager
+def going_on(run: RunFolder, listener: Listener) -> Iterator[None]:
+    """Within it a run goes on: the listener hears so, and how it ended is recorded."""
+    listener.run_began(run)
+    try:
+        yield
+        run.end("complete")
+    except BaseException as error:
+        run.end(*end_of(error))
+        raise
+    finally:
+        listener.run_ended(run)
+
+
+def train_recorded(recipe: Recipe, listener: Listener, **about: Any) -> TrainResult:
+    """Train a resolved recipe to its end and record it in its folder; see `training`."""
+    with training(recipe, listener, **about) as result:
+        return result
+
+
+@contextmanager
+def training(
     recipe: Recipe,
     listener: Listener,
     *,
@@ -59,14 +82,13 @@ def train_recorded(
     tags: dict[str, str] | None = None,
     parent: str = "",
     fingerprint: str = "",
-    conclude: Callable[[TrainResult], None] | None = None,
-) -> TrainResult:
-    """Train a resolved recipe to its end and record it in its folder; its data and `resume` are
-    checked before anything is written.
+) -> Iterator[TrainResult]:
+    """Train a resolved recipe and record it in its folder; within it all epochs are there, and the
+    run has not ended yet. Its data and `resume` are checked before anything is written.
 
     name: of the recipe; parent: id of the run that it belongs to; fingerprint: of the data that it
-    must be trained on, DataError otherwise; conclude: called before the run ends. Raises what
-    `Session.open` and `fit` raise; the run then ends failed, or killed at Ctrl-C.
+    must be trained on, DataError otherwise. Raises what `Session.open` and `fit` raise; the run
+    then ends failed, or killed at Ctrl-C.
     """
     directory = run_directory(recipe)
     _check_directory(recipe, directory)
@@ -79,28 +101,11 @@ def train_recorded(
         Journal(directory).complete()
         run.resume()
     else:
-        info = RunInfo(
-            kind=kind,
-            name=directory.name,
-            parent=parent,
-            tags={"rbnn.recipe": name, **(tags or {})},
-            data=asdict(data),
-        )
+        tags = {"rbnn.recipe": name, **(tags or {})}
+        info = RunInfo(kind=kind, name=directory.name, parent=parent, tags=tags, data=asdict(data))
         run = RunFolder.begin(directory, info, recipe)
-    listener.run_began(run)
-    try:
-        result = _train(session, recipe, run, listener)
-        if conclude:
-            conclude(result)
-        run.end("complete")
-    except BaseException as error:
-        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-        cause = str(error) if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}"
-        run.end("killed" if stopped else "failed", "" if stopped else cause)
-        raise
-    finally:
-        listener.run_ended(run)
-    return result
+    with going_on(run, listener):
+        yield _train(session, recipe, run, listener)
 
 
 def _train(
@@ -108,16 +113,15 @@ def _train(
 ) -> TrainResult:
     """Train to the end: in the session here, or without one on Ray's workers."""
     printer, journal = EpochPrinter(recipe), Journal(run.directory)
-    heard = -1
+    last = -1
 
     def report(metrics: dict[str, Any]) -> None:
-        nonlocal heard
-        if metrics["epoch"] <= heard:
-            return
-        heard = metrics["epoch"]
-        journal.append(metrics)  # of several workers, rank 0 has done so already
-        listener.epoch_ended(run, metrics)
-        printer(metrics, None)
+        nonlocal last
+        if metrics["epoch"] > last:  # workers that go on after a death report an epoch again
+            last = metrics["epoch"]
+            journal.append(metrics)  # of several workers, rank 0 has done so already
+            listener.epoch_ended(run, metrics)
+            printer(metrics, None)
 
     if session:
         session.train(lambda metrics, checkpoint: report(metrics), printer.progress)
@@ -155,7 +159,5 @@ def _check_data(recipe: Recipe, data: DataInfo, fingerprint: str) -> None:
 def _check_directory(recipe: Recipe, directory: Path) -> None:
     """A folder that holds a run is continued on request only, never overwritten."""
     if (directory / LAST).exists() and not _resumes_in(recipe, directory):
-        raise RecipeError(
-            f"save '{directory}' holds a run already; pass --resume {directory} to continue it, "
-            "or another --save"
-        )
+        remedy = f"pass --resume {directory} to continue it, or another --save"
+        raise RecipeError(f"save '{directory}' holds a run already; {remedy}")

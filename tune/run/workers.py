@@ -9,22 +9,38 @@ from it, which is how a run survives a worker's death.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rbnn.checkpoint import load
 from rbnn.engine import LAST, Progress, Report, fit
-from rbnn.errors import NonFiniteLoss, RequestError, RunFailed
+from rbnn.errors import RequestError, RunFailed
 from rbnn.hardware import device_of, gpu_ids, num_cores
 from rbnn.recipe import Recipe
+from tune.run.failure import cause_of, failure_causes, lasting_error
 from tune.run.journal import Journal
 from tune.run.remote import fetch, sending
 
 MAX_WORKER_FAILURES = 2
-# of a core, that each worker leaves to its trial's driver: whole cores for all would never be
-# placed
+# Of a core, that each worker leaves to its trial's driver: whole cores for all would never be
+# placed.
 DRIVER_SHARE = 0.02
+
+
+def worker_config(
+    recipe: Recipe, directory: Path, storage: str = "", events: Any = None
+) -> dict[str, Any]:
+    """What travels to a worker. `storage`: the object store's address of this run's checkpoints, or
+    "".
+
+    events: a Ray queue that hears of the workers of a TorchTrainer (see `train_with_workers`), or
+    None. Paths travel in full: Ray gives its workers working directories of their own.
+    """
+    recipe = recipe.replace(data_path=str(Path(recipe.data_path).absolute()))
+    where = {"directory": str(directory.resolve()), "storage": storage}
+    return {"recipe": recipe.to_dict(), **where, "events": events}
 
 
 def worker_directory(config: dict[str, Any]) -> tuple[Recipe, Path, Path | None]:
@@ -42,22 +58,13 @@ def train_alone(config: dict[str, Any], report: Report) -> None:
     from rbnn.data import open_loaders
 
     recipe, directory, resume = worker_directory(config)
-    report = sending(config["storage"], directory, report)
-    device = device_of(recipe)
-    fit(
-        recipe,
-        open_loaders(recipe, device),
-        report,
-        device=device,
-        directory=directory,
-        resume=resume,
-    )
+    send, device = sending(config["storage"], directory, report), device_of(recipe)
+    loaders = open_loaders(recipe, device)
+    fit(recipe, loaders, send, device=device, directory=directory, resume=resume)
 
 
 def train_rank(config: dict[str, Any]) -> None:
-    """One rank of a TorchTrainer: its shard of the data, its report to Ray Train. Runs inside a Ray
-    Train worker.
-    """
+    """One rank of a TorchTrainer, in a Ray Train worker: its shard of the data, its reports."""
     import ray.train
     import ray.train.torch
 
@@ -83,33 +90,11 @@ def train_rank(config: dict[str, Any]) -> None:
     fetch(config["storage"], Path(config["directory"]))
     recipe, directory, resume = worker_directory(config)
     state = load(resume) if resume and world.leads else None
-    tell(
-        kind="worker",
-        rank=world.rank,
-        pid=os.getpid(),
-        where=(state.epoch, state.step) if state else None,
-    )
+    where = (state.epoch, state.step) if state else None
+    tell(kind="worker", rank=world.rank, pid=os.getpid(), where=where)
     send = sending(config["storage"] if world.leads else "", directory, report)
     loaders = open_loaders(recipe, device, world)
     fit(recipe, loaders, send, device=device, directory=directory, resume=resume, progress=progress)
-
-
-def worker_config(
-    recipe: Recipe, directory: Path, storage: str = "", events: Any = None
-) -> dict[str, Any]:
-    """What travels to a worker. `storage`: the object store's address of this run's checkpoints, or
-    "".
-
-    events: a Ray queue that hears of the workers of a TorchTrainer (see `train_with_workers`), or
-    None. Paths travel in full: Ray gives its workers working directories of their own.
-    """
-    recipe = recipe.replace(data_path=str(Path(recipe.data_path).absolute()))
-    return {
-        "recipe": recipe.to_dict(),
-        "directory": str(directory.resolve()),
-        "storage": storage,
-        "events": events,
-    }
 
 
 def torch_trainer(
@@ -132,22 +117,22 @@ def torch_trainer(
     import ray.train
     import ray.train.torch
 
+    num_workers = recipe.train_workers
     if resources is None:
-        cpus = max(1, min(recipe.threads, num_cores() // recipe.train_workers)) - DRIVER_SHARE
+        cpus = max(1, min(recipe.threads, num_cores() // num_workers)) - DRIVER_SHARE
         resources = {"CPU": cpus} | ({"GPU": 1.0} if gpu_ids(recipe) else {})
     scaling = ray.train.ScalingConfig(
-        num_workers=recipe.train_workers, use_gpu="GPU" in resources, resources_per_worker=resources
+        num_workers=num_workers, use_gpu="GPU" in resources, resources_per_worker=resources
     )
+    running = ray.train.RunConfig(
+        name=name,
+        storage_path=str(storage.resolve()),
+        callbacks=[*callbacks, _worker_events(events)],
+        failure_config=ray.train.FailureConfig(max_failures=MAX_WORKER_FAILURES),
+    )
+    config = worker_config(recipe, directory, address, events)
     return ray.train.torch.TorchTrainer(
-        train_rank,
-        train_loop_config=worker_config(recipe, directory, address, events),
-        scaling_config=scaling,
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=str(storage.resolve()),
-            callbacks=[*callbacks, _ending_callback()],
-            failure_config=ray.train.FailureConfig(max_failures=MAX_WORKER_FAILURES),
-        ),
+        train_rank, train_loop_config=config, scaling_config=scaling, run_config=running
     )
 
 
@@ -164,24 +149,15 @@ def train_with_workers(
     cause when the workers fail more often than Ray Train may replace them, and what a worker raised
     where it would raise it again.
     """
-    import threading
-
     from ray.util.queue import Empty, Queue
 
     from tune.cluster.ray import connected
 
-    failure: list[BaseException] = []
-    narrator = WorkerLog(recipe, report, progress)
+    failure: list[Exception] = []
+    log = WorkerLog(recipe, report, progress)
     with connected(gpus=gpu_ids(recipe)):
         queue = Queue(actor_options={"num_cpus": 0})
-        trainer = torch_trainer(
-            recipe,
-            directory,
-            [_forwarding_callback(queue)],
-            directory / "ray",
-            "train",
-            events=queue,
-        )
+        trainer = torch_trainer(recipe, directory, [], directory / "ray", "train", events=queue)
 
         def run() -> None:
             try:
@@ -196,18 +172,16 @@ def train_with_workers(
                 event = queue.get(timeout=0.2)
             except Empty:
                 continue
-            narrator.hear(**event)
-    if failure:
-        lasting = getattr(failure[0], "controller_failure", None)
+            log.hear(**event)
+    for error in failure:
+        lasting = getattr(error, "controller_failure", None)
         if isinstance(lasting, (RequestError, RunFailed)):
             raise lasting
-        raise RunFailed(cause_of(failure[0])) from failure[0]
+        raise RunFailed(cause_of(error)) from error
 
 
 class WorkerLog:
-    """Hears what happens to a run's workers: passes on epochs and progress, and says when one dies
-    and where the rest go on.
-    """
+    """Passes on workers' epochs and progress; says which one died and where the rest go on."""
 
     def __init__(
         self, recipe: Recipe, report: Callable[[dict[str, Any]], None], progress: Progress | None
@@ -219,7 +193,7 @@ class WorkerLog:
         self.has_failed = False
 
     def hear(self, kind: str, **event: Any) -> None:
-        """One event, as `train_rank` and the callbacks make them."""
+        """One event, as `train_rank` and `_worker_events` make them."""
         if kind == "epoch":
             self.report(event["metrics"])
         elif kind == "progress" and self.progress:
@@ -229,101 +203,34 @@ class WorkerLog:
             if event["rank"] == 0 and self.has_failed:
                 self.has_failed = False
                 epoch, step = event["where"] or (0, 0)
-                after = f" after step {step}" if step else ""
-                print(
-                    f"{self.size} workers go on from the last checkpoint: epoch {epoch + 1}{after}",
-                    flush=True,
-                )
+                where = f"epoch {epoch + 1}" + (f" after step {step}" if step else "")
+                print(f"{self.size} workers go on from the last checkpoint: {where}", flush=True)
         elif kind == "failure":
             self.has_failed = True
             for rank, cause in event["causes"].items():
-                print(
-                    f"worker {rank + 1} of {self.size} (process {self.pids.get(rank, '?')}) "
-                    f"{cause}",
-                    flush=True,
-                )
+                worker = f"worker {rank + 1} of {self.size}"
+                print(f"{worker} (process {self.pids.get(rank, '?')}) {cause}", flush=True)
 
 
-def _forwarding_callback(queue: Any) -> Any:
-    """A Ray Train callback that puts rank 0's metrics and the workers' failures into a queue; it
-    runs in the controller.
+def _worker_events(queue: Any) -> Any:
+    """A Ray Train callback, run in the controller: it puts rank 0's metrics and the workers'
+    failures into the queue, if there is one, and ends a run whose workers raised what they would
+    raise again, instead of starting them anew.
     """
     from ray.train import UserCallback
 
-    class ForwardEvents(UserCallback):
-        def after_report(
-            self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
-        ) -> None:
-            queue.put({"kind": "epoch", "metrics": metrics[0]})
+    class WorkerEvents(UserCallback):
+        def after_report(self, run_context: Any, metrics: list[Any], checkpoint: Any) -> None:
+            if queue is not None:
+                queue.put({"kind": "epoch", "metrics": metrics[0]})
 
-        def after_exception(
-            self, run_context: Any, worker_exceptions: dict[int, Exception]
-        ) -> None:
-            if lasting_error(worker_exceptions) is None:
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Any]) -> None:
+            if lasting := lasting_error(worker_exceptions):
+                raise lasting
+            if queue is not None:
                 queue.put({"kind": "failure", "causes": failure_causes(worker_exceptions)})
 
-    return ForwardEvents()
-
-
-def _ending_callback() -> Any:
-    """A Ray Train callback that ends a run whose workers raised what they would raise again,
-    instead of starting them anew.
-    """
-    from ray.train import UserCallback
-
-    class EndLastingFailures(UserCallback):
-        def after_exception(
-            self, run_context: Any, worker_exceptions: dict[int, Exception]
-        ) -> None:
-            lasting = lasting_error(worker_exceptions)
-            if lasting is not None:
-                raise lasting
-
-    return EndLastingFailures()
-
-
-def lasting_error(worker_exceptions: dict[int, Exception]) -> Exception | None:
-    """The first of the workers' errors that the same recipe on the same data leads to again; None
-    for none.
-    """
-    by_rank = (error for _, error in sorted(worker_exceptions.items()))
-    return next(
-        (error for error in by_rank if isinstance(error, (RequestError, NonFiniteLoss))), None
-    )
-
-
-def failure_causes(worker_exceptions: dict[int, Exception]) -> dict[int, str]:
-    """Rank -> what became of it. When a process dies the other ranks fail for lack of it: then the
-    dead ones only.
-
-    Ray Train hands over what a worker raised as it is, and of a dead process that its health check
-    failed, and why.
-    """
-    from ray.exceptions import RayActorError
-
-    reasons = {
-        rank: getattr(error, "health_check_failure", error)
-        for rank, error in worker_exceptions.items()
-    }
-    dead = [rank for rank, reason in reasons.items() if isinstance(reason, RayActorError)]
-    killed = "died: its process was killed, perhaps for lack of memory"
-    return {rank: killed for rank in dead} or {
-        rank: f"failed: {cause_of(error)}" for rank, error in worker_exceptions.items()
-    }
-
-
-def cause_of(error: BaseException) -> str:
-    """The last line of an error as Ray carries it: the worker's own exception, without Ray's
-    wrapping.
-    """
-    workers = getattr(error, "worker_failures", None)
-    if workers:
-        return cause_of(next(iter(workers.values())))
-    inner = getattr(error, "cause", None) or error.__cause__
-    if isinstance(inner, BaseException) and inner is not error:
-        return cause_of(inner)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return WorkerEvents()
 
 
 def name_own_ray() -> None:

@@ -1,3 +1,1 @@
-"""MLflow's side: the mirror, the reader, models, registry and pages. The only room that imports
-mlflow.
-"""
+"""MLflow's side: mirror, reader, models, registry, pages. The only room that imports mlflow."""

@@ -6,6 +6,7 @@ MLflow itself retries an unreachable store for minutes; the checks here come fir
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
 import os
@@ -17,17 +18,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rbnn.errors import RequestError, one_line
-from tune.uris import SQLITE, is_server, shown, sqlite_path, with_absolute_path, without_login
+from rbnn.errors import RequestError
+from tune.uris import (
+    SQLITE,
+    is_server,
+    shown,
+    sqlite_path,
+    told,
+    with_absolute_path,
+    without_login,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHECK_TIMEOUT_S = 3.0
 DEFAULT_URI = "sqlite:///mlflow.db"
-# of a request to a server, over seconds; with MLflow's own 7 a run would end minutes after its
-# server did
-NUM_RETRIES = "2"
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every run that ends
+    # Of a request to a server: with MLflow's own 7 a run would end minutes after its server did.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+}
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 DATABASE_REMEDY = "check the name of the database, and the password in ~/.pgpass or PGPASSWORD"
 REMEDY = (
@@ -37,30 +50,23 @@ REMEDY = (
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or mlflow.db in the working directory; a database file is named by its
-    absolute path.
-    """
+    """MLFLOW_TRACKING_URI, or ./mlflow.db; a database file is named by its absolute path."""
     return with_absolute_path(os.environ.get("MLFLOW_TRACKING_URI", "").strip() or DEFAULT_URI)
 
 
 def artifact_folder(uri: str) -> Path | None:
-    """Where artifacts go: beside a database file, in the working directory for another database;
-    None: a server decides.
-    """
+    """Where artifacts go: beside a database file, else here; None: a server decides."""
     path = sqlite_path(uri)
     return None if is_server(uri) else (path.parent if path else Path.cwd()) / "mlartifacts"
 
 
 def unreachable(uri: str, reason: object, remedy: str = REMEDY) -> RequestError:
     """The one line that says which store cannot be used, why, and what to do."""
-    text = one_line(reason)
-    return RequestError(f"MLflow store {shown(uri)} cannot be used: {text[:300]}; {remedy}")
+    return RequestError(f"MLflow store {shown(uri)} cannot be used: {told(reason)}; {remedy}")
 
 
 def check_reachable(uri: str) -> None:
-    """RequestError, within about CHECK_TIMEOUT_S and without a retry, where the store at `uri` does
-    not answer.
-    """
+    """RequestError within about CHECK_TIMEOUT_S where the store does not answer."""
     scheme = urlsplit(uri).scheme.partition("+")[0]
     path = sqlite_path(uri)
     if path is not None:
@@ -70,9 +76,8 @@ def check_reachable(uri: str) -> None:
     elif scheme in DATABASE_PORTS:
         _check_port(uri, DATABASE_PORTS[scheme])
     elif scheme in ("", "file"):
-        raise unreachable(
-            uri, "it is a folder, and MLflow 3 keeps runs in a database", f"set e.g. {DEFAULT_URI}"
-        )
+        reason = "it is a folder, and MLflow 3 keeps runs in a database"
+        raise unreachable(uri, reason, f"set e.g. {DEFAULT_URI}")
     elif scheme == "sqlite":
         raise unreachable(uri, "it names no file", f"set e.g. {DEFAULT_URI}")
 
@@ -95,52 +100,34 @@ def _check_server(uri: str) -> None:
 def _check_port(uri: str, default_port: int) -> None:
     parts = urlsplit(uri)
     try:
-        socket.create_connection(
-            (parts.hostname or "localhost", parts.port or default_port), CHECK_TIMEOUT_S
-        ).close()
+        address = (parts.hostname or "localhost", parts.port or default_port)
+        socket.create_connection(address, CHECK_TIMEOUT_S).close()
     except (OSError, ValueError) as error:
         raise unreachable(uri, getattr(error, "strerror", None) or error) from None
 
 
 def _check_file(uri: str, path: Path) -> None:
     """Open the database file, creating it, and take its write lock once."""
-    remedy = f"choose a writable place, MLFLOW_TRACKING_URI={SQLITE}/folder/mlflow.db"
     if not path.parent.is_dir():
-        raise unreachable(
-            uri,
-            f"the folder {path.parent} does not exist",
-            "create it, or set another MLFLOW_TRACKING_URI",
-        )
+        reason = f"the folder {path.parent} does not exist"
+        raise unreachable(uri, reason, "create it, or set another MLFLOW_TRACKING_URI")
     try:
         connection = sqlite3.connect(path, timeout=CHECK_TIMEOUT_S, isolation_level=None)
-        try:
+        with contextlib.closing(connection):
             connection.execute("PRAGMA schema_version")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
-        finally:
-            connection.close()
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error):
-            raise unreachable(
-                uri,
-                error,
-                "another process writes to it; end that one first, or use an MLflow server",
-            ) from None
-        raise unreachable(uri, error, remedy) from None
     except sqlite3.DatabaseError as error:
+        remedy = f"choose a writable place, MLFLOW_TRACKING_URI={SQLITE}/folder/mlflow.db"
+        if "locked" in str(error):
+            remedy = "another process writes to it; end that one first, or use an MLflow server"
         raise unreachable(uri, error, remedy) from None
 
 
 def quiet_client(uri: str) -> MlflowClient:
-    """An MLflow client that logs warnings only, draws no bars and reports nothing home; a process's
-    first takes seconds.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", NUM_RETRIES)
-    os.environ.setdefault(
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
-    )  # two lines for every run that ends
+    """An MLflow client that only warns and reports nothing home; the first takes seconds."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     if not os.environ.get("MLFLOW_LOGGING_LEVEL"):

@@ -1,6 +1,4 @@
-"""What a run's folder holds, as MLflow's entities: metrics, inputs, states, and a mark that tells
-whether the store has all of it.
-"""
+"""What a run's folder holds, as MLflow's entities, and a mark of what the store has of it."""
 
 from __future__ import annotations
 
@@ -12,9 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tune.run.folder import ENVIRONMENT, RECIPE, RunFolder, RunInfo, State
-from tune.run.journal import epoch_metrics
+from tune.process import Process
+from tune.run.folder import CHANGES, ENVIRONMENT, POINTS, RECIPE, RunFolder, RunInfo, State
+from tune.run.journal import JOURNAL, epoch_metrics, is_digest
 from tune.tracking.models import PERIODIC
+from tune.tracking.reader import ID_TAG, PARENT_TAG
+from tune.tracking.view import described
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -22,15 +23,16 @@ if TYPE_CHECKING:
 NOTE_TAG = "mlflow.note.content"
 EPOCHS_TAG, POINTS_TAG, STATE_TAG = "rbnn.epochs", "rbnn.points", "rbnn.state"
 MARK_TAG = "rbnn.mirrored"  # what of the folder the store held when it was last brought up to date
-STATUS: dict[State, str] = {
+END_TAGS = (STATE_TAG, MARK_TAG, "rbnn.cause", "rbnn.pruned")
+STATUS: dict[State, str] = {  # pruned, killed, stopped, died: KILLED
     "running": "RUNNING",
     "complete": "FINISHED",
     "finished": "FINISHED",
     "failed": "FAILED",
-}  # pruned, killed, stopped, died: KILLED
+}
 RUN_STATES = {"finished": "complete", "stopped": "killed", "died": "killed"}  # of a sweep's run
-MAX_TAG_LENGTH, MAX_METRICS, MAX_PARAMS = 5000, 1000, 100
-ALWAYS = (RECIPE, ENVIRONMENT, "source_changes.diff", "sweep.yaml")
+MAX_TAG_LENGTH, MAX_METRICS, MAX_PARAMS = 5000, 800, 100  # MLflow takes 1,000 values a call
+ALWAYS = (RECIPE, ENVIRONMENT, CHANGES, "sweep.yaml")
 AT_THE_END = ("verdict.json", "diagnostics.csv", "diagnostics.png")
 REPORTS = ("report.html", "report.png", "trials.csv")
 CHECKPOINTS = ("last.ckpt", "best.ckpt")
@@ -46,25 +48,21 @@ class Known:
     tags: dict[str, str] = field(default_factory=dict)
     params: set[str] = field(default_factory=set)
     has_data: bool = False
-    num_epochs: int = 0
-    num_points: int = 0
     files: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     info: RunInfo | None = None
 
     @classmethod
     def of(cls, run: Run) -> Known:
         """What MLflow says of a run."""
-        tags = run.data.tags
+        has_data = bool(run.inputs and run.inputs.dataset_inputs)
+        about, data = run.info, run.data
         return cls(
-            run.info.run_id,
-            run.info.experiment_id,
-            run.info.status,
-            dict(tags),
-            set(run.data.params),
-            bool(run.inputs and run.inputs.dataset_inputs),
-            int(tags.get(EPOCHS_TAG, 0)),
-            int(tags.get(POINTS_TAG, 0)),
+            about.run_id, about.experiment_id, about.status, data.tags, set(data.params), has_data
         )
+
+    def count(self, tag: str) -> int:
+        """How many epochs, or points, the store has."""
+        return int(self.tags.get(tag, 0))
 
 
 def is_complete(run: RunFolder, info: RunInfo, known: Known) -> bool:
@@ -81,13 +79,39 @@ def status_of(info: RunInfo) -> str:
 
 def mark_of(run: RunFolder, info: RunInfo) -> str:
     """A short text that changes with whatever of an ended run is mirrored."""
-    names = (*ALWAYS, *AT_THE_END, *REPORTS, *CHECKPOINTS, "metrics.jsonl", "points.jsonl")
+    names = (*ALWAYS, *AT_THE_END, *REPORTS, *CHECKPOINTS, JOURNAL, POINTS)
+    periodic = run.directory.glob(f"{PERIODIC}*.ckpt")
     found = [json.dumps(dataclasses.asdict(info), sort_keys=True)]
-    for name in (*names, *(file.name for file in run.directory.glob(f"{PERIODIC}*.ckpt"))):
-        file = run.directory / name
+    for file in (*(run.directory / name for name in names), *sorted(periodic)):
         if file.is_file():
-            found.append(f"{name} {file.stat().st_size} {file.stat().st_mtime_ns}")
+            found.append(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}")
     return hashlib.sha256("\n".join(found).encode()).hexdigest()[:16]
+
+
+def artifacts_of(info: RunInfo) -> dict[str, str]:
+    """The files of a run's folder that are artifacts now -> the folder among the artifacts."""
+    names = dict.fromkeys(ALWAYS, "")
+    if info.state != "running":
+        names |= dict.fromkeys(AT_THE_END, "")
+    if info.kind == "sweep":
+        names |= dict.fromkeys(REPORTS, "report")
+    return names
+
+
+def end_tags(info: RunInfo) -> dict[str, str]:
+    """How a run ended, as tags."""
+    tags = {STATE_TAG: RUN_STATES.get(info.state, info.state)}
+    if info.state == "pruned":
+        tags["rbnn.pruned"] = "true"
+    if info.cause:
+        tags["rbnn.cause"] = info.cause[:MAX_TAG_LENGTH]
+    return tags
+
+
+def digest_lines(rows: list[dict[str, Any]]) -> str:
+    """The content of digests.txt: epoch, name and digest of the network's bits."""
+    found = [(row["epoch"], key, row[key]) for row in rows for key in row if is_digest(key)]
+    return "".join(f"{epoch} {key} {digest}\n" for epoch, key, digest in found)
 
 
 def batches(rows: list[dict[str, Any]], first: int, key: str) -> Iterator[tuple[int, list[Metric]]]:
@@ -100,7 +124,7 @@ def batches(rows: list[dict[str, Any]], first: int, key: str) -> Iterator[tuple[
         new = [
             Metric(name, float(value), row["time_ms"], row[key])
             for name, value in values.items()
-            if name not in (key, "time_ms") and not name.startswith("digest")
+            if name not in (key, "time_ms") and not is_digest(name)
         ]
         if metrics and len(metrics) + len(new) > MAX_METRICS:
             yield index, metrics
@@ -114,11 +138,10 @@ def test_scores(run: RunFolder) -> list[Metric]:
     """The test set's scores of a run that confirms a setting, at its last epoch."""
     from mlflow.entities import Metric
 
-    file, epochs = run.directory / "test.json", run.epochs
-    if not file.is_file() or not epochs:
+    file = run.directory / "test.json"
+    if not file.is_file() or not run.epochs:
         return []
-    last = epochs[-1]
-    values = json.loads(file.read_text())
+    last, values = run.epochs[-1], json.loads(file.read_text())
     return [Metric(key, value, last["time_ms"], last["epoch"]) for key, value in values.items()]
 
 
@@ -129,15 +152,38 @@ def data_inputs(data: dict[str, Any]) -> list[Any]:
     name, fingerprint = data["name"], data["fingerprint"]
     digest = fingerprint.rpartition(":")[2][:36]  # no longer one is taken
     source = json.dumps({"name": name, "fingerprint": fingerprint})
-    return [
-        DatasetInput(
-            Dataset(
-                f"{name} {split}", digest, "local", source, None, json.dumps({"num_rows": size})
-            ),
-            [InputTag("mlflow.data.context", split)],
-        )
-        for split, size in data["sizes"].items()
-    ]
+    inputs = []
+    for split, size in data["sizes"].items():
+        profile = json.dumps({"num_rows": size})
+        dataset = Dataset(f"{name} {split}", digest, "local", source, profile=profile)
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", split)]))
+    return inputs
+
+
+def tags_and_params(
+    run: RunFolder, info: RunInfo, parent_run_id: str
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """What a run is, as tags and params; not how far it is."""
+    environment, recipe = run.environment, run.recipe if run.has_recipe else None
+    note = info.description
+    if recipe and not note:
+        note = described(info.kind, recipe, info.tags.get("rbnn.recipe", info.name))
+    tags = {
+        ID_TAG: info.id,
+        "rbnn.kind": info.kind,
+        "rbnn.seed": str(recipe.seed) if recipe else "",
+        "rbnn.process": str(Process(**info.process)) if info.process else "",
+        "rbnn.data_fingerprint": info.data.get("fingerprint", ""),
+        PARENT_TAG: parent_run_id,
+        NOTE_TAG: note,
+        "mlflow.source.name": environment.get("command", ""),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": environment.get("git_commit", ""),
+        "mlflow.user": user_name(),
+        **info.tags,
+    }
+    tags = {key: str(value)[:MAX_TAG_LENGTH] for key, value in tags.items() if value != ""}
+    return tags, info.params | (recipe.to_dict() if recipe else {})
 
 
 def param_text(value: Any) -> str:

@@ -1,9 +1,8 @@
-"""What the documented recipes reached here: the best of the finished runs that the store holds of
-them.
-"""
+"""What recorded runs measured of a recipe: the accuracy it reached here, the time of an epoch."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import statistics
@@ -13,6 +12,7 @@ from typing import Any
 from rbnn.errors import RequestError
 from rbnn.recipe import FIELDS, Recipe, load_recipe
 from tune.tracking.address import tracking_uri
+from tune.tracking.entities import param_text
 from tune.tracking.reader import RunReader, quoted
 from tune.uris import sqlite_path
 
@@ -39,57 +39,43 @@ def measured_accuracies(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     wanted = list(names)
     if not has_runs(wanted):
         return {}
-    tracker = RunReader.open()
-    found = {name: best_run(tracker, name) for name in wanted}
+    reader = RunReader.open()
+    found = {name: best_run(reader, name) for name in wanted}
     return {name: figures for name, figures in found.items() if figures}
 
 
 def has_runs(names: list[str]) -> bool:
-    """Whether the store can hold runs of these recipes: a database file is asked without MLflow,
-    whose import takes seconds.
-    """
+    """Whether the store can hold runs of these recipes, without importing MLflow (seconds)."""
     path = sqlite_path(tracking_uri())
     if path is None:
         return bool(os.environ.get("MLFLOW_TRACKING_URI"))
     if not path.is_file():
         return False
-    query = (
-        "SELECT 1 FROM tags WHERE key = 'rbnn.recipe' AND value IN "
-        f"({', '.join('?' * len(names))}) LIMIT 1"
-    )
+    marks = ", ".join("?" * len(names))
+    query = f"SELECT 1 FROM tags WHERE key = 'rbnn.recipe' AND value IN ({marks}) LIMIT 1"
     try:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)
-        try:
+        with contextlib.closing(connection):
             return connection.execute(query, names).fetchone() is not None
-        finally:
-            connection.close()
     except sqlite3.Error:
         return True
 
 
-def best_run(tracker: RunReader, name: str) -> dict[str, Any] | None:
+def best_run(reader: RunReader, name: str) -> dict[str, Any] | None:
     """The figures of one recipe; None where no run of it counts."""
-    filters = f"tags.`rbnn.recipe` = {quoted(name)} and attributes.status = 'FINISHED'"
-    runs = tracker.search(filters)
-    results = []
-    for run in runs:
-        if run.data.tags.get("rbnn.kind") in ("train", "replay") and unchanged(
-            tracker, run.info.run_id, load_recipe(name)
-        ):
-            points = {
-                point.step: point.value
-                for point in tracker.client.get_metric_history(run.info.run_id, "val/top1")
-            }
-            if points:
-                step = max(points, key=lambda epoch: points[epoch])
-                results.append((points[step], step, run.info.run_id))
+    recipe, results = load_recipe(name), []
+    for run in reader.search(
+        f"tags.`rbnn.recipe` = {quoted(name)} and attributes.status = 'FINISHED'"
+    ):
+        run_id, kind = run.info.run_id, run.data.tags.get("rbnn.kind")
+        if kind in ("train", "replay") and unchanged(reader, run_id, recipe):
+            points = reader.points(run_id, "val/top1")
+            results += [(top1, epoch, run_id) for epoch, top1 in points.items()]
     if not results:
         return None
-    top1, step, run_id = max(results)
-    top5 = {
-        point.step: point.value for point in tracker.client.get_metric_history(run_id, "val/top5")
-    }
-    return {"top1": top1, "top5": top5.get(step), "run_id": run_id, "num_runs": len(results)}
+    top1, epoch, run_id = max(results)
+    top5, num_runs = reader.points(run_id, "val/top5"), len({result[2] for result in results})
+    return {"top1": top1, "top5": top5.get(epoch), "run_id": run_id, "num_runs": num_runs}
 
 
 def unchanged(reader: RunReader, run_id: str, recipe: Recipe) -> bool:
@@ -102,22 +88,19 @@ def unchanged(reader: RunReader, run_id: str, recipe: Recipe) -> bool:
 
 
 def recorded_epoch_s(recipe: Recipe, reader: RunReader) -> tuple[float, str] | None:
-    """The median epoch of the latest recorded run of the same network on the same data with the
-    same batches and threads.
+    """The median epoch (seconds, and where it is from) of the latest recorded run of the same
+    network on the same data with the same batches and threads.
     """
-    values = recipe.to_dict()
-    wanted = {
-        name: str(values[name]).lower() if isinstance(values[name], bool) else str(values[name])
-        for name in SAME
-    }
-    conditions = [
+    wanted = {name: param_text(getattr(recipe, name)) for name in SAME}
+    conditions = " and ".join(
         f"params.`{name}` = '{wanted[name]}'"
         for name in ("dataset", "model", "batch_size", "threads")
-    ]
-    for run in reversed(reader.search(" and ".join(conditions))):
-        alike = all(run.data.params.get(name, wanted[name]) == wanted[name] for name in SAME)
+    )
+    for run in reversed(reader.search(conditions)):
+        params, run_id = run.data.params, run.info.run_id
+        alike = all(params.get(name, text) == text for name, text in wanted.items())
         if alike and "time/epoch_s" in run.data.metrics:
-            points = reader.client.get_metric_history(run.info.run_id, "time/epoch_s")
-            seconds = statistics.median(point.value for point in points)
-            return seconds, f"of run {run.info.run_id[:8]}, {len(points)} epochs recorded"
+            points = reader.points(run_id, "time/epoch_s")
+            source = f"of run {run_id[:8]}, {len(points)} epochs recorded"
+            return statistics.median(points.values()), source
     return None

@@ -13,43 +13,38 @@ are the recipe's options.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from rbnn.files import write_atomically
-from tune.process import Process
-from tune.run.folder import ENVIRONMENT, MIRROR_FILE, RECIPE, RunFolder, RunInfo
-from tune.run.journal import Journal, epoch_metrics
+from tune.run.folder import MIRROR_FILE, RunFolder, RunInfo
 from tune.tracking.address import artifact_folder, unreachable
 from tune.tracking.entities import (
-    ALWAYS,
-    AT_THE_END,
     CHECKPOINTS,
+    END_TAGS,
     EPOCHS_TAG,
     MARK_TAG,
     MAX_PARAMS,
-    MAX_TAG_LENGTH,
     NOTE_TAG,
     POINTS_TAG,
-    REPORTS,
-    RUN_STATES,
     STATE_TAG,
     Known,
+    artifacts_of,
     batches,
     data_inputs,
+    digest_lines,
+    end_tags,
     is_complete,
     mark_of,
     param_text,
     status_of,
+    tags_and_params,
     test_scores,
-    user_name,
 )
 from tune.tracking.models import PERIODIC, keep_checkpoints
-from tune.tracking.reader import EXPERIMENT, ID_TAG, PARENT_TAG, RunReader
-from tune.tracking.view import ABOUT, described, save_view, searched_in
+from tune.tracking.reader import EXPERIMENT, ID_TAG, RunReader
+from tune.tracking.view import ABOUT, save_view, searched_in
 from tune.uris import shown, without_secrets
 
 if TYPE_CHECKING:
@@ -63,13 +58,10 @@ class Mirror:
     def __init__(self, reader: RunReader, *, say: Callable[[str], object] = print) -> None:
         self.reader, self.client, self.say = reader, reader.client, say
         self._known: dict[str, Known] = {}
-        self._journals: dict[Path, Journal] = {}
 
     @classmethod
     def open(cls, uri: str = "", **options: Any) -> Mirror:
-        """The mirror in the store at `uri` (default: where MLFLOW_TRACKING_URI says); RequestError
-        where it does not answer.
-        """
+        """The mirror in the store at `uri` (default: `tracking_uri()`), as `RunReader.open`."""
         return cls(RunReader.open(uri, create=True), **options)
 
     def sync(self, directory: Path) -> str:
@@ -94,21 +86,29 @@ class Mirror:
 
     def _sync(self, run: RunFolder) -> str:
         info = run.info
-        known = self._known.get(info.id) or self._find(info) or self._create(run, info)
+        ended = info.state != "running"
+        known = self._known.get(info.id) or self._find(info)
+        tags, params = dict[str, str](), dict[str, Any]()
+        if known is None or (known.info != info and not is_complete(run, info, known)):
+            parent = self._parent(run, info)
+            tags, params = tags_and_params(run, info, parent.run_id if parent else "")
+        known = known or self._create(info, tags)
         self._known[info.id] = known
         self._note_copy(run, known)
-        ended = info.state != "running"
-        if ended and is_complete(run, info, known):
+        if is_complete(run, info, known):
             return known.run_id
-        if known.info != info:
-            self._describe(run, info, known)
-            self._tag(known, self._tags(run, info))
-            if known.status != "RUNNING" and not ended:
-                self._resume(known)
-            known.info = info
+        if not ended and known.status != "RUNNING":
+            self._resume(known)
+        if info.data and not known.has_data:
+            self.client.log_inputs(known.run_id, data_inputs(info.data))
+            known.has_data = True
         self._files(run, info, known)
-        self._epochs(run, known)
-        self._points(run, known)
+        if ended:
+            tags |= end_tags(info)
+        # One call holds all there is to say of most runs; what the store has is not sent again.
+        for counts, metrics in [*self._new_values(run, known)] or [({}, [])]:
+            self._log(known, tags | counts, params, metrics)
+        known.info = info
         self._checkpoints(run, known, ended=ended)
         if ended:
             self._end(run, info, known)
@@ -117,8 +117,7 @@ class Mirror:
     def prefetch(self) -> None:
         """Learn in a few calls what the store holds of all runs, before many are synced."""
         for run in self.reader.search(f"tags.`{ID_TAG}` LIKE '%'"):
-            known = Known.of(run)
-            self._known.setdefault(known.tags[ID_TAG], known)
+            self._known.setdefault(run.data.tags[ID_TAG], Known.of(run))
 
     def lacks(self, directory: Path) -> bool:
         """Whether the store's run of a folder is missing or behind; nothing is changed."""
@@ -141,13 +140,11 @@ class Mirror:
             self.say(f"MLflow run {run.info.run_id[:8]} ({info.name}) was deleted; it is restored")
         return Known.of(run)
 
-    def _create(self, run: RunFolder, info: RunInfo) -> Known:
-        parent = self._parent(run, info)
+    def _create(self, info: RunInfo, tags: dict[str, str]) -> Known:
+        parent = self._known.get(info.parent)
         experiment = parent.experiment_id if parent else self._experiment()
-        tags = self._tags(run, info)
-        began = int(info.began * 1000)
-        made = self.client.create_run(experiment, began, tags, info.name)
-        return Known(made.info.run_id, experiment, tags=tags)
+        made = self.client.create_run(experiment, int(info.began * 1000), tags, info.name)
+        return Known(made.info.run_id, experiment, tags=dict(tags))
 
     def _parent(self, run: RunFolder, info: RunInfo) -> Known | None:
         """The store's run of the run that this one belongs to, brought there first."""
@@ -168,10 +165,9 @@ class Mirror:
         """The experiment of new runs, created where missing."""
         from mlflow.exceptions import MlflowException
 
-        uri = self.reader.uri
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is None:
-            folder = artifact_folder(uri)
+            folder = artifact_folder(self.reader.uri)
             location = folder.as_uri() if folder else None
             try:
                 new: str = self.client.create_experiment(EXPERIMENT, location, {NOTE_TAG: ABOUT})
@@ -183,73 +179,33 @@ class Mirror:
                     raise
         if found.lifecycle_stage != "active":
             remedy = f"mlflow experiments restore --experiment-id {found.experiment_id}"
-            raise unreachable(uri, f"its experiment '{EXPERIMENT}' is deleted", remedy)
+            raise unreachable(self.reader.uri, f"its experiment '{EXPERIMENT}' is deleted", remedy)
         return str(found.experiment_id)
 
-    def _tags(self, run: RunFolder, info: RunInfo) -> dict[str, str]:
-        """All tags of a run but those that say how far it is."""
-        file = run.directory / ENVIRONMENT
-        environment = yaml.safe_load(file.read_text()) if file.is_file() else {}
-        has_recipe = (run.directory / RECIPE).is_file()
-        recipe = run.recipe if has_recipe else None
-        note = info.description
-        if recipe and not note:
-            note = described(info.kind, recipe, info.tags.get("rbnn.recipe", info.name))
-        parent = self._parent(run, info)
-        process = str(Process(**info.process)) if info.process else ""
-        values = {
-            ID_TAG: info.id,
-            "rbnn.kind": info.kind,
-            "rbnn.seed": str(recipe.seed) if recipe else "",
-            "rbnn.process": process,
-            "rbnn.data_fingerprint": info.data.get("fingerprint", ""),
-            PARENT_TAG: parent.run_id if parent else "",
-            NOTE_TAG: note,
-            "mlflow.source.name": environment.get("command", ""),
-            "mlflow.source.type": "LOCAL",
-            "mlflow.source.git.commit": environment.get("git_commit", ""),
-            "mlflow.user": user_name(),
-            **info.tags,
-        }
-        return {key: str(value)[:MAX_TAG_LENGTH] for key, value in values.items() if value != ""}
-
-    def _tag(self, known: Known, tags: dict[str, str], metrics: list[Metric] | None = None) -> None:
-        """Set the tags that are not so yet, in one call with the metrics."""
-        from mlflow.entities import RunTag
+    def _log(
+        self,
+        known: Known,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        metrics: list[Metric],
+    ) -> None:
+        """Log what the store does not have yet, in one call; MLflow sets the tags last."""
+        from mlflow.entities import Param, RunTag
 
         new = {key: value for key, value in tags.items() if known.tags.get(key) != value}
-        if new or metrics:
+        missing = [Param(key, param_text(params[key])) for key in params.keys() - known.params]
+        while len(missing) > MAX_PARAMS:
+            self.client.log_batch(known.run_id, params=missing[:MAX_PARAMS])
+            del missing[:MAX_PARAMS]
+        if new or missing or metrics:
             entries = [RunTag(key, value) for key, value in new.items()]
-            self.client.log_batch(known.run_id, metrics=metrics or [], tags=entries)
-            known.tags |= new
-
-    def _describe(self, run: RunFolder, info: RunInfo, known: Known) -> None:
-        """Params and inputs: logged once, as they do not change."""
-        from mlflow.entities import Param
-
-        values = dict(info.params)
-        if (run.directory / RECIPE).is_file():
-            values |= run.recipe.to_dict()
-        missing = [
-            Param(key, param_text(value))
-            for key, value in values.items()
-            if key not in known.params
-        ]
-        for first in range(0, len(missing), MAX_PARAMS):
-            self.client.log_batch(known.run_id, params=missing[first : first + MAX_PARAMS])
-        known.params |= values.keys()
-        if info.data and not known.has_data:
-            self.client.log_inputs(known.run_id, data_inputs(info.data))
-            known.has_data = True
+            self.client.log_batch(known.run_id, metrics, missing, entries)
+        known.tags |= new
+        known.params |= params.keys()
 
     def _files(self, run: RunFolder, info: RunInfo, known: Known) -> None:
         """Copy the folder's files to the run's artifacts where they changed."""
-        names = dict.fromkeys(ALWAYS, "")
-        if info.state != "running":
-            names |= dict.fromkeys(AT_THE_END, "")
-        if info.kind == "sweep":
-            names |= dict.fromkeys(REPORTS, "report")
-        for name, folder in names.items():
+        for name, folder in artifacts_of(info).items():
             file = run.directory / name
             if not file.is_file():
                 continue
@@ -262,40 +218,28 @@ class Mirror:
                 self.client.log_artifact(known.run_id, str(file), folder or None)
             known.files[name] = (state.st_size, state.st_mtime_ns)
 
-    def _epochs(self, run: RunFolder, known: Known) -> None:
-        """The epochs that the store lacks, their digests first."""
-        journal = self._journals.setdefault(run.directory, Journal(run.directory))
-        journal.refresh()
-        rows = journal.rows
-        if len(rows) <= known.num_epochs:
-            return
-        lines = [
-            f"{row['epoch']} {key} {value}"
-            for row in rows
-            for key, value in epoch_metrics(row).items()
-            if key.startswith("digest")
-        ]
+    def _new_values(
+        self, run: RunFolder, known: Known
+    ) -> Iterator[tuple[dict[str, str], list[Metric]]]:
+        """(the count that makes them known, metrics), call by call, of the epochs and points that
+        the store lacks; the epochs' digests are there before.
+        """
+        rows, num_epochs = run.epochs, known.count(EPOCHS_TAG)
+        lines = digest_lines(rows) if len(rows) > num_epochs else ""
         if lines:
-            self.client.log_text(known.run_id, "\n".join(lines) + "\n", "digests.txt")
-        for count, metrics in batches(rows, known.num_epochs, "epoch"):
-            self._tag(known, {EPOCHS_TAG: str(count)}, metrics)
-            known.num_epochs = count
-
-    def _points(self, run: RunFolder, known: Known) -> None:
-        """The values that do not come by epoch; those of the test set, at the last epoch."""
-        for count, metrics in batches(run.points, known.num_points, "step"):
-            self._tag(known, {POINTS_TAG: str(count)}, metrics)
-            known.num_points = count
+            self.client.log_text(known.run_id, lines, "digests.txt")
+        for count, metrics in batches(rows, num_epochs, "epoch"):
+            yield {EPOCHS_TAG: str(count)}, metrics
+        for count, metrics in batches(run.points, known.count(POINTS_TAG), "step"):
+            yield {POINTS_TAG: str(count)}, metrics
 
     def _checkpoints(self, run: RunFolder, known: Known, *, ended: bool) -> None:
-        """Checkpoints as artifacts and logged models: periodic ones as they come, the others at the
-        end.
-        """
+        """Checkpoints as artifacts and models: periodic ones at once, the others at the end."""
         files = sorted(run.directory.glob(f"{PERIODIC}*.ckpt"))
         periodic = tuple(file.name for file in files)
         if ended:
-            files = [run.directory / name for name in CHECKPOINTS] + files
-        files = [file for file in files if file.is_file()]
+            last_and_best = (run.directory / name for name in CHECKPOINTS)
+            files = [file for file in last_and_best if file.is_file()] + files
         if files and (ended or known.files.get("periodic") != periodic):
             keep_checkpoints(self.client, known.run_id, files)
             known.files["periodic"] = periodic
@@ -304,22 +248,17 @@ class Mirror:
         """Mark a run that had ended as running, and take back what its end left."""
         self.client.update_run(known.run_id, status="RUNNING")
         known.status = "RUNNING"
-        for tag in ("rbnn.cause", "rbnn.pruned", STATE_TAG, MARK_TAG):
+        for tag in END_TAGS:
             if known.tags.pop(tag, None) is not None:
                 self.client.delete_tag(known.run_id, tag)
 
     def _end(self, run: RunFolder, info: RunInfo, known: Known) -> None:
-        """Say how the run ended, after all that its end left."""
+        """Say that the store has all, and then that the run has ended."""
         if info.kind == "sweep":
             save_view(self.client, known.experiment_id, info.id, searched_in(info.params))
-        if scores := test_scores(run):
-            self.client.log_batch(known.run_id, metrics=scores)
-        tags = {STATE_TAG: RUN_STATES.get(info.state, info.state), MARK_TAG: mark_of(run, info)}
-        if info.state == "pruned":
-            tags["rbnn.pruned"] = "true"
-        if info.cause:
-            tags["rbnn.cause"] = info.cause[:MAX_TAG_LENGTH]
-        self._tag(known, tags)
+        self._log(known, {}, {}, test_scores(run))
+        known.tags[MARK_TAG] = mark_of(run, info)
+        self.client.set_tag(known.run_id, MARK_TAG, known.tags[MARK_TAG])
         if known.status != status_of(info):
             ended = int((info.ended or info.began) * 1000)
             self.client.set_terminated(known.run_id, status_of(info), ended)
@@ -327,11 +266,8 @@ class Mirror:
 
     def _note_copy(self, run: RunFolder, known: Known) -> None:
         """Tell the folder by which id people find the run in MLflow."""
-        copy = {
-            "store": shown(self.reader.uri),
-            "experiment": known.experiment_id,
-            "run": known.run_id,
-        }
+        store = shown(self.reader.uri)
+        copy = {"store": store, "experiment": known.experiment_id, "run": known.run_id}
         if run.mirrored != copy:
             write_atomically(run.directory / MIRROR_FILE, json.dumps(copy))
 

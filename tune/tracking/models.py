@@ -15,10 +15,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import pickle
 import platform
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,25 +26,60 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-import yaml
-
 from rbnn.datasets import dataset_spec
+from rbnn.errors import CheckpointError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
+    from torch import nn
 
 FOLDER = "checkpoints"
 PERIODIC = "epoch-"
 DIGEST_TAG = "rbnn.digest"
 SCORED = ("train/", "val/")
+NETWORK_OPTIONS = ("model", "dataset", "a32", "semantics")
+RUN_TAGS = ("rbnn.sweep", "rbnn.trial", "rbnn.recipe")
+REQUIRED = ("mlflow", "torch", "torchvision", "numpy")  # and this project, for its layers
+# What the tensors of a checkpoint are rebuilt by; of storages torch takes care itself.
+REBUILDERS = (("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"))
+
+
+class Unpickler(pickle.Unpickler):
+    """What MLflow lets torch.load open a logged checkpoint with: the file, a dict of tensors and
+    plain values, opens as its network. Nothing else that a file may name is executed.
+
+    (data/pickle_module_info.txt beside the file names this module, which spares a second copy of
+    the weights in another format.)
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in REBUILDERS:
+            raise CheckpointError(f"the logged model names {module}.{name}; it is none of ours")
+        return super().find_class(module, name)
+
+    def load(self) -> nn.Module:
+        return network_of(super().load())
+
+
+def network_of(content: Any) -> nn.Module:
+    """The network of a checkpoint's content, in evaluation mode; CheckpointError for others."""
+    from rbnn.models import build
+    from rbnn.recipe import FIELDS
+
+    if not isinstance(content, dict) or not content.get("recipe") or "state_dict" not in content:
+        raise CheckpointError(
+            "the logged model holds no checkpoint with its recipe; load the file with rbnn evaluate"
+        )
+    recipe = {name: content["recipe"].get(name, FIELDS[name].default) for name in NETWORK_OPTIONS}
+    network = build(**{"name": recipe.pop("model"), **recipe})
+    network.load_state_dict(content["state_dict"])
+    return network.eval()
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a checkpoint file says of itself, without its tensors. epoch: the last complete one,
-    0-based; -1 for none.
-    """
+    """What a checkpoint says of itself. epoch: the last complete one, 0-based; -1 for none."""
 
     recipe: dict[str, Any]
     epoch: int
@@ -59,32 +94,24 @@ def content_of(file: Path) -> Content | None:
 
     try:
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (
-        Exception
-    ):  # whatever torch makes of a file that is not one: there is then nothing to log as a model
+    except Exception:  # whatever torch makes of another file: nothing to log as a model
         return None
     if not isinstance(found, dict) or not found.get("recipe") or "digest" not in found:
         return None
-    metrics = {
-        key: float(value) for key, value in found["metrics"].items() if key.startswith(SCORED)
-    }
-    return Content(
-        found["recipe"], int(found["epoch"]) - 1, bool(found.get("step")), metrics, found["digest"]
-    )
+    scores = {name: float(x) for name, x in found["metrics"].items() if name.startswith(SCORED)}
+    epoch, partial = int(found["epoch"]) - 1, bool(found.get("step"))
+    return Content(found["recipe"], epoch, partial, scores, found["digest"])
 
 
 def keep_checkpoints(client: MlflowClient, run_id: str, files: Sequence[Path]) -> None:
     """Make the store hold these files of the run, and drop the periodic ones that are no longer
-    among them.
-
-    A file that the store has already, by its digest, is left as it is.
+    among them. A file that the store has already, by its digest, is left as it is.
     """
     run = client.get_run(run_id)
     models = models_of(client, run)
     for file in files:
         put_artifact(client, run, file)
-        content = content_of(file)
-        known = models.get(file.stem)
+        content, known = content_of(file), models.get(file.stem)
         if content is None or (known and known.tags.get(DIGEST_TAG) == content.digest):
             continue
         _log_model(client, run, file, content)
@@ -94,7 +121,10 @@ def keep_checkpoints(client: MlflowClient, run_id: str, files: Sequence[Path]) -
     for stem, model in models.items():
         if stem.startswith(PERIODIC) and f"{stem}.ckpt" not in names:
             _drop_model(client, model)
-    _drop_artifacts(client, run, names)
+    for entry in client.list_artifacts(run_id, FOLDER):
+        name = entry.path.rpartition("/")[2]
+        if name.startswith(PERIODIC) and name not in names:
+            _repository(client, run.info.artifact_uri).delete_artifacts(entry.path)
 
 
 def models_of(client: MlflowClient, run: Run) -> dict[str, LoggedModel]:
@@ -114,51 +144,41 @@ def models_of(client: MlflowClient, run: Run) -> dict[str, LoggedModel]:
 
 
 def put_artifact(client: MlflowClient, run: Run, file: Path) -> None:
-    """The file as an artifact in checkpoints/, replacing one of its name; a link where artifacts
-    lie in a folder here.
-    """
-    from rbnn.checkpoint import link
-
+    """The file as an artifact in checkpoints/: a link where artifacts lie in a folder here."""
     folder = local_folder(run.info.artifact_uri)
     if folder is None:
         client.log_artifact(run.info.run_id, str(file), FOLDER)
-        return
-    target = folder / FOLDER / file.name
-    if target.is_file() and target.samefile(file):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    link(file, target)
+    else:
+        _link(file, folder / FOLDER / file.name)
+
+
+def _link(file: Path, target: Path) -> None:
+    from rbnn.checkpoint import link
+
+    if not (target.is_file() and target.samefile(file)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link(file, target)
 
 
 def local_folder(uri: str) -> Path | None:
     """The folder behind a file: address; None for a store elsewhere."""
     parts = urlsplit(uri)
-    return (
-        Path(unquote(parts.path) if parts.scheme else uri) if parts.scheme in ("", "file") else None
-    )
+    if parts.scheme not in ("", "file"):
+        return None
+    return Path(unquote(parts.path) if parts.scheme else uri)
 
 
 def _log_model(client: MlflowClient, run: Run, file: Path, content: Content) -> None:
-    """A LoggedModel of a checkpoint, with its epoch, its metrics and everything that
-    loading needs.
-    """
+    """A LoggedModel of a checkpoint: epoch, metrics, and everything that loading needs."""
     from mlflow.entities import LoggedModelOutput, Metric
 
-    tags = {
-        key: run.data.tags[key]
-        for key in ("rbnn.sweep", "rbnn.trial", "rbnn.recipe")
-        if key in run.data.tags
-    }
-    tags |= {
-        DIGEST_TAG: content.digest,
-        "rbnn.checkpoint": file.name,
-        "rbnn.epoch": str(content.epoch),
-    }
-    params = {
-        name: str(content.recipe.get(name, "")) for name in ("model", "dataset", "a32", "semantics")
-    }
+    about, epoch = run.info, content.epoch
+    tags = {key: run.data.tags[key] for key in RUN_TAGS if key in run.data.tags}
+    tags[DIGEST_TAG] = content.digest
+    tags |= {"rbnn.checkpoint": file.name, "rbnn.epoch": str(epoch)}
+    params = {name: str(content.recipe.get(name, "")) for name in NETWORK_OPTIONS}
     model = client.create_logged_model(
-        run.info.experiment_id, file.stem, run.info.run_id, tags, params, "rbnn"
+        about.experiment_id, file.stem, about.run_id, tags, params, "rbnn"
     )
     folder = local_folder(model.artifact_location)
     if folder is None:
@@ -168,103 +188,79 @@ def _log_model(client: MlflowClient, run: Run, file: Path, content: Content) -> 
     else:
         _write_model(folder, file, content, model)
     client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, max(content.epoch, 0))])
-    if content.partial or content.epoch < 0:
+    client.log_outputs(about.run_id, [LoggedModelOutput(model.model_id, max(epoch, 0))])
+    if content.partial or epoch < 0 or "val/top1" not in run.data.metrics:
         return
     # With the time at which the run logged them, they are the run's own points; with another they
     # would be there twice.
-    points = (
-        client.get_metric_history(run.info.run_id, "val/top1")
-        if "val/top1" in run.data.metrics
-        else []
-    )
-    logged_ms = [point.timestamp for point in points if point.step == content.epoch]
-    if logged_ms:
-        pairs = content.metrics.items()
+    points = client.get_metric_history(about.run_id, "val/top1")
+    for logged_ms in [point.timestamp for point in points if point.step == epoch][:1]:
         metrics = [
-            Metric(key, value, logged_ms[0], content.epoch, model_id=model.model_id)
-            for key, value in pairs
+            Metric(name, value, logged_ms, epoch, model_id=model.model_id)
+            for name, value in content.metrics.items()
         ]
-        client.log_batch(run.info.run_id, metrics=metrics)
+        client.log_batch(about.run_id, metrics=metrics)
 
 
 def _write_model(
     folder: Path, file: Path, content: Content, model: LoggedModel, *, weights_only: bool = False
 ) -> None:
     """An MLflow model folder around the checkpoint."""
+    import torch
+    from mlflow.models import Model
+
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     if weights_only:
-        import torch
-
         state = torch.load(file, map_location="cpu", weights_only=True)
-        torch.save(
-            {key: state[key] for key in ("format", "version", "recipe", "epoch", "state_dict")},
-            data / "model.pth",
-        )
+        kept = ("format", "version", "recipe", "epoch", "state_dict")
+        torch.save({key: state[key] for key in kept}, data / "model.pth")
     else:
-        from rbnn.checkpoint import link
-
-        link(file, data / "model.pth")
-    (data / "pickle_module_info.txt").write_text("tune.tracking.network_file")
-    files, described = _template(content.recipe["dataset"])
+        _link(file, data / "model.pth")
+    (data / "pickle_module_info.txt").write_text(__name__)
+    files, signature = _shared_files(content.recipe["dataset"])
     for name, text in files.items():
         (folder / name).write_text(text)
-    described = {
-        **described,
-        "artifact_path": model.artifact_location,
-        "model_id": model.model_id,
-        "run_id": model.source_run_id,
-        "utc_time_created": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
-        "metadata": {"epoch": content.epoch, "recipe": content.recipe},
-        "model_size_bytes": file.stat().st_size,
-    }
-    (folder / "MLmodel").write_text(yaml.safe_dump(described, sort_keys=False))
+    described = Model(
+        artifact_path=model.artifact_location,
+        run_id=model.source_run_id,
+        model_id=model.model_id,
+        signature=signature,
+        saved_input_example_info={
+            "artifact_path": "input_example.json",
+            "serving_input_path": "serving_input_example.json",
+            "type": "ndarray",
+            "format": "tf-serving",
+        },
+        metadata={"epoch": content.epoch, "recipe": content.recipe},
+        model_size_bytes=file.stat().st_size,
+    )
+    torch_version, python_version = str(torch.__version__), platform.python_version()
+    described.add_flavor("pytorch", model_data="data", pytorch_version=torch_version, code=None)
+    classifier = {"loader_module": "mlflow.pytorch", "data": "data"}
+    described.add_flavor("python_function", **classifier, python_version=python_version)
+    described.save(str(folder / "MLmodel"))
 
 
 @functools.cache
-def _template(dataset: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """(files by name, content of MLmodel) that the models of a data set have in common."""
+def _shared_files(dataset: str) -> tuple[dict[str, str], Any]:
+    """(files by name, signature) that the models of a data set have in common."""
     import numpy as np
-    import torch
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
-    from mlflow.version import VERSION
 
     spec = dataset_spec(dataset)
     size, kind = spec.image_size, np.dtype(np.float32)
-    ramp = [[round(2 * column / (size - 1) - 1, 2) for column in range(size)]] * size
-    outputs = Schema([TensorSpec(kind, (-1, spec.num_classes))])
-    inputs = Schema([TensorSpec(kind, (-1, 3, size, size))])
-    requirements = [
-        f"{name}=={metadata.version(name)}" for name in ("mlflow", "torch", "torchvision", "numpy")
-    ]
+    image = [[[round(2 * x / (size - 1) - 1, 2) for x in range(size)]] * size] * 3
+    requirements = [f"{name}=={metadata.version(name)}" for name in REQUIRED]
     files = {
-        "input_example.json": json.dumps([[ramp, ramp, ramp]]),
-        "serving_input_example.json": json.dumps({"inputs": [[ramp, ramp, ramp]]}),
-        "requirements.txt": "\n".join(
-            [*requirements, "# and rbnn-tune, the project that trained it: its layers\n"]
-        ),
+        "input_example.json": json.dumps([image]),
+        "serving_input_example.json": json.dumps({"inputs": [image]}),
+        "requirements.txt": "\n".join([*requirements, "# and rbnn-tune, which trained it\n"]),
     }
-    example = {"artifact_path": "input_example.json", "type": "ndarray", "format": "tf-serving"}
-    described = {
-        "flavors": {
-            "pytorch": {
-                "model_data": "data",
-                "pytorch_version": str(torch.__version__),
-                "code": None,
-            },
-            "python_function": {
-                "loader_module": "mlflow.pytorch",
-                "data": "data",
-                "python_version": platform.python_version(),
-            },
-        },
-        "mlflow_version": VERSION,
-        "signature": ModelSignature(inputs, outputs).to_dict(),
-        "saved_input_example_info": {**example, "serving_input_path": "serving_input_example.json"},
-    }
-    return files, described
+    inputs = Schema([TensorSpec(kind, (-1, 3, size, size))])
+    outputs = Schema([TensorSpec(kind, (-1, spec.num_classes))])
+    return files, ModelSignature(inputs, outputs)
 
 
 def _drop_model(client: MlflowClient, model: LoggedModel) -> None:
@@ -273,25 +269,9 @@ def _drop_model(client: MlflowClient, model: LoggedModel) -> None:
         _repository(client, model.artifact_location).delete_artifacts()
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(
-            OSError
-        ):  # .../models/MODEL_ID/artifacts: what held it is empty now
+        with contextlib.suppress(OSError):  # .../models/MODEL_ID/artifacts: its folder, now empty
             folder.parent.rmdir()
     client.delete_logged_model(model.model_id)
-
-
-def _drop_artifacts(client: MlflowClient, run: Run, kept: set[str]) -> None:
-    """Delete the run's periodic checkpoints that are not kept any more."""
-    folder = local_folder(run.info.artifact_uri)
-    if folder is not None:
-        for file in (folder / FOLDER).glob(f"{PERIODIC}*.ckpt"):
-            if file.name not in kept:
-                file.unlink()
-        return
-    for entry in client.list_artifacts(run.info.run_id, FOLDER):
-        name = entry.path.rpartition("/")[2]
-        if name.startswith(PERIODIC) and name not in kept:
-            _repository(client, run.info.artifact_uri).delete_artifacts(entry.path)
 
 
 def _repository(client: MlflowClient, uri: str) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -27,6 +28,7 @@ PARENT_TAG = "mlflow.parentRunId"
 ID_TAG = "rbnn.id"  # the id that a run has in its own folder
 EXPERIMENT = "rbnn"
 ID_LENGTH = 32
+PAGE = 1000
 
 
 class RunReader:
@@ -78,11 +80,10 @@ class RunReader:
 
         An id may be MLflow's, or the one that the run has in its own folder.
         """
-        wanted = run_id_or_prefix.strip().lower()
+        wanted, named = run_id_or_prefix.strip().lower(), f"run '{run_id_or_prefix}'"
         if not wanted or not wanted.isalnum():
             raise RequestError(
-                f"run '{run_id_or_prefix}' is not a run id; give one, or its first characters, "
-                "from rbnn status"
+                f"{named} is not a run id; give one, or its first characters, from rbnn status"
             )
         if len(wanted) == ID_LENGTH and self.lifecycle(wanted):
             return self.client.get_run(wanted)
@@ -93,69 +94,68 @@ class RunReader:
         problem = "is unknown; see rbnn status, or rbnn ui"
         if found:
             problem = f"begins {len(found)} run ids; give more characters"
-        raise RequestError(f"run '{run_id_or_prefix}' in {shown(self.uri)} {problem}")
+        raise RequestError(f"{named} in {shown(self.uri)} {problem}")
 
     def recipe_of(self, run_id: str) -> Recipe:
         """The recipe that the run recorded, loaded strictly; RequestError where it holds none."""
-        text = artifact_text(self.client, run_id, "recipe.yaml")
-        if not text:
-            raise RequestError(
-                f"run '{run_id}' holds no recipe.yaml; choose a run of rbnn train, sweep or replay"
-            )
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "recipe.yaml"
-            path.write_text(text)
+            path = self._download(run_id, "recipe.yaml", folder)
+            if path is None:
+                raise RequestError(
+                    f"run '{run_id}' holds no recipe.yaml; choose a run of rbnn train, sweep or "
+                    "replay"
+                )
             return load_recipe(path)
 
     def text_of(self, run_id: str, artifact_file: str) -> str:
         """The text of an artifact at the top of the run; "" where it is not there."""
-        return artifact_text(self.client, run_id, artifact_file)
+        with tempfile.TemporaryDirectory() as folder:
+            path = self._download(run_id, artifact_file, folder)
+            return path.read_text() if path else ""
+
+    def _download(self, run_id: str, artifact_file: str, folder: str) -> Path | None:
+        if artifact_file not in [entry.path for entry in self.client.list_artifacts(run_id)]:
+            return None
+        return Path(self.client.download_artifacts(run_id, artifact_file, folder))
 
     def environment_of(self, run_id: str) -> dict[str, str]:
-        """What the run ran on, as `tune.run.environment` listed it; empty where it
-        recorded none.
-        """
-        found = yaml.safe_load(artifact_text(self.client, run_id, "environment.yaml") or "{}")
+        """What the run ran on (see `tune.run.environment`); empty where it recorded none."""
+        found = yaml.safe_load(self.text_of(run_id, "environment.yaml") or "{}")
         return {str(key): str(value) for key, value in found.items()}
+
+    def points(self, run_id: str, metric: str) -> dict[int, float]:
+        """Epoch -> value of a metric."""
+        found = self.client.get_metric_history(run_id, metric)
+        return {point.step: _read(point.value) for point in found}
 
     def digests_of(self, run_id: str) -> dict[int, dict[str, str]]:
         """Epoch -> digests of the network's bits by name."""
         found: dict[int, dict[str, str]] = {}
-        for line in artifact_text(self.client, run_id, "digests.txt").splitlines():
+        for line in self.text_of(run_id, "digests.txt").splitlines():
             epoch, key, value = line.split()
             found.setdefault(int(epoch), {})[key] = value
         return found
 
     def sweep_run(self, name_or_run_id: str) -> Run:
-        """The parent run of a sweep, by the sweep's name (the latest of that name) or by run id;
-        RequestError for none.
-        """
-        named = self.search(
-            f"tags.`rbnn.sweep` = {quoted(name_or_run_id)} and tags.`rbnn.kind` = 'sweep'"
-        )
-        if named:
-            return named[-1]
-        known = sorted({run.info.run_name for run in self.sweeps()})
-        hint = "this store holds no sweep; start one with rbnn sweep"
-        if known:
-            hint = f"known: {', '.join(known)}"
-        refusal = RequestError(f"sweep '{name_or_run_id}' in {shown(self.uri)} is unknown; {hint}")
-        try:
+        """A sweep's run, by name (the latest of that name) or run id; RequestError for none."""
+        sweeps = self.sweeps()
+        for run in reversed(sweeps):
+            if run.data.tags.get("rbnn.sweep") == name_or_run_id:
+                return run
+        with contextlib.suppress(RequestError):
             run = self.find_run(name_or_run_id)
-        except RequestError:
-            raise refusal from None
-        if run.data.tags.get("rbnn.kind") != "sweep":
-            raise refusal
-        return run
+            if run.data.tags.get("rbnn.kind") == "sweep":
+                return run
+        known = ", ".join(sorted({run.info.run_name for run in sweeps}))
+        hint = f"known: {known}" if known else "this store holds no sweep; start one: rbnn sweep"
+        raise RequestError(f"sweep '{name_or_run_id}' in {shown(self.uri)} is unknown; {hint}")
 
     def sweeps(self) -> list[Run]:
         """The parent runs of all sweeps, oldest first."""
         return self.search("tags.`rbnn.kind` = 'sweep'")
 
     def children(self, parent_run_id: str, kind: str = "trial") -> list[Run]:
-        """The trials of a sweep, or its runs of another kind (confirm), in the order in which they
-        started.
-        """
+        """A sweep's trials, or runs of another kind, in the order in which they started."""
         return self.search(
             f"tags.`{PARENT_TAG}` = {quoted(parent_run_id)} and tags.`rbnn.kind` = {quoted(kind)}"
         )
@@ -164,22 +164,17 @@ class RunReader:
         """The runs that a filter holds of, the oldest first; deleted ones only on request."""
         from mlflow.entities import ViewType
 
-        found: list[Run] = []
         view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+        order = ["attributes.start_time ASC"]
+        found: list[Run] = []
         token = None
-        while True:
+        while token != "":
             page = self.client.search_runs(
-                self.experiment_ids,
-                filter_string,
-                view,
-                max_results=1000,
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
+                self.experiment_ids, filter_string, view, PAGE, order, token
             )
             found += page
-            token = page.token
-            if not token:
-                return found
+            token = page.token or ""
+        return found
 
     def record_of(self, run_id: str) -> RunRecord:
         """The record of a run in the store; RequestError where it recorded no recipe."""
@@ -188,21 +183,18 @@ class RunReader:
         recipe = self.recipe_of(run_id).to_dict()
         metrics: dict[int, dict[str, float]] = {}
         for key in sorted(run.data.metrics):
-            for point in self.client.get_metric_history(run_id, key):
-                metrics.setdefault(point.step, {})[key] = _read(point.value)
+            for epoch, value in self.points(run_id, key).items():
+                metrics.setdefault(epoch, {})[key] = value
         digests = self.digests_of(run_id)
         epochs = [
             Epoch(epoch, digests.get(epoch, {}), metrics.get(epoch, {}))
             for epoch in sorted(metrics.keys() | digests.keys())
         ]
-        sizes: dict[str, int] = {}
-        data: dict[str, Any] = {
-            "name": "",
-            "fingerprint": run.data.tags.get("rbnn.data_fingerprint", ""),
-        }
+        name, sizes = "", {}
         for entry in run.inputs.dataset_inputs if run.inputs else []:
-            data["name"] = json.loads(entry.dataset.source).get("name", "")
+            name = json.loads(entry.dataset.source).get("name", "")
             sizes[entry.tags[0].value] = int(json.loads(entry.dataset.profile)["num_rows"])
+        fingerprint = run.data.tags.get("rbnn.data_fingerprint", "")
         tags = run.data.tags
         return RunRecord(
             run_id=run_id,
@@ -212,7 +204,7 @@ class RunReader:
             recipe_name=tags.get("rbnn.recipe", ""),
             recipe={name: recipe[name] for name in FIELDS},
             environment=self.environment_of(run_id),
-            data={**data, "sizes": sizes},
+            data={"name": name, "fingerprint": fingerprint, "sizes": sizes},
             epochs=epochs,
             page=run_page(run.info.experiment_id, run_id),
         )
@@ -225,18 +217,8 @@ def existing_reader() -> RunReader | None:
     return None if path and not path.is_file() else RunReader.open(uri)
 
 
-def artifact_text(client: MlflowClient, run_id: str, artifact_file: str) -> str:
-    """The text of an artifact at the top of the run; "" where it is not there."""
-    if artifact_file not in [entry.path for entry in client.list_artifacts(run_id)]:
-        return ""
-    with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, artifact_file, folder)).read_text()
-
-
 def quoted(text: str) -> str:
-    """`text` as a literal of MLflow's filter language, which has no escapes; RequestError where it
-    holds both quotes.
-    """
+    """`text` in MLflow's filters, which have no escapes; RequestError where it has both quotes."""
     if "'" in text and '"' in text:
         raise RequestError(f"name {text} holds both kinds of quotation marks; use one kind or none")
     return f'"{text}"' if "'" in text else f"'{text}'"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe, documented_accuracies
@@ -57,15 +57,12 @@ class Registration:
 
 
 def candidate_of(winner: Winner, sweep: str, reader: RunReader) -> Candidate:
-    """The confirmed winner of a sweep; RequestError where it is not confirmed, or its run is not in
-    the store.
-    """
+    """The winner of a sweep; RequestError where it is not confirmed or not in the store."""
     setting = winner.setting
     if setting is None or not setting.scores:
         raise RequestError(
             f"the winner of sweep '{sweep}' is not confirmed, and only a confirmed one is "
-            "registered; "
-            f"confirm it: rbnn resume {sweep} --confirm-seeds 3"
+            f"registered; confirm it: rbnn resume {sweep} --confirm-seeds 3"
         )
     measure = "test/top1" if setting.test else "val/top1"
     run_id = reader.find_run(winner.row.run_id).info.run_id
@@ -73,39 +70,27 @@ def candidate_of(winner: Winner, sweep: str, reader: RunReader) -> Candidate:
 
 
 def register_champion(reader: RunReader, candidate: Candidate) -> Registration:
-    """Register a confirmed network and make it the champion, unless the present one is as good or
-    cannot be compared.
-    """
+    """Register a confirmed network as champion, unless the present one is as good or unlike."""
     client, name = reader.client, candidate.model_name
-    present = champion_of(reader, name)
-    held = f"{name} version {present.version}" if present else ""
+    present, measure = champion_of(reader, name), candidate.measure
+    over = ""
     if present is not None:
+        held = f"{name} version {present.version}"
         if present.run_id == candidate.run_id:
             return Registration(True, "", f"{held} is this network already, and {ALIAS}")
-        score, measure = (
-            float(present.tags.get(SCORE_TAG, "nan")),
-            present.tags.get(MEASURE_TAG, ""),
-        )
-        if measure != candidate.measure:
-            return Registration(
-                False,
-                "",
-                f"{held} stays {ALIAS}: it is known by {measure}, this one by {candidate.measure}",
-            )
+        known_by = present.tags.get(MEASURE_TAG, "")
+        score = float(present.tags.get(SCORE_TAG, "nan"))
+        if known_by != measure:
+            reason = f"it is known by {known_by}, this one by {measure}"
+            return Registration(False, "", f"{held} stays {ALIAS}: {reason}")
         if not candidate.mean > score:
-            figures = f"{score:.2f} % against {candidate.mean:.2f} %"
-            return Registration(
-                False, "", f"{held} stays {ALIAS}: {measure} {figures} over fresh seeds"
-            )
+            reason = f"{measure} {score:.2f} % against {candidate.mean:.2f} % over fresh seeds"
+            return Registration(False, "", f"{held} stays {ALIAS}: {reason}")
+        over = f", in place of version {present.version}"
     version = _register(reader, candidate)
     client.set_registered_model_alias(name, ALIAS, version)
-    over = f", in place of version {present.version}" if present else ""
-    return Registration(
-        True,
-        version,
-        f"{name} version {version} is {ALIAS}{over}: {candidate.measure} {candidate.mean:.2f} % "
-        "over fresh seeds",
-    )
+    text = f"{name} version {version} is {ALIAS}{over}: {measure} {candidate.mean:.2f} %"
+    return Registration(True, version, f"{text} over fresh seeds")
 
 
 def champion_of(reader: RunReader, name: str) -> ModelVersion | None:
@@ -131,49 +116,33 @@ def _register(reader: RunReader, candidate: Candidate) -> str:
         raise RequestError(
             f"run '{candidate.run_id}' holds no logged model '{CHECKPOINT}'; see rbnn doctor"
         )
+    recipe = candidate.recipe
     try:
-        client.create_registered_model(
-            name,
-            description=f"{candidate.recipe.model} on {candidate.recipe.dataset}, of rbnn-tune.",
-        )
+        about = f"{recipe.model} on {recipe.dataset}, of rbnn-tune."
+        client.create_registered_model(name, description=about)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    figure = documented_figure(candidate.recipe)
+    # Where exactly one recipe states a figure of this network on this data set.
+    documented = documented_accuracies().get(f"{recipe.dataset}_{recipe.model}", {}).get("top1")
     tags = {
         SCORE_TAG: repr(candidate.mean),
         MEASURE_TAG: candidate.measure,
         "rbnn.seeds": str(len(candidate.scores)),
         "rbnn.sweep": candidate.sweep,
         "val/top1": repr(run.data.metrics.get("val/top1", float("nan"))),
-        **({"rbnn.documented_top1": f"{figure:g}"} if figure is not None else {}),
     }
-    version = client.create_model_version(
-        name,
-        model.artifact_location,
-        candidate.run_id,
-        tags=tags,
-        description=_description(candidate, figure),
-        model_id=model.model_id,
+    scores = ", ".join(f"{score:.2f}" for score in candidate.scores)
+    text = (
+        f"Winner of sweep `{candidate.sweep}`: {candidate.measure} **{candidate.mean:.2f} %** "
+        f"over {len(candidate.scores)} fresh seeds ({scores}).\n\n"
+    )
+    if documented is not None:
+        tags["rbnn.documented_top1"] = f"{documented:g}"
+        text += f"The documented figure of this network is {documented:g} %.\n\n"
+    text += f"```yaml\n{recipe.to_yaml()}```"
+    create, source = client.create_model_version, model.artifact_location
+    version = create(
+        name, source, candidate.run_id, tags=tags, description=text, model_id=model.model_id
     )
     return str(version.version)
-
-
-def documented_figure(recipe: Recipe) -> float | None:
-    """The documented top-1 of the recipe's model on its data set, where exactly one recipe states
-    it.
-    """
-    figures: dict[str, Any] = documented_accuracies().get(f"{recipe.dataset}_{recipe.model}", {})
-    return figures.get("top1")
-
-
-def _description(candidate: Candidate, figure: float | None) -> str:
-    scores = ", ".join(f"{score:.2f}" for score in candidate.scores)
-    known = (
-        f"The documented figure of this network is {figure:g} %.\n\n" if figure is not None else ""
-    )
-    return (
-        f"Winner of sweep `{candidate.sweep}`: {candidate.measure} **{candidate.mean:.2f} %** "
-        f"over {len(candidate.scores)} "
-        f"fresh seeds ({scores}).\n\n{known}```yaml\n{candidate.recipe.to_yaml()}```"
-    )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from rbnn.errors import RequestError, one_line
+from rbnn.errors import RequestError
 from tune.run.folder import SWEEP_RECORD, run_folders
 from tune.sweep.folder import SweepFolder
 from tune.tracking.address import tracking_uri
 from tune.tracking.mirror import Mirror
 from tune.tracking.thread import is_outage
-from tune.uris import with_absolute_path, without_secrets
+from tune.uris import told, with_absolute_path
 
 
 def sync_all(
@@ -34,13 +34,12 @@ def sync_all(
             mirrors[uri].sync(run.directory)
         # One run that the store refuses is no reason to leave out the others.
         except Exception as error:
-            reason = without_secrets(one_line(error))[:300]
             if is_outage(error):
                 raise RequestError(
                     f"the MLflow store stopped answering after {done} of {len(runs)} runs: "
-                    f"{reason}; try again, what is there stays"
+                    f"{told(error)}; try again, what is there stays"
                 ) from None
-            refused.append(f"{run.directory}: {reason}")
+            refused.append(f"{run.directory}: {told(error)}")
         progress(done + 1, len(runs))
     return len(runs) - len(refused), refused
 

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rbnn.errors import RequestError, one_line
+from rbnn.errors import RequestError
 from tune.run.folder import RunFolder
 from tune.run.listener import Listener
 from tune.tracking.address import check_reachable
 from tune.tracking.mirror import Mirror
-from tune.uris import without_secrets
+from tune.uris import told
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
 CLOSE_PATIENCE_S = 60.0
@@ -45,14 +45,14 @@ class MirrorThread(Listener):
     def run_began(self, run: RunFolder) -> None:
         self.put(run.directory)
 
-    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
-        self.put(run.directory)
-
     def run_ended(self, run: RunFolder) -> None:
         self.put(run.directory)
 
     def sweep_changed(self, sweep: RunFolder) -> None:
         self.put(sweep.directory)
+
+    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
+        self.put(run.directory)
 
     def put(self, directory: Path) -> None:
         """Note that a folder has changed; returns at once."""
@@ -63,14 +63,10 @@ class MirrorThread(Listener):
     def flush(self, timeout_s: float = CLOSE_PATIENCE_S) -> bool:
         """Wait until the store has everything; False where it has not after `timeout_s`."""
         with self._condition:
-            return self._condition.wait_for(
-                lambda: not (self._changed or self._busy), timeout=timeout_s
-            )
+            return self._condition.wait_for(lambda: not self._changed and not self._busy, timeout_s)
 
     def close(self, patience_s: float = CLOSE_PATIENCE_S) -> bool:
-        """Bring what is left to the store and end the thread; False, having said so, where the
-        store stayed away.
-        """
+        """Bring what is left to the store and end the thread; False, said, where it stayed away."""
         if self._away:
             say(f"the MLflow store does not answer; waiting up to {patience_s:.0f} s for it")
         with self._condition:
@@ -113,9 +109,7 @@ class MirrorThread(Listener):
                 delay = min(2 * delay, LONGEST_RETRY_S)
 
     def _sync(self, directory: Path) -> bool:
-        """Whether a folder is done with: the store has it, or refused it for good, which is
-        said.
-        """
+        """Whether a folder is done with: the store has it, or refused it for good (said so)."""
         if self._away and not self._answers():
             return False
         try:
@@ -128,8 +122,7 @@ class MirrorThread(Listener):
                     say("the MLflow store does not answer; runs go on, recorded in their folders")
                 self._away = True
                 return False
-            reason = without_secrets(one_line(error))[:300]
-            say(f"the MLflow store refuses to record {directory}: {reason}")
+            say(f"the MLflow store refuses to record {directory}: {told(error)}")
         self._attempts.pop(directory, None)
         if self._away:
             say("the MLflow store answers again")
@@ -145,9 +138,7 @@ class MirrorThread(Listener):
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether the error may pass by itself: no answer, a server's own failure, a locked
-    database.
-    """
+    """Whether the error may pass by itself: no answer, a failing server, a locked database."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import DBAPIError

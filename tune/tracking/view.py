@@ -32,9 +32,7 @@ def run_page(experiment_id: str, run_id: str) -> str:
 
 
 def view_link(base_url: str, experiment_id: str, sweep_id: str, *, charts: bool = True) -> str:
-    """The address that opens a sweep's saved view: its charts beside the runs, or the table of runs
-    alone.
-    """
+    """The address that opens a sweep's saved view: charts beside its runs, or the runs alone."""
     mode = {"compareRunsMode": "CHART"} if charts else {}
     query = urlencode({"workflowType": "machine_learning", **mode, "viewStateShareKey": sweep_id})
     return f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
@@ -67,38 +65,17 @@ def searched_in(params: dict[str, Any]) -> list[str]:
 
 
 def view_state(sweep_id: str, options: list[str]) -> dict[str, Any]:
-    """What the pages show: trials best first, their options, epochs and state as columns, and three
-    kinds of charts.
-    """
-    columns = [
-        *(f"params.`{name}`" for name in options),
-        f"metrics.`{METRIC}`",
-        "tags.`rbnn.epochs`",
-        "tags.`rbnn.state`",
-    ]
-    section = "rbnn-section"
-    common = {"metricSectionId": section, "deleted": False, "isGenerated": False}
-    charts = [
-        {"uuid": "rbnn-curve-top1", **common, **_line(METRIC)},
-        {"uuid": "rbnn-curve-loss", **common, **_line("train/loss")},
-        {
-            "uuid": "rbnn-best",
-            **common,
-            "type": "BAR",
-            "runsCountToCompare": 20,
-            "metricKey": METRIC,
-            "displayName": METRIC,
-        },
-        {
-            "uuid": "rbnn-parallel",
-            **common,
-            "type": "PARALLEL",
-            "runsCountToCompare": 100,
-            "selectedParams": options,
-            "selectedMetrics": [METRIC],
-            "showAllRuns": True,
-        },
-    ]
+    """What the pages show: trials best first, some columns, three kinds of charts."""
+    columns = [*(f"params.`{name}`" for name in options), f"metrics.`{METRIC}`"]
+    columns += ["tags.`rbnn.epochs`", "tags.`rbnn.state`"]
+    best = {"type": "BAR", "runsCountToCompare": 20, "metricKey": METRIC, "displayName": METRIC}
+    parallel = {"type": "PARALLEL", "runsCountToCompare": 100, "showAllRuns": True}
+    parallel |= {"selectedParams": options, "selectedMetrics": [METRIC]}
+    curves = {"curve-top1": _line(METRIC), "curve-loss": _line("train/loss")}
+    charts: dict[str, dict[str, Any]] = {**curves, "best": best, "parallel": parallel}
+    section = {"uuid": "rbnn-section", "name": "Sweep", "columns": 2, "cardHeight": 360}
+    ours = {"deleted": False, "isGenerated": False}
+    placed = ours | {"metricSectionId": section["uuid"]}
     return {
         "searchFilter": f"tags.`rbnn.sweep_id` = '{sweep_id}' and tags.`rbnn.kind` = 'trial'",
         "orderByKey": f"metrics.`{METRIC}`",
@@ -107,19 +84,10 @@ def view_state(sweep_id: str, options: list[str]) -> dict[str, Any]:
         "lifecycleFilter": "Active",
         "selectedColumns": columns,
         "runsHiddenMode": "FIRST_20_RUNS",
-        "compareRunCharts": charts,
-        "compareRunSections": [
-            {
-                "uuid": section,
-                "name": "Sweep",
-                "columns": 2,
-                "cardHeight": 360,
-                "display": True,
-                "isReordered": False,
-                "deleted": False,
-                "isGenerated": False,
-            }
+        "compareRunCharts": [
+            {"uuid": f"rbnn-{name}", **placed, **chart} for name, chart in charts.items()
         ],
+        "compareRunSections": [{**section, **ours, "display": True, "isReordered": False}],
         "isAccordionReordered": True,
         "hideEmptyCharts": True,
         "useGroupedValuesInCharts": True,
@@ -128,20 +96,9 @@ def view_state(sweep_id: str, options: list[str]) -> dict[str, Any]:
 
 
 def _line(metric: str) -> dict[str, Any]:
-    axis = {
-        "xAxisKey": "step",
-        "useGlobalXaxisKey": False,
-        "xAxisScaleType": "linear",
-        "scaleType": "linear",
-    }
-    return {
-        "type": "LINE",
-        "runsCountToCompare": 20,
-        "metricKey": metric,
-        "selectedMetricKeys": [metric],
-        "lineSmoothness": 0,
-        **axis,
-    }
+    axis = {"xAxisKey": "step", "useGlobalXaxisKey": False, "xAxisScaleType": "linear"}
+    shown = {"metricKey": metric, "selectedMetricKeys": [metric], "runsCountToCompare": 20}
+    return {"type": "LINE", **shown, "lineSmoothness": 0, "scaleType": "linear", **axis}
 
 
 ABOUT = """Rotated binary neural networks, recorded by rbnn-tune: sweeps with their trials,
@@ -161,7 +118,6 @@ def described(kind: str, recipe: Recipe, name: str) -> str:
         f"**{kind}** of `{name}`: {recipe.model} ({bits}) on {recipe.dataset}, {recipe.epochs} "
         f"epochs, seed {recipe.seed}.\n\n"
         f"lr {recipe.lr:.4g} {warm_up} warm-up, t from {recipe.Tmin:.4g} to {recipe.Tmax:.4g}, "
-        "rotations updated every "
-        f"{recipe.rotation_update} epoch(s). Its checkpoints are artifacts and logged models: "
-        '`mlflow.pytorch.load_model("models:/MODEL_ID")`.'
+        f"rotations updated every {recipe.rotation_update} epoch(s). Its checkpoints are artifacts "
+        'and logged models: `mlflow.pytorch.load_model("models:/MODEL_ID")`.'
     )

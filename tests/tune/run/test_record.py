@@ -45,10 +45,7 @@ def test_a_file_that_does_not_hold_a_run_is_refused_in_one_line(
 
 def test_files_of_another_kind_are_no_records(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("lr: 0.1\n")
-    assert (
-        not is_record(tmp_path / "recipe.yaml")
-        and not is_record(tmp_path / "missing")
-        and not is_record(tmp_path)
-    )
+    for path in (tmp_path / "recipe.yaml", tmp_path / "missing", tmp_path):
+        assert not is_record(path)
     with pytest.raises(RequestError, match="is no exported run"):
         read_record(tmp_path / "recipe.yaml")

@@ -9,15 +9,8 @@ from pathlib import Path
 import pytest
 
 from rbnn.errors import RecipeError
-from tune.run.remote import (
-    CheckpointStore,
-    check_storage,
-    fetch,
-    filesystem,
-    folder_of,
-    sending,
-    store_of,
-)
+from tune.run import remote
+from tune.run.remote import CheckpointStore, check_storage, fetch, folder_of, sending, store_of
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -33,16 +26,12 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_another_node_finds_what_was_sent(address: str, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
-    for name, text in {
-        "last.ckpt": "2",
-        "best.ckpt": "1",
-        "metrics.jsonl": "{}",
-        "notes.txt": "stays",
-    }.items():
+    kept = {"last.ckpt": "2", "best.ckpt": "1", "metrics.jsonl": "{}"}
+    for name, text in {**kept, "notes.txt": "stays"}.items():
         (here / name).write_text(text)
     CheckpointStore(address).push(here)
     fetch(address, there)
-    assert files(there) == {"last.ckpt": "2", "best.ckpt": "1", "metrics.jsonl": "{}"}
+    assert files(there) == kept
 
 
 def test_what_an_earlier_attempt_left_on_a_node_gives_way_to_the_store(
@@ -64,12 +53,13 @@ def test_epochs_are_sent_before_they_are_reported_and_only_what_changed(
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
-    sent: list[str] = []
-    send = CheckpointStore._send
-    monkeypatch.setattr(
-        CheckpointStore, "_send", lambda self, file: (sent.append(file.name), send(self, file))[1]
-    )
-    seen: list[dict[str, str]] = []
+    sent, seen, send = list[str](), list[dict[str, str]](), CheckpointStore._send
+
+    def noted(self: CheckpointStore, file: Path) -> None:
+        sent.append(file.name)
+        send(self, file)
+
+    monkeypatch.setattr(CheckpointStore, "_send", noted)
 
     def report(metrics: dict[str, int], checkpoint: None) -> None:
         fetch(address, there)
@@ -84,9 +74,7 @@ def test_epochs_are_sent_before_they_are_reported_and_only_what_changed(
     assert sent == ["best.ckpt", "last.ckpt", "last.ckpt"]
     (here / "best.ckpt").unlink()
     report_after_sending({"epoch": 2}, None)
-    assert files(there) == {"last.ckpt": "epoch 1"}, (
-        "what is dropped is dropped from the store as well"
-    )
+    assert files(there) == {"last.ckpt": "epoch 1"}  # what is dropped here is dropped there
 
 
 def test_a_store_without_checkpoints_leaves_an_empty_folder(address: str, tmp_path: Path) -> None:
@@ -97,10 +85,7 @@ def test_a_store_without_checkpoints_leaves_an_empty_folder(address: str, tmp_pa
 def test_a_shared_folder_is_the_sweeps_own_and_an_address_is_not() -> None:
     assert folder_of("/nfs/sweeps", "", "./result") == Path("/nfs/sweeps")
     assert folder_of("s3://bucket/sweeps", "", "./result") == Path("./result")
-    assert (
-        store_of("s3://bucket/sweeps/", "one", "trials", "0003")
-        == "s3://bucket/sweeps/one/trials/0003"
-    )
+    assert store_of("s3://bucket/sweeps/", "one", "0003") == "s3://bucket/sweeps/one/0003"
     assert store_of("/nfs/sweeps", "one") == ""
     with pytest.raises(RecipeError, match="give storage_path alone"):
         folder_of("/nfs/sweeps", "elsewhere", "./result")
@@ -113,10 +98,9 @@ def test_places_that_cannot_keep_checkpoints_are_refused(tmp_path: Path) -> None
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "the probe is removed"
     with pytest.raises(RecipeError, match="storage_path is missing, and trials run on 3 nodes"):
         check_storage("", 3)
-    with pytest.raises(
-        RecipeError, match=r"storage_path 's4://bucket/x' cannot be used: .*give a folder"
-    ):
-        filesystem("s4://bucket/x")
+    reason = r"storage_path 's4://bucket/x' cannot be used: .*give a folder"
+    with pytest.raises(RecipeError, match=reason):
+        remote.filesystem("s4://bucket/x")
     (tmp_path / "file").write_text("")
     with pytest.raises(RecipeError, match="cannot be written"):
         check_storage(str(tmp_path / "file" / "below"), 1)

@@ -50,18 +50,14 @@ def test_a_recorded_run_gives_its_own_recipe_in_a_new_folder(target: str) -> Non
 
 @pytest.mark.parametrize("option", ["lr", "seed", "threads", "gpus", "train_workers"])
 def test_a_recorded_run_takes_nothing_that_could_change_it(option: str) -> None:
-    with pytest.raises(
-        RecipeError,
-        match=f"^{option} would change run {RUN_ID[:8]}; to vary it, export its recipe and edit",
-    ):
+    reason = f"^{option} would change run {RUN_ID[:8]}; to vary it, export its recipe and edit"
+    with pytest.raises(RecipeError, match=reason):
         found(RUN_ID[:8], **{option: "1"})
 
 
 def test_an_unknown_target_is_refused_as_what_it_looks_like() -> None:
     with pytest.raises(RequestError, match=r"^run 'fedcba98' in fake is unknown$"):
         found("fedcba98")
-    with pytest.raises(
-        RecipeError,
-        match="recipe 'cifar10_resnet20' does not exist; nearest: cifar10_resnet20_1w1a",
-    ):
+    reason = "recipe 'cifar10_resnet20' does not exist; nearest: cifar10_resnet20_1w1a"
+    with pytest.raises(RecipeError, match=reason):
         found("cifar10_resnet20")

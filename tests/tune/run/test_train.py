@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,22 +43,14 @@ class MadeUp:
 
     def __init__(self, recipe: Recipe, directory: Path) -> None:
         self.recipe, self.directory = recipe, directory
-        self.loaders = type(
-            "Loaders", (), {"info": DataInfo("digits", "sha256:0", {"train": 8, "validation": 4})}
-        )()
+        info = DataInfo("digits", "sha256:0", {"train": 8, "validation": 4})
+        self.loaders = SimpleNamespace(info=info)
 
     def train(self, report: Callable[[dict[str, Any], Path | None], None], progress: Any) -> None:
         done = ckpt.load(find_checkpoint(self.recipe.resume)).epoch if self.recipe.resume else 0
         for epoch in range(max(done - 1, 0), self.until):
-            metrics = {
-                "epoch": epoch,
-                "train/loss": 1.0,
-                "train/top1": 1.0,
-                "val/top1": 10.0 * epoch,
-                "lr": 0.1,
-                "t": 1.0,
-            }
-            metrics |= {"time/epoch_s": 1.0, "digest": f"{epoch:016x}"}
+            metrics = {"train/loss": 1.0, "train/top1": 1.0, "val/top1": 10.0 * epoch, "t": 1.0}
+            metrics |= {"epoch": epoch, "lr": 0.1, "time/epoch_s": 1.0, "digest": f"{epoch:016x}"}
             ckpt.save(self.directory / LAST, checkpoint_of(self.recipe, epoch + 1, metrics))
             report(metrics, None)
         if self.until < self.recipe.epochs:
@@ -134,24 +127,16 @@ def test_a_run_resumed_into_another_folder_is_a_new_one(tmp_path: Path, heard: H
     ],
 )
 def test_workers_that_cannot_go_on_from_best_leave_last_as_it_was(
-    other: dict[str, Any],
-    data: str,
-    refusal: str,
-    tmp_path: Path,
-    heard: Heard,
-    monkeypatch: pytest.MonkeyPatch,
+    other: Any, data: str, refusal: str, tmp_path: Path, heard: Heard, monkeypatch: Any
 ) -> None:
     info = DataInfo("digits", "sha256:0", {"train": 8, "validation": 4})
     monkeypatch.setattr(runs, "describe_data", lambda recipe: info)
     monkeypatch.setattr("tune.run.workers.train_with_workers", lambda *arguments: None)
-    recipe, folder = (
-        resolve(RECIPE.replace(results_dir=str(tmp_path), save="run", train_workers=2)),
-        tmp_path / "run",
-    )
+    recipe = resolve(RECIPE.replace(results_dir=str(tmp_path), save="run", train_workers=2))
+    folder = tmp_path / "run"
     ckpt.save(folder / LAST, checkpoint_of(recipe, 3, {"epoch": 2}))
-    ckpt.save(
-        folder / BEST, replace(checkpoint_of(recipe.replace(**other), 2, {"epoch": 1}), data=data)
-    )
+    best = checkpoint_of(recipe.replace(**other), 2, {"epoch": 1})
+    ckpt.save(folder / BEST, replace(best, data=data))
     last = (folder / LAST).read_bytes()
     resumed = recipe.replace(resume=str(folder / BEST))
     with pytest.raises(CheckpointError, match=refusal):

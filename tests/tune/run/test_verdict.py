@@ -17,41 +17,23 @@ from tune.run.verdict import environment_differences, first_difference, judge_se
 
 ENVIRONMENT = {"cpu": "A", "torch": "2.15.0", "git_commit": "aa", "command": "rbnn train"}
 EPOCHS = [
-    Epoch(
-        e, {"digest": f"{e:x}"}, {"val/top1": 10.0 * e, "train/loss": 2.0 - e, "time/epoch_s": 1.0}
-    )
+    Epoch(e, {"digest": f"{e:x}"}, {"val/top1": 10.0 * e, "train/loss": 2.0 - e, "time/x": 1.0})
     for e in range(4)
 ]
-RECORD = RunRecord(
-    "0" * 32,
-    "run",
-    "train",
-    "FINISHED",
-    "mine",
-    Recipe().to_dict(),
-    ENVIRONMENT,
-    {"name": "digits", "sizes": {}},
-    EPOCHS,
-)
+DATA: dict[str, Any] = {"name": "digits", "sizes": {}}
+RECORD = RunRecord("00", "run", "train", "", "mine", Recipe().to_dict(), ENVIRONMENT, DATA, EPOCHS)
 
 
-def changed(epoch: int, **values: Any) -> list[Epoch]:
-    """EPOCHS with one epoch's digest or metrics replaced."""
-    digests = {"digest": values.pop("digest", EPOCHS[epoch].digests["digest"])}
-    return [
-        Epoch(
-            e.epoch,
-            digests,
-            {**e.metrics, **{k.replace("_", "/", 1): v for k, v in values.items()}},
-        )
-        if e.epoch == epoch
-        else e
-        for e in EPOCHS
-    ]
+def changed(epoch: int, digest: str = "", **metrics: float) -> list[Epoch]:
+    """EPOCHS with one epoch's digest or metrics (train_loss for train/loss) replaced."""
+    new = {name.replace("_", "/", 1): value for name, value in metrics.items()}
+    old = EPOCHS[epoch]
+    other = Epoch(epoch, {"digest": digest} if digest else old.digests, old.metrics | new)
+    return [*EPOCHS[:epoch], other, *EPOCHS[epoch + 1 :]]
 
 
 def test_the_same_bits_are_identical_whatever_the_time_took_and_the_machine() -> None:
-    again = changed(2, time_epoch_s=9.0)
+    again = changed(2, time_x=9.0)
     verdict = verify(RECORD, again, {**ENVIRONMENT, "cpu": "B"}, 0.5)
     assert (verdict.result, verdict.positive, verdict.num_epochs) == ("identical", True, 4)
     assert [each.name for each in verdict.environment] == ["cpu"]
@@ -60,21 +42,10 @@ def test_the_same_bits_are_identical_whatever_the_time_took_and_the_machine() ->
 @pytest.mark.parametrize(
     ("epochs", "environment", "result", "positive", "first"),
     [
-        (
-            changed(1, digest="ff"),
-            {},
-            "within tolerance",
-            False,
-            1,
-        ),  # the same machine owes the same bits
+        # The same machine owes the same bits, and other code is no excuse.
+        (changed(1, digest="ff"), {}, "within tolerance", False, 1),
+        (changed(1, digest="ff"), {"git_commit": "bb"}, "within tolerance", False, 1),
         (changed(1, digest="ff"), {"cpu": "B"}, "within tolerance", True, 1),
-        (
-            changed(1, digest="ff"),
-            {"git_commit": "bb"},
-            "within tolerance",
-            False,
-            1,
-        ),  # code is no excuse
         (changed(2, train_loss=0.1), {"torch": "2.16"}, "within tolerance", True, 2),
         (changed(3, val_top1=29.0), {"cpu": "B"}, "differs", False, 3),
         (changed(3, val_top1=math.nan), {"cpu": "B"}, "differs", False, 3),
@@ -98,21 +69,16 @@ def test_a_diverged_loss_equals_itself_and_missing_names_are_no_difference() -> 
 
 def test_the_first_difference_names_the_largest_with_its_values() -> None:
     found = first_difference(EPOCHS, changed(2, digest="ee", train_loss=1e-9, val_top1=20.5))
-    assert found is not None
-    assert (
-        found.text == "epoch 2: train/loss 0.0 recorded, 1e-09 now, another digest of the weights"
-    )
+    text = "epoch 2: train/loss 0.0 recorded, 1e-09 now, another digest of the weights"
+    assert found is not None and found.text == text
 
 
 def test_what_the_bits_depend_on_is_listed_first_and_what_was_not_recorded_is_not_listed() -> None:
-    found = environment_differences(
-        {"git_commit": "a", "cpu": "x", "command": "1"}, {"git_commit": "b", "cpu": "y", "new": "1"}
-    )
+    old = {"git_commit": "a", "cpu": "x", "command": "1", "git_dirty": "false"}
+    found = environment_differences(old, {**old, "git_commit": "b", "cpu": "y", "new": "1"})
     assert [each.name for each in found] == ["cpu", "git_commit"]
-    changed_tree = environment_differences(
-        {"git_commit": "a", "git_dirty": "false"}, {"git_commit": "a", "git_dirty": "true"}
-    )
-    assert [each.name for each in changed_tree] == ["git_dirty"]
+    found = environment_differences(old, {**old, "git_dirty": "true", "command": "2"})
+    assert [each.name for each in found] == ["git_dirty"]
 
 
 NAMED = load_recipe("cifar10_resnet20_1w1a")
@@ -120,17 +86,13 @@ FIGURES = {"top1": 86.5, "spread": [86.3, 86.7]}
 
 
 @pytest.mark.parametrize(
-    ("tops", "result"),
-    [
-        ([86.4, 86.7], "reached"),
-        ([86.3, 86.5], "within the known spread"),
-        ([86.2, 86.2], "not reached"),
-    ],
+    ("low", "high", "result"),
+    [(86.4, 86.7, "reached"), (86.3, 86.5, "within the known spread"), (86.2, 86.2, "not reached")],
 )
-def test_seeds_are_held_against_the_documented_figure(tops: list[float], result: str) -> None:
-    verdict = judge_seeds(tops, NAMED.replace(seed=9, threads=2), NAMED, FIGURES)
+def test_seeds_are_held_against_the_documented_figure(low: float, high: float, result: str) -> None:
+    verdict = judge_seeds([low, high], NAMED.replace(seed=9, threads=2), NAMED, FIGURES)
     assert (verdict.result, verdict.positive) == (result, result != "not reached")
-    assert verdict.mean == pytest.approx(sum(tops) / 2)
+    assert verdict.mean == pytest.approx((low + high) / 2)
     assert f"documented 86.5 % (known spread 86.3 to 86.7): {result}" in verdict.text
 
 
@@ -174,15 +136,11 @@ def test_a_diff_tells_options_environment_data_and_the_first_epoch_apart() -> No
         epochs=changed(1, train_loss=5.0),
     )
     found = compare(RECORD, other)
-    names = [
-        [each.name for each in rows]
-        for rows in (found.options, found.folders, found.environment, found.data)
-    ]
-    assert names == [["lr"], ["results_dir"], ["torch"], ["train images"]]
+    sections = (found.options, found.folders, found.environment, found.data)
+    names = [each.name for rows in sections for each in rows]
+    assert names == ["lr", "results_dir", "torch", "train images"]
     assert found.first is not None and found.first.epoch == 1 and found.deviation == 0.0
     text = "\n".join(lines_of(found))
-    assert (
-        "lr  0.1  ->  0.2" in text
-        and "first that differs is epoch 1: train/loss 1.0 and 5.0" in text
-    )
+    assert "options:\n  lr  0.1  ->  0.2" in text
+    assert "first that differs is epoch 1: train/loss 1.0 and 5.0" in text
     assert "epochs: identical to the bit over 4" in lines_of(compare(RECORD, RECORD))

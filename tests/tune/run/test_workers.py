@@ -29,7 +29,8 @@ from rbnn.models import build
 from rbnn.recipe import Recipe
 from tune.cluster import ray as cluster
 from tune.run import workers as trainer
-from tune.run.workers import WorkerLog, failure_causes, lasting_error, train_with_workers
+from tune.run.failure import failure_causes, lasting_error
+from tune.run.workers import WorkerLog, train_with_workers
 
 # Ray's own code uses what newer versions of it deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -48,17 +49,12 @@ RECIPE = Recipe(
     print_freq=1,
     checkpoint_steps=2,
 )
-
-
 DEAD = WorkerHealthCheckFailedError("A worker health check failed.", failure=RayActorError())
 
 
 def test_only_errors_that_would_come_again_end_a_run_at_once() -> None:
-    data, loss, other = (
-        DataError("image 'x' cannot be read"),
-        NonFiniteLoss("not finite"),
-        RuntimeError("connection closed"),
-    )
+    data, loss = DataError("image 'x' cannot be read"), NonFiniteLoss("not finite")
+    other = RuntimeError("connection closed")
     assert lasting_error({1: other, 0: DEAD}) is None
     assert lasting_error({0: RunFailed("a data loading process was killed")}) is None
     assert lasting_error({0: other, 1: loss}) is loss
@@ -71,22 +67,20 @@ def test_the_worker_that_died_is_named_and_not_those_that_missed_it() -> None:
     assert failure_causes({1: error}) == {1: "failed: OSError: disk full"}
 
 
-def test_the_narrator_says_which_worker_died_and_where_the_others_go_on(
+def test_the_log_says_which_worker_died_and_where_the_others_go_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    epochs: list[Any] = []
-    steps: list[Any] = []
-    narrator = WorkerLog(
-        RECIPE.replace(train_workers=2), epochs.append, lambda *where: steps.append(where)
-    )
-    narrator.hear("worker", rank=0, pid=10, where=None)
-    narrator.hear("worker", rank=1, pid=11, where=None)
-    narrator.hear("epoch", metrics={"epoch": 0})
-    narrator.hear("progress", where=(1, 5, 9))
+    epochs, steps = list[Any](), list[Any]()
+    recipe = RECIPE.replace(train_workers=2)
+    log = WorkerLog(recipe, epochs.append, lambda *where: steps.append(where))
+    log.hear("worker", rank=0, pid=10, where=None)
+    log.hear("worker", rank=1, pid=11, where=None)
+    log.hear("epoch", metrics={"epoch": 0})
+    log.hear("progress", where=(1, 5, 9))
     assert capsys.readouterr().out == "" and epochs == [{"epoch": 0}] and steps == [(1, 5, 9)]
-    narrator.hear("failure", causes={1: "died"})
-    narrator.hear("worker", rank=1, pid=13, where=None)
-    narrator.hear("worker", rank=0, pid=12, where=(1, 4))
+    log.hear("failure", causes={1: "died"})
+    log.hear("worker", rank=1, pid=13, where=None)
+    log.hear("worker", rank=0, pid=12, where=(1, 4))
     assert capsys.readouterr().out.splitlines() == [
         "worker 2 of 2 (process 11) died",
         "2 workers go on from the last checkpoint: epoch 2 after step 4",
@@ -111,25 +105,18 @@ def plain(metrics: dict[str, Any]) -> dict[str, Any]:
 def trained(recipe: Recipe, folder: Path) -> list[dict[str, Any]]:
     """The metrics of a run, epoch by epoch."""
     heard: dict[int, dict[str, Any]] = {}
-    train_with_workers(
-        recipe, folder, lambda metrics: heard.update({metrics["epoch"]: plain(metrics)})
-    )
-    assert sorted(heard) == list(range(recipe.epochs))
-    return [heard[epoch] for epoch in range(recipe.epochs)]
+
+    def report(metrics: dict[str, Any]) -> None:
+        heard[metrics["epoch"]] = plain(metrics)
+
+    train_with_workers(recipe, folder, report)
+    return [heard.pop(epoch) for epoch in range(recipe.epochs)]
 
 
 def weights(path: Path) -> str:
     state = checkpoint.load(path)
-    return checkpoint.digest_of(
-        [
-            state.state_dict,
-            state.optimizer,
-            plain(state.metrics),
-            state.epoch,
-            state.step,
-            state.best,
-        ]
-    )
+    values = [state.state_dict, state.optimizer, plain(state.metrics)]
+    return checkpoint.digest_of([*values, state.epoch, state.step, state.best])
 
 
 @pytest.mark.slow
@@ -147,36 +134,12 @@ def test_four_workers_agree_and_count_every_validation_image_once(tmp_path: Path
         assert metrics[name] == (pytest.approx(value) if name == "val/loss" else value)
 
 
-PLAIN_RANKS = """
-import json, sys
-from datetime import timedelta
-from pathlib import Path
-import torch
-from torch import distributed as dist
-from rbnn.data import open_loaders
-from rbnn.engine import fit
-from rbnn.recipe import Recipe
-from rbnn.distributed import World
-
-rank, folder, recipe = int(sys.argv[1]), Path(sys.argv[2]), Recipe(**json.loads(sys.argv[3]))
-store = dist.FileStore(str(folder / "store"), 2)
-dist.init_process_group(
-    "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=120)
-)
-loaders = open_loaders(recipe, torch.device("cpu"), World.current())
-fit(recipe, loaders, lambda *heard: None, directory=folder)
-dist.destroy_process_group()
-"""
-
-
 def plain_ranks(recipe: Recipe, folder: Path) -> None:
     """The same run in two plain processes, without Ray."""
     folder.mkdir()
-    arguments = [str(folder), json.dumps(recipe.to_dict())]
-    processes = [
-        subprocess.Popen([sys.executable, "-c", PLAIN_RANKS, str(rank), *arguments])
-        for rank in (0, 1)
-    ]
+    program = str(Path(__file__).with_name("plain_rank.py"))
+    command = [sys.executable, program, str(folder), json.dumps(recipe.to_dict())]
+    processes = [subprocess.Popen([*command, rank]) for rank in "01"]
     assert [process.wait(timeout=240) for process in processes] == [0, 0]
 
 
@@ -196,13 +159,11 @@ def test_a_worker_killed_in_mid_epoch_costs_no_bit_and_is_told(
                 victims.append(self.pids[1])
                 os.kill(victims[0], signal.SIGKILL)
 
-    monkeypatch.setattr(trainer, "Narrator", Killing)
+    monkeypatch.setattr(trainer, "WorkerLog", Killing)
     metrics = trained(recipe, tmp_path / "parts")
     said = capsys.readouterr().out
-    assert (
-        f"worker 2 of 2 (process {victims[0]}) died: its process was killed" in said
-        and said.count(" died: ") == 1
-    )
+    assert f"worker 2 of 2 (process {victims[0]}) died: its process was killed" in said
+    assert said.count(" died: ") == 1
     assert re.search(r"2 workers go on from the last checkpoint: epoch 2 after step [2468]\n", said)
     for name in (LAST, BEST):
         assert weights(tmp_path / "parts" / name) == weights(tmp_path / "whole" / name)
@@ -216,8 +177,7 @@ def test_a_worker_killed_in_mid_epoch_costs_no_bit_and_is_told(
 def test_a_loss_that_is_not_finite_is_not_tried_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(
-        NonFiniteLoss, match=r"^the training loss is not finite at epoch 0, step \d"
-    ):
+    reason = r"^the training loss is not finite at epoch 0, step \d"
+    with pytest.raises(NonFiniteLoss, match=reason):
         trained(RECIPE.replace(train_workers=1, lr=1e30), tmp_path)
     assert "go on" not in capsys.readouterr().out

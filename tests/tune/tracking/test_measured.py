@@ -50,16 +50,12 @@ def test_the_best_epoch_of_the_best_unchanged_finished_run_counts(
     }
     assert main(["recipes", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert (rows[NAME]["top1"], rows[NAME]["measured"]["top1"], rows[OTHER]["measured"]) == (
-        86.5,
-        86.25,
-        None,
-    )
+    found = (rows[NAME]["top1"], rows[NAME]["measured"]["top1"], rows[OTHER]["measured"])
+    assert found == (86.5, 86.25, None)
     assert main(["recipes"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert lines[NAME].endswith(f"86.25 / 96.25 (run {best[:8]}, best of 2)") and lines[
-        OTHER
-    ].endswith("91.3                      -")
+    assert lines[NAME].endswith(f"86.25 / 96.25 (run {best[:8]}, best of 2)")
+    assert lines[OTHER].endswith("91.3                      -")
 
 
 def test_without_a_run_of_a_recipe_mlflow_is_not_asked(
@@ -77,11 +73,8 @@ def test_a_store_that_does_not_answer_leaves_the_documented_figures(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert main(["recipes"]) == 0
     said = capsys.readouterr()
-    assert (
-        said.err.startswith("rbnn: no figures measured here: MLflow store http://127.0.0.1:9")
-        and said.err.count("\n") == 1
-    )
-    assert "86.5" in said.out
+    assert said.err.startswith("rbnn: no figures measured here: MLflow store http://127.0.0.1:9")
+    assert said.err.count("\n") == 1 and "86.5" in said.out
 
 
 def test_the_epoch_time_is_that_of_the_latest_run_of_the_same_kind(place: Path) -> None:

@@ -32,9 +32,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunReader, RunFo
     journal = Journal(run.directory)
     for epoch, loss in enumerate((math.inf, math.nan)):
         top1 = (epoch + 1) / 3
-        journal.append(
-            {"epoch": epoch, "val/top1": top1, "train/loss": loss, "digest": f"0{epoch}"}
-        )
+        metrics = {"val/top1": top1, "train/loss": loss, "digest": f"0{epoch}"}
+        journal.append({"epoch": epoch, **metrics})
     run.end("complete")
     mirror = Mirror.open(f"sqlite:///{folder}/mlflow.db")
     mirror.sync(run.directory)

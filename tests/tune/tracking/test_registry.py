@@ -53,29 +53,18 @@ def test_a_champion_gives_way_to_a_better_confirmed_one_only(
     assert (first.champion, first.version) == (True, "1")
     for same_or_worse in (candidate(ids[1], 81.0, 81.0), candidate(ids[1], 70.0)):
         refused = register_champion(reader, same_or_worse)
-        assert (
-            not refused.champion
-            and "version 1 stays champion: val/top1 81.00 % against" in refused.text
-        )
-    other_measure = register_champion(reader, candidate(ids[1], 99.0, measure="test/top1"))
-    assert (
-        not other_measure.champion
-        and "is known by val/top1, this one by test/top1" in other_measure.text
-    )
-    better = register_champion(reader, candidate(ids[2], 83.0, 84.0))
-    assert (
-        better.champion
-        and "version 2 is champion, in place of version 1: val/top1 83.50 %" in better.text
-    )
-    assert register_champion(reader, candidate(ids[2], 83.0, 84.0)).text.endswith(
-        "is this network already, and champion"
-    )
+        assert not refused.champion
+        assert "version 1 stays champion: val/top1 81.00 % against" in refused.text
+    other = register_champion(reader, candidate(ids[1], 99.0, measure="test/top1"))
+    assert not other.champion and "known by val/top1, this one by test/top1" in other.text
+    better, again = (register_champion(reader, candidate(ids[2], 83.0, 84.0)) for _ in range(2))
+    expected = "version 2 is champion, in place of version 1: val/top1 83.50 %"
+    assert better.champion and expected in better.text
+    assert again.text.endswith("is this network already, and champion")
     champion = champion_of(reader, NAME)
     assert champion is not None and champion.run_id == ids[2]
-    assert (
-        champion.tags.items()
-        >= {"rbnn.seeds": "2", "rbnn.sweep": "look", "rbnn.confirmed_top1": "83.5"}.items()
-    )
+    tags = {"rbnn.seeds": "2", "rbnn.sweep": "look", "rbnn.confirmed_top1": "83.5"}
+    assert champion.tags.items() >= tags.items()
     assert "lr: 0.1" in champion.description
     assert len(reader.client.search_model_versions(f"name = '{NAME}'")) == 2
 
@@ -89,11 +78,8 @@ def test_an_unconfirmed_winner_is_refused_with_the_way_to_confirm_it(
         candidate_of(Winner(row, RECIPE, RECIPE, None, None), "look", reader)
     winner = Winner(row, RECIPE, RECIPE, Setting(3, [80.0, 81.0], [79.0, 78.0]), None)
     confirmed = candidate_of(winner, "look", reader)
-    assert (confirmed.run_id, confirmed.measure, confirmed.scores) == (
-        ids[0],
-        "test/top1",
-        (79.0, 78.0),
-    )
+    found = (confirmed.run_id, confirmed.measure, confirmed.scores)
+    assert found == (ids[0], "test/top1", (79.0, 78.0))
     row.run_id = "f" * 32
     with pytest.raises(RequestError, match="is unknown"):
         candidate_of(winner, "look", reader)
