@@ -36,6 +36,7 @@ def row_of(trial: FrozenTrial, run: RunFolder) -> TrialRow:
         scores.get(epochs),
         max(scores.values(), default=None),
         trial.user_attrs.get(CAUSE, "") if state == "failed" else "",
+        max(scores, key=scores.__getitem__, default=0),
     )
 
 

@@ -18,7 +18,7 @@ BASELINE = 0  # the trial that runs the recipe's own setting
 @dataclass
 class TrialRow:
     """A trial: its values by option name, epochs completed, val/top1 (percent) of the last and the
-    best epoch.
+    best epoch, and which epoch that was, from 1.
     """
 
     number: int
@@ -29,6 +29,7 @@ class TrialRow:
     top1: float | None = None
     best_top1: float | None = None
     cause: str = ""
+    best_epoch: int = 0
 
 
 @dataclass
