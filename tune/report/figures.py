@@ -221,14 +221,17 @@ def with_ends(
 
 
 def ticks_of(axis: Axis, values: Sequence[float]) -> dict[float, str]:
-    """Where choices stand; on a logarithmic axis 1, 2 and 5 of each decade, or its beginning where
-    those would be many; nothing for the usual ticks.
+    """Where choices and few whole numbers stand; on a logarithmic axis 1, 2 and 5 of each decade,
+    or its beginning where those would be many; nothing for the usual ticks.
     """
     if axis.choices:
         return {float(place): shown(choice) for place, choice in enumerate(axis.choices)}
-    if not axis.log or not values:
+    if not values:
         return {}
     low, high = min(values), max(values)
+    if not axis.log:
+        whole = all(value.is_integer() for value in values) and high - low <= 10
+        return {float(n): str(n) for n in range(int(low), int(high) + 1)} if whole else {}
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
     marks = [mark for mark in fine if low / 1.5 <= mark <= high * 1.5]

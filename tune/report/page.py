@@ -25,6 +25,7 @@ ASSETS = Path(__file__).with_name("assets")
 NUM_ROWS = 20
 MODULE = re.compile(r"[ ,][\w$]+=[\w$]+\(\((?:[\w$]+,([\w$]+))?\)=>\{")
 LARGE = 250_000  # characters
+MANY = 5_000  # points beyond which WebGL draws them; a browser has few of its contexts
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def plotly_code() -> str:
     code, kept, at = get_plotlyjs(), [], 0
     heads = list(MODULE.finditer(code))
     for head, following in itertools.pairwise(heads):
-        end = code.rfind("});", head.end(), following.start())
+        end = code.rfind("});var", head.end(), following.start())
         if end - head.end() > LARGE:
             stand_in = "new Proxy(function(){}, {get: (of, name, itself) => itself})"
             kept += [code[at : head.end()], f"{head[1]}.exports={stand_in}" if head[1] else ""]
@@ -170,7 +171,7 @@ def of_panel(panel: Panel, height: int) -> dict[str, Any]:
         modes = ["lines"] * bool(one.width) + ["markers"] * bool(one.mark)
         traces.append(
             {
-                "type": "scatter" if one.step or one.dashed else "scattergl",
+                "type": "scattergl" if len(one.x) > MANY else "scatter",
                 "mode": "+".join(modes), "name": one.name, "x": one.x, "y": one.y,
                 "opacity": one.opacity, "text": one.texts,
                 "hovertemplate": "%{text}<extra></extra>" if one.mark and one.texts else None,

@@ -59,7 +59,7 @@ def draw(data: SweepData, file: Path) -> None:
     for number, (key, panels) in enumerate(small, 3):
         for column, panel in enumerate(panels):
             left = LEFT + column * width
-            axes = place(number, left, left + 0.78 * width)
+            axes = place(number, left, left + 0.72 * width)
             _panel(axes, panel, key if column == 0 and key != last else "")
         last = key
     title = f"{data.name}: {data.recipe['model']} on {data.recipe['dataset']}"
@@ -93,8 +93,9 @@ def _panel(axes: Any, panel: Panel, key: str) -> None:
         axes.set_xticks([], minor=True)
     if panel.ticks:
         axes.set_xticks(list(panel.ticks), list(panel.ticks.values()))
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.set(xlabel=panel.x, ylabel=panel.y)
-    axes.tick_params(labelsize=9)
+    axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     if key:
         axes.set_title(TITLES[key], loc="left", pad=22)
