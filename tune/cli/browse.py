@@ -43,6 +43,7 @@ def report(args: argparse.Namespace) -> int:
 
     from tune.report.console import print_summary
     from tune.report.page import write_report
+    from tune.report.table import verdict
     from tune.sweep.folder import find_sweep, sweep_folders
     from tune.tracking.mirror import Mirror
 
@@ -55,6 +56,7 @@ def report(args: argparse.Namespace) -> int:
         print(json.dumps(written.to_dict(), indent=2))
     else:
         print_summary(written.data.summary)
+        print(f"\n{verdict(written.data.table)}")
         print(f"report: {written.files[0]}  {written.files[1]}")
     try:
         Mirror.open(folder.store_uri()).sync(folder.directory)

@@ -35,9 +35,9 @@ class Axis:
         return self.name + (" (log)" if self.log else "")
 
     def place(self, row: TrialRow) -> float:
-        """Where a trial lies on the axis: its value, or the place of its choice."""
+        """Where a trial lies on the axis: its value, to six digits, or the place of its choice."""
         value = row.values[self.name]
-        return float(self.choices.index(value)) if self.choices else float(value)
+        return float(self.choices.index(value)) if self.choices else float(f"{value:.6g}")
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def slices(data: SweepData) -> list[Panel]:
         series = []
         for state in ("pruned", "complete"):
             rows = [row for row in data.tried if row.state == state]
-            scores, texts = [row.top1 for row in rows], [told(row) for row in rows]
+            scores, texts = [row.top1 for row in rows], [f"trial {row.number}" for row in rows]
             colours = [shade(row.number / last) for row in rows]
             places = [axis.place(row) for row in rows]
             points = Series(state, places, scores, mark=MARKS[state][1])
@@ -250,26 +250,17 @@ def shade(share: float) -> str:
     return SCALE[-1][1]
 
 
-def no_scores(data: SweepData) -> str:
-    """Why figures of trials are missing; "" where they are not."""
-    return "" if data.rows else "No trial has finished an epoch yet."
-
-
-def no_importance(data: SweepData) -> str:
-    complete = sum(row.state == "complete" for row in data.rows)
-    if data.importance:
-        return ""
-    if complete < LEAST_FOR_IMPORTANCE:
-        return (
-            f"Not computed: {complete} trial(s) ran to their end, and it takes at least "
-            f"{LEAST_FOR_IMPORTANCE}."
-        )
-    return "Not computed: all complete trials have the same score, or the same values."
-
-
-def no_diagnostics(data: SweepData) -> str:
-    missing = "The trials recorded no metrics of rotations and binary weights."
-    return "" if data.diagnostics else missing
+def why_missing(key: str, data: SweepData) -> str:
+    """Why the sweep has no such figure; "" where it has."""
+    if key == "diagnostics" and not data.diagnostics:
+        return "The trials recorded no metrics of rotations and binary weights."
+    if key == "importance" and not data.importance:
+        complete = sum(row.state == "complete" for row in data.rows)
+        if complete >= LEAST_FOR_IMPORTANCE:
+            return "Not computed: all complete trials have the same score, or the same values."
+        least = f"it takes at least {LEAST_FOR_IMPORTANCE}."
+        return f"Not computed: {complete} trial(s) ran to their end, and {least}"
+    return "" if data.rows or key == "importance" else "No trial has finished an epoch yet."
 
 
 @dataclass(frozen=True)
@@ -279,34 +270,21 @@ class Figure:
     key: str
     title: str
     about: str
-    missing: Callable[[SweepData], str]
     panels: Callable[[SweepData], list[Panel]] | None = None
 
 
+LAST = "the line is the best complete trial so far."
+PRUNED = "a cross marks where a trial was pruned."
+VARIED = "PED-ANOVA over the trials that ran to their end, of the options that vary among them."
+SLICES = "Each option by itself; later trials are more orange."
+METHOD = "The method's own metrics of the best trials."
 FIGURES = (
     Figure(
-        "history", "Optimisation history",
-        f"{METRIC} of every trial's last epoch; the line is the best complete trial so far.",
-        no_scores, history,
+        "history", "Optimisation history", f"{METRIC} of every trial's last epoch; {LAST}", history
     ),
-    Figure(
-        "curves", "Learning curves", f"{METRIC} by epoch; a cross marks where a trial was pruned.",
-        no_scores, curves,
-    ),
-    Figure(
-        "parallel", "Parallel coordinates", "Drag along an axis to select trials.", no_scores
-    ),
-    Figure(
-        "importance", "Parameter importance",
-        "PED-ANOVA over the trials that ran to their end, of the options that vary among them.",
-        no_importance,
-    ),
-    Figure(
-        "slices", "Slices", "Each option by itself; later trials are more orange.",
-        no_scores, slices,
-    ),
-    Figure(
-        "diagnostics", "Rotations and binary weights",
-        "The method's own metrics of the best trials.", no_diagnostics, diagnostics,
-    ),
-)  # fmt: skip
+    Figure("curves", "Learning curves", f"{METRIC} by epoch; {PRUNED}", curves),
+    Figure("parallel", "Parallel coordinates", "Drag along an axis to select trials."),
+    Figure("importance", "Parameter importance", VARIED),
+    Figure("slices", "Slices", SLICES, slices),
+    Figure("diagnostics", "Rotations and binary weights", METHOD, diagnostics),
+)

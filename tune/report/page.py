@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tune.report.data import SweepData, gather
-from tune.report.figures import BLUE, FIGURES, SCALE, Figure, Panel, Series, scales
+from tune.report.figures import BLUE, FIGURES, SCALE, Figure, Panel, Series, scales, why_missing
 from tune.report.picture import draw
 from tune.report.table import as_html, verdict
 from tune.sweep.folder import SweepFolder
@@ -134,7 +134,7 @@ def commands(data: SweepData) -> str:
 def _section(figure: Figure, data: SweepData, drawn: dict[str, Any]) -> str:
     """A figure's title and its panels' places, which go into `drawn`; or why it is missing."""
     head = f"<section><h2>{figure.title}</h2>"
-    if why := figure.missing(data):
+    if why := why_missing(figure.key, data):
         return f'{head}<p class="dim">{html.escape(why)}</p></section>'
     legend = ""
     if figure.panels:

@@ -17,11 +17,11 @@ from tune.report.figures import (
     curves,
     diagnostics,
     history,
-    no_importance,
     opacity,
     scales,
     shade,
     slices,
+    why_missing,
 )
 
 WIDTH, LEFT, RIGHT = 14.0, 0.06, 0.97  # inches; where a row of panels begins and ends, as shares
@@ -138,7 +138,7 @@ def _parallel(axes: Any, found: list[Scale]) -> None:
 
 def _importance(axes: Any, data: SweepData) -> None:
     axes.set_title(f"{TITLES['importance']} (PED-ANOVA)", loc="left")
-    if why := no_importance(data):
+    if why := why_missing("importance", data):
         axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
         return
