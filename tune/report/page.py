@@ -172,7 +172,8 @@ def of_panel(panel: Panel, height: int) -> dict[str, Any]:
         traces.append(
             {
                 "type": "scattergl" if len(one.x) > MANY else "scatter",
-                "mode": "+".join(modes), "name": one.name, "x": one.x, "y": one.y,
+                "mode": "+".join(modes), "name": one.name, "x": one.x,
+                "y": [None if value is None else round(value, 6) for value in one.y],
                 "opacity": one.opacity, "text": one.texts,
                 "hovertemplate": "%{text}<extra></extra>" if one.mark and one.texts else None,
                 "marker": {"color": one.colours or one.colour, "symbol": one.mark, "size": 8},
