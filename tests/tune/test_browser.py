@@ -13,8 +13,8 @@ import yaml
 
 from docs.browser import Browser, chromium_missing
 from tune.serve.mlflow import free_port, mlflow_server
-from tune.tracking.mirror import Tracker
-from tune.tracking.view import view_link
+from tune.tracking.reader import RunReader
+from tune.tracking.view import sweep_id_of, view_link
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,15 +48,15 @@ def folder(
 
 
 @pytest.fixture(scope="module")
-def tracker(folder: Path) -> Tracker:
-    return Tracker.open(uri=f"sqlite:///{folder}/mlflow.db")
+def reader(folder: Path) -> RunReader:
+    return RunReader.open(f"sqlite:///{folder}/mlflow.db")
 
 
 @pytest.fixture(scope="module")
-def pages(tracker: Tracker) -> Iterator[str]:
+def pages(reader: RunReader) -> Iterator[str]:
     """The address of MLflow's pages."""
     port = free_port("127.0.0.1", 5700)
-    with mlflow_server(tracker.uri, port):
+    with mlflow_server(reader.uri, port):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -66,14 +66,16 @@ def browser() -> Iterator[Browser]:
         yield opened
 
 
-def trials(tracker: Tracker) -> list[Any]:
-    return tracker.children(tracker.sweep_run("tiny").info.run_id)
+def trials(reader: RunReader) -> list[Any]:
+    return reader.children(reader.sweep_run("tiny").info.run_id)
 
 
 def test_the_saved_view_shows_the_trials_best_first_with_their_curves(
-    pages: str, browser: Browser, tracker: Tracker
+    pages: str, browser: Browser, reader: RunReader
 ) -> None:
-    browser.open(view_link(pages, tracker.experiment_id, "tiny"))
+    parent = reader.sweep_run("tiny")
+    where = (pages, parent.info.experiment_id, sweep_id_of(parent))
+    browser.open(view_link(*where))
     browser.wait_for_text("4 matching runs")
     drawn = "return document.querySelectorAll('.js-plotly-plot .scatterlayer .js-line').length"
     assert browser.wait_for(drawn, "a curve") >= 4
@@ -82,72 +84,67 @@ def test_the_saved_view_shows_the_trials_best_first_with_their_curves(
         "a bar for each trial",
     )
     text = browser.text()
-    ranked = sorted(trials(tracker), key=lambda run: -run.data.metrics["val/top1"])
+    ranked = sorted(trials(reader), key=lambda run: -run.data.metrics["val/top1"])
     places = [text.index(run.info.run_name) for run in ranked]
     assert places == sorted(places), "the best trial is not first"
-    browser.open(view_link(pages, tracker.experiment_id, "tiny", charts=False))
-    browser.wait_for_text("rbnn.state")
-    for column in ("lr", "warm_up", "val/top1", "rbnn.epochs"):
+    browser.open(view_link(*where, charts=False))
+    for column in ("rbnn.state", "lr", "warm_up", "val/top1", "rbnn.epochs"):
         browser.wait_for_text(column)
 
 
 def test_the_sweeps_own_run_says_what_it_is_and_shows_its_trials(
-    pages: str, browser: Browser, tracker: Tracker
+    pages: str, browser: Browser, reader: RunReader
 ) -> None:
-    parent = tracker.sweep_run("tiny").info.run_id
-    browser.open(f"{pages}/#/experiments/{tracker.experiment_id}/runs/{parent}")
-    browser.wait_for_text(
-        "against the documented default"
-        if "best of 4" not in _note(tracker)
-        else "the best of 4 trials"
-    )
+    parent = reader.sweep_run("tiny")
+    note = parent.data.tags["mlflow.note.content"]
+    browser.open(f"{pages}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}")
+    best_is_default = "the best of 4 trials"
+    said = best_is_default if best_is_default in note else "against the documented default"
+    browser.wait_for_text(said)
     link = browser.wait_for(
         "return document.querySelector('a[href*=viewStateShareKey]')?.href",
         "the link to the trials",
     )
-    assert "viewStateShareKey=tiny" in link
-    browser.wait_for_text("trial 3 of tiny")
+    assert f"viewStateShareKey={sweep_id_of(parent)}" in link
+    for run in trials(reader):
+        browser.wait_for_text(run.info.run_name)
 
 
-def _note(tracker: Tracker) -> str:
-    return str(tracker.sweep_run("tiny").data.tags["mlflow.note.content"])
-
-
-def test_a_trials_checkpoints_are_found(pages: str, browser: Browser, tracker: Tracker) -> None:
-    run_id = trials(tracker)[0].info.run_id
-    browser.open(
-        f"{pages}/#/experiments/{tracker.experiment_id}/runs/{run_id}/artifacts/checkpoints"
-    )
+def test_a_trials_checkpoints_are_found(pages: str, browser: Browser, reader: RunReader) -> None:
+    run = trials(reader)[0].info
+    page = f"{pages}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    browser.open(f"{page}/artifacts/checkpoints")
     browser.wait_for_text("last.ckpt")
     browser.wait_for_text("best.ckpt")
+
+
+FIGURES = "[...document.querySelectorAll('.js-plotly-plot:not(#parallel0)')]"
+TITLES = ("Optimisation history", "Learning curves", "Parallel coordinates", "Slices")
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_report_draws_every_figure_inside_the_page(folder: Path, dark: bool) -> None:
     with Browser(1280, 900, dark=dark) as browser:
         browser.open((folder / "result" / "tiny" / "report.html").as_uri())
-        browser.wait_for(
-            "return document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5",
-            "the figures",
-        )
-        for title in (
-            "Optimisation history",
-            "Learning curves",
-            "Parallel coordinates",
-            "Parameter importance",
-            "Slices",
-        ):
+        browser.wait_for(f"return {FIGURES}.length >= 5", "the figures")
+        for title in (*TITLES, "Parameter importance"):
             browser.wait_for_text(title)
-        assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth"), (
-            "the page is wider than its window"
-        )
-        wide = (
-            "return [...document.querySelectorAll('.js-plotly-plot')].every(p => "
-            "p.getBoundingClientRect().width > 800)"
-        )
-        assert browser.run(wide)
-        light = browser.run(
-            "const c = getComputedStyle(document.body).color.match(/\\d+/g); return Number(c[0]) "
-            "> 128"
-        )
+        inside = "return document.documentElement.scrollWidth <= window.innerWidth"
+        assert browser.run(inside), "the page is wider than its window"
+        colour = "getComputedStyle(document.body).color.match(/\\d+/g)"
+        light = browser.run(f"return Number({colour}[0]) > 128")
         assert light is dark, "text and page have the same brightness"
+
+
+def test_the_report_fits_a_telephone_and_its_legends_switch_what_they_name(folder: Path) -> None:
+    with Browser(1280, 900) as browser:
+        browser.open((folder / "result" / "tiny" / "report.html").as_uri())
+        browser.wait_for(f"return {FIGURES}.length >= 5", "the figures")
+        narrow = "document.body.style.cssText = 'width: 366px; margin: 0; padding: 12px'"
+        browser.run(f"{narrow}; window.dispatchEvent(new Event('resize')); return true")
+        parts = "document.querySelectorAll('.js-plotly-plot:not(#parallel0) svg, .legend button')"
+        fits = f"[...{parts}].every(part => part.getBoundingClientRect().right <= 391)"
+        browser.wait_for(f"return {fits}", "figures and legends within 390 pixels")
+        browser.run("document.querySelector('.legend button').click(); return true")
+        hidden = "document.querySelector('#history0').data[0].visible === false"
+        browser.wait_for(f"return {hidden}", "the first series hidden")

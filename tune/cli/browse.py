@@ -44,9 +44,10 @@ def report(args: argparse.Namespace) -> int:
     """
     from mlflow.exceptions import MlflowException
 
-    from tune.report.write import write_report
+    from tune.report.console import print_summary
+    from tune.report.page import write_report
+    from tune.report.table import verdict
     from tune.sweep.folder import find_sweep, sweep_folders
-    from tune.sweep.summary import print_standing
     from tune.tracking.mirror import Mirror
 
     known = sweep_folders(args.results_dir)
@@ -57,7 +58,8 @@ def report(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(written.to_dict(), indent=2))
     else:
-        print_standing(written.data.standing)
+        print_summary(written.data.summary)
+        print(f"\n{verdict(written.data.table)}")
         print(f"report: {written.files[0]}  {written.files[1]}")
     try:
         Mirror.open(folder.store_uri()).sync(folder.directory)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tune.report.console import SweepDisplay, say
-from tune.run.diagnostics import diagnostics_files
+from tune.report.diagnostics import draw_diagnostics
 from tune.run.folder import RunFolder
 from tune.run.listener import Listener, Listeners
 from tune.tracking.mirror import Mirror
@@ -51,7 +51,7 @@ class DiagnosticsPicture(Listener):
     """Draws a run's diagnostics into its folder when it has ended."""
 
     def run_ended(self, run: RunFolder) -> None:
-        diagnostics_files(run.directory)
+        draw_diagnostics(run.directory)
 
 
 @contextmanager

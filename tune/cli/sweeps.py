@@ -86,7 +86,7 @@ def sweep(args: argparse.Namespace) -> int:
 def begin(file: SweepConfig, **given: Any) -> int:
     """Run a sweep file, watched and recorded; given: as `run_sweep` takes it."""
     from tune.cli.listeners import watched
-    from tune.report.outcome import opening
+    from tune.report.console import opening
     from tune.sweep.session import run_sweep
     from tune.sweep.stop import Interruption
 
@@ -105,7 +105,7 @@ def begin(file: SweepConfig, **given: Any) -> int:
 
 def conclude(folder: SweepFolder, stop: Any, mirror: Any) -> int:
     """Write and log the report of a sweep that has ended, and say what it found."""
-    from tune.report.outcome import print_result
+    from tune.report.console import print_result
     from tune.report.publish import publish
     from tune.sweep.summary import look_at
     from tune.tracking.thread import say
@@ -130,7 +130,7 @@ def conclude(folder: SweepFolder, stop: Any, mirror: Any) -> int:
 def forecast(file: SweepConfig, args: argparse.Namespace) -> int:
     """Print what a sweep would try and take."""
     from tune.cluster.ray import capacity, joined
-    from tune.report.dry_run import dry_run
+    from tune.report.console import dry_run
     from tune.sweep.plan import plan
     from tune.tracking.measured import recorded_epoch_s
     from tune.tracking.reader import existing_reader
@@ -256,14 +256,15 @@ def status(args: argparse.Namespace) -> int:
         from tune.cli.cluster import print_status
 
         return print_status(args.sweep, args.address, args.json)
-    from tune.sweep.summary import look_at, look_at_all, print_list, print_standing
+    from tune.report.console import print_list, print_summary
+    from tune.sweep.summary import look_at, look_at_all
 
     if args.sweep:
         standing = look_at(found(args))
         if args.json:
             print(json.dumps(standing.to_dict(), indent=1))
         else:
-            print_standing(standing)
+            print_summary(standing)
     elif args.json:
         print(json.dumps(look_at_all(args.results_dir), indent=1))
     elif not print_list(args.results_dir):

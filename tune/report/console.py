@@ -1,23 +1,32 @@
-"""A sweep in the terminal: a live table where there is a terminal, plain lines elsewhere, and the
-table at its end.
+"""A sweep in the terminal: what it will do, a live table or plain lines while it runs, what it
+found, and how it stands.
 """
 
 from __future__ import annotations
 
-import io
 import sys
 import time
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from rbnn.console import finish_time
-from tune.sweep.table import BASELINE, TrialRow, TrialTable, columns, percent, shown
+from rbnn.errors import RequestError
+from tune.report.table import as_rich, print_table, verdict
+from tune.sweep.table import TrialRow, TrialTable, percent, shown
+
+if TYPE_CHECKING:  # these load torch and optuna: seconds that `rbnn status` needs not
+    from tune.sweep.forecast import Forecast
+    from tune.sweep.plan import SweepPlan
+    from tune.sweep.stop import StopSignal
+    from tune.sweep.summary import SweepSummary
 
 PLAIN_INTERVAL_S = 10.0
 NUM_LIVE_ROWS = 12
+NUM_TABLE_ROWS = 10
 
 
 class SweepDisplay:
-    """Shows a board as it changes; use as a context."""
+    """Shows a table of trials as it changes; use as a context."""
 
     def __init__(self, board: TrialTable) -> None:
         self.board = board
@@ -41,51 +50,39 @@ class SweepDisplay:
         """A trial began, reported or ended."""
         if self.live:
             return
-        epoch = f"epoch {row.epochs}/{self.board.num_epochs}"
+        epoch, top1 = f"epoch {row.epochs}/{self.board.num_epochs}", f"val/top1 {percent(row.top1)}"
         if row.state != "running":
-            ended = (
-                f"{row.state} after {row.epochs} epochs, val/top1 {percent(row.top1)} "
-                f"%{_because(row)}"
-            )
-            say(f"{self.board.noun} {row.number} {ended}")
+            because = f": {row.cause}" if row.cause else ""
+            text = f"{row.state} after {row.epochs} epochs, {top1} %{because}"
         elif row.number not in self._said:
             self._said.add(row.number)
-            values = "  ".join(f"{name} {shown(value)}" for name, value in row.values.items())
-            say(
-                f"{self.board.noun} {row.number} "
-                f"{f'goes on from {epoch}' if row.epochs else 'starts'}: {values}"
-            )
+            text = f"{f'goes on from {epoch}' if row.epochs else 'starts'}: {_values(row.values)}"
         elif time.monotonic() - self._last_line < PLAIN_INTERVAL_S:
             return
         else:
-            say(
-                f"{self.board.noun} {row.number} {epoch}, val/top1 {percent(row.top1)} %; "
-                f"{self.summary()}"
-            )
+            text = f"{epoch}, {top1} %; {self.summary()}"
+        say(f"{self.board.noun} {row.number} {text}")
         self._last_line = time.monotonic()
 
     def summary(self) -> str:
         """How far the sweep is, in one line."""
-        left = self.board.seconds_left()
-        tops = [row.best_top1 for row in self.board.rows.values() if row.best_top1 is not None]
+        board, left = self.board, self.board.seconds_left()
+        tops = [row.best_top1 for row in board.rows.values() if row.best_top1 is not None]
         best = f"best top-1 {max(tops):.2f} %" if tops else "no epoch finished yet"
-        with_confirmation = ", confirmation included" if self.board.epochs_after else ""
-        finish = (
-            f"finish about {finish_time(left)}{with_confirmation}"
-            if left is not None
-            else "finish not known yet"
-        )
-        of = f" of {self.board.num_trials}" if self.board.num_trials is not None else ""
-        return f"{len(self.board.ended)}{of} {self.board.noun}s done, {best}, {finish}"
+        finish = "finish not known yet"
+        if left is not None:
+            more = ", confirmation included" if board.epochs_after else ""
+            finish = f"finish about {finish_time(left)}{more}"
+        of = f" of {board.num_trials}" if board.num_trials is not None else ""
+        return f"{len(board.ended)}{of} {board.noun}s done, {best}, {finish}"
 
     def _renderable(self) -> Any:
         from rich.console import Group
-        from rich.text import Text
 
-        recent = sorted(
+        rows = sorted(
             self.board.rows.values(), key=lambda row: (row.state == "running", row.number)
-        )[-NUM_LIVE_ROWS:]
-        return Group(table(self.board, recent), Text(self.summary()))
+        )
+        return Group(as_rich(self.board, rows[-NUM_LIVE_ROWS:]), self.summary())
 
 
 def say(line: str) -> None:
@@ -93,73 +90,169 @@ def say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
 
 
-def _because(row: TrialRow) -> str:
-    return f": {row.cause}" if row.cause else ""
+def _values(values: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {shown(value)}" for name, value in values.items())
 
 
-def table(board: TrialTable, rows: list[TrialRow]) -> Any:
-    """The given trials with their values; trial 0 is marked as the documented default."""
+def opening(plan: SweepPlan) -> str:
+    """What is about to run, in four lines."""
+    recipe, data = plan.recipe, plan.data
+    space = "  ".join(f"{name} {text}" for name, _, text in plan.config.space.describe())
+    each = f"{recipe.threads} thread(s)"
+    if recipe.train_workers > 1:
+        each = f"{recipe.train_workers} workers of {recipe.threads} threads"
+    sizes = ", ".join(f"{size} {split}" for split, size in data.sizes.items())
+    selection = f"the validation split {data.name} comes with"
+    if recipe.val_fraction:
+        selection = f"{recipe.val_fraction:.0%} of the training images, held out"
+    return (
+        f"sweep {plan.name}: up to {plan.config.trials} trials of {recipe.model} on "
+        f"{recipe.dataset}, {recipe.epochs} epochs, {plan.concurrent} at once, {each} each\n"
+        f"searching {space}\n"
+        f"{data.name}: {sizes}; trials are compared on {selection}\n"
+        f"results in {plan.directory}"
+    )
+
+
+def print_result(
+    board: TrialTable, stop: StopSignal, confirmation: list[str], handle: str, pages: str = ""
+) -> None:
+    """What the sweep found, whether it is confirmed, and the exact commands that go on from here.
+
+    handle: what these commands call the sweep. pages: the address of its trials in MLflow's pages,
+    where a server shows them.
+    """
+    from tune.sweep.stop import BUDGET
+
+    if stop.by_user:
+        print(f"\n{stop.reason}; {len(board.ended)} trials are recorded, those that ran as killed")
+    elif stop.reason:
+        print(f"\nended early: {stop.reason}")
+    print_table(board, NUM_TABLE_ROWS)
+    print(f"\n{verdict(board)}")
+    if confirmation:
+        print("", *confirmation, "", sep="\n")
+    elif board.best:
+        print(f"unconfirmed, as each ran once; to confirm: rbnn resume {handle} --confirm-seeds 3")
+    if board.best:
+        print(f"run the winner again, to the bit:  rbnn replay {board.best.run_id[:8]}")
+    print(f"see every trial:                   {pages or f'rbnn ui {board.name}'}")
+    if stop.reason:
+        command = f"extend {handle} --hours 1" if stop.reason == BUDGET else f"resume {handle}"
+        print(f"go on with it:                     rbnn {command}")
+
+
+def dry_run(plan: SweepPlan, recorded: tuple[float, str] | None) -> list[str]:
+    """What `rbnn sweep FILE --dry-run` prints; recorded: as `forecast` takes it."""
+    from tune.sweep.forecast import first_points, forecast, hours
+
+    found, file, recipe = forecast(plan, recorded), plan.config, plan.recipe
+    lines = [opening(plan), "", "space"]
+    lines += [f"  {name}: {kind}, {text}" for name, kind, text in file.space.describe()]
+    lines += ["first trials"]
+    lines += [f"  {number}: {_values(values)}" for number, values in enumerate(first_points(plan))]
+    each = f"{recipe.train_workers * recipe.threads} core(s), {plan.gpus_of_trial:g} GPU(s)"
+    lines += [f"at once: {plan.concurrent} trials of {each}", *_rungs(plan, found)]
+    most, total = found.most + found.confirming, found.expected + found.confirming
+    minutes = file.time_budget_min
+    budget = f"; the search stops after {minutes:g} minutes" if minutes else ""
+    likely, longest = (hours(epochs, found, plan.concurrent) for epochs in (total, most))
+    return [
+        *lines,
+        f"epochs: {most} at most, about {total:.0f} expected ({found.expected:.0f} to search, "
+        f"{found.confirming} to confirm)",
+        f"an epoch: {found.epoch_s:.2f} s, {found.source}",
+        f"time: about {likely}, at most {longest}, if trials at once do not slow one another"
+        f"{budget}",
+        f"disk: {found.checkpoint / 1e6:.1f} MB a checkpoint, up to {found.disk / 1e9:.2f} GB in "
+        "all (last and best of each run, in its folder and in MLflow)",
+    ]
+
+
+def _rungs(plan: SweepPlan, found: Forecast) -> list[str]:
+    if plan.config.scheduler.name == "none":
+        return ["rungs: none, every trial runs to its end"]
+    if found.rungs == [[]]:
+        return ["rungs: none below the last epoch"]
+    share = f"one in {plan.config.scheduler.reduction_factor:g} goes on"
+    lines = []
+    for number, epochs in enumerate(found.rungs):
+        of = f" of bracket {number}" if len(found.rungs) > 1 else ""
+        text = ", ".join(f"epoch {epoch}" for epoch in epochs) or "none"
+        lines.append(f"rungs{of}: {text}; {share}")
+    return lines
+
+
+def print_summary(summary: SweepSummary) -> None:
+    """How one sweep stands."""
+    record, counts = summary.record, summary.counts()
+    of = f" of {record.trials}" if record.trials is not None else ""
+    others = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    print(
+        f"sweep {record.name}: {_state(summary)}; {_done(counts)}{of} trials done "
+        f"({others or 'none begun'})"
+    )
+    used, busy = summary.used_s / 3600, summary.busy_s / 3600
+    print(
+        f"used {used:.2f} hours, {busy * record.cpus:.2f} CPU hours, "
+        f"{busy * record.gpus:.2f} GPU hours; {_finish(summary)}"
+    )
+    if summary.table.rows:
+        print_table(summary.table, NUM_TABLE_ROWS)
+    if summary.num_to_confirm:
+        done = f"{summary.num_confirmed} of {summary.num_to_confirm} confirmation runs done"
+        print(f"\n{done}", *summary.confirmation, sep="\n")
+    if summary.state in ("died", "stopped", "failed"):
+        print(f"go on with it: rbnn resume {summary.folder.handle}")
+
+
+def print_list(results_dir: str) -> bool:
+    """All sweeps under a results folder, one line each; whether there is any."""
+    from rich.console import Console
     from rich.table import Table
 
+    from tune.sweep.folder import sweep_folders
+    from tune.sweep.summary import look_at
+
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    grid.add_column("trial", justify="right")
-    grid.add_column("state")
-    for name in ["epochs", "val/top1", *columns(list(board.rows.values()))]:
-        grid.add_column(name, justify="right")
-    grid.add_column("run")
-    grid.add_column("")
-    for row in rows:
-        note = "documented default" if row.number == BASELINE else ""
-        if row is board.best:
-            note = board.best_note + (", the documented default itself" if note else "")
-        values = [shown(value) for value in row.values.values()]
-        grid.add_row(
-            str(row.number), row.state, f"{row.epochs}/{board.num_epochs}", percent(row.top1),
-            *values, row.run_id[:8], note,
-            style="bold" if row is board.best else ("cyan" if row.number == BASELINE else ""),
-        )  # fmt: skip
-    return grid
+    for name in ("sweep", "state", "trials", "best val/top1", "hours", "finish"):
+        grid.add_column(name, justify="left" if name in ("sweep", "state", "finish") else "right")
+    folders, problems = sweep_folders(results_dir), []
+    for folder in folders:
+        try:
+            one = look_at(folder)
+        except RequestError as error:
+            grid.add_row(folder.record.name, folder.state)
+            problems.append(f"sweep {folder.record.name}: {error}")
+            continue
+        best, num_trials = one.table.best, one.record.trials
+        done = str(_done(one.counts())) + (f"/{num_trials}" if num_trials is not None else "")
+        top1, used = percent(best.top1 if best else None), f"{one.used_s / 3600:.2f}"
+        grid.add_row(one.record.name, one.state, done, top1, used, _finish(one))
+    if folders:
+        Console(width=160).print(grid)
+    for problem in problems:
+        print(problem)
+    return bool(folders)
 
 
-def print_table(board: TrialTable, num_rows: int) -> str:
-    """Print the best `num_rows` trials, and the documented default where it is not among them;
-    returns it as plain text.
-    """
-    from rich.console import Console
-
-    rows = board.ranked[:num_rows]
-    if board.baseline and board.baseline not in rows:
-        rows.append(board.baseline)
-    grid = table(board, rows)
-    Console(width=None if sys.stdout.isatty() else 160).print(grid)
-    plain = Console(width=160, no_color=True, record=True, file=io.StringIO())
-    plain.print(grid)
-    return plain.export_text()
+def _done(counts: dict[str, int]) -> int:
+    return counts["complete"] + counts["pruned"] + counts["failed"]
 
 
-def verdict(board: TrialTable) -> str:
-    """What the search gained over the documented default, in one sentence."""
-    best, base = board.best, board.baseline
-    if best is None:
-        return "no trial ran to its end"
-    if base is None or base.top1 is None:
-        return (
-            f"best: trial {best.number} with val/top1 {percent(best.top1)} %; the documented "
-            "default did not finish an epoch"
-        )
-    if best is base:
-        return (
-            f"the documented default is the best of {len(board.rows)} trials, val/top1 "
-            f"{percent(base.top1)} %"
-        )
-    gain = (best.top1 or 0.0) - base.top1
-    stopped = (
-        ""
-        if base.state == "complete"
-        else f", where it was {base.state} after {base.epochs} epochs"
-    )
-    return (
-        f"trial {best.number} reaches val/top1 {percent(best.top1)} %, {gain:+.2f} points against "
-        "the documented default's "
-        f"{percent(base.top1)} %{stopped}"
-    )
+def _state(summary: SweepSummary) -> str:
+    process, cause = summary.record.process, summary.record.cause
+    if summary.state == "running":
+        return f"running (process {process['pid']} on {process['host']})"
+    if summary.state == "died":
+        return "its process died before the end"
+    return summary.state + (f" ({cause})" if cause else "")
+
+
+def _finish(summary: SweepSummary) -> str:
+    if summary.finish:
+        return f"finish about {datetime.fromtimestamp(summary.finish):%Y-%m-%d %H:%M:%S}"
+    if summary.state == "running":
+        return "finish not known yet"
+    ended = summary.record.ended
+    return f"ended {datetime.fromtimestamp(ended):%Y-%m-%d %H:%M:%S}" if ended else "end not noted"

@@ -5,24 +5,19 @@ take long to ask.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.trial import TrialState
-
 from tune.sweep.folder import SweepFolder
-from tune.sweep.param import SearchParam
+from tune.sweep.plots import Curve, curves_of, importance_of
 from tune.sweep.study import Study
 from tune.sweep.summary import SweepSummary, look_at
-from tune.sweep.table import METRIC, TrialRow
+from tune.sweep.table import TrialRow, TrialTable
 
 NUM_DIAGNOSED = 5
 # as in tune.sweep.trial and tune.run.journal, which load torch: seconds that a report needs not
 JOURNAL = "trials/{:04d}/metrics.jsonl"
-LEAST_FOR_IMPORTANCE = 4  # complete trials; fewer say nothing of what matters
-Curve = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -35,9 +30,14 @@ class Axis:
     log: bool
     choices: tuple[Any, ...]
 
-    def place(self, value: Any) -> float:
-        """Where a value lies on the axis: itself, or the place of a choice."""
-        return float(self.choices.index(value)) if self.choices else float(value)
+    @property
+    def label(self) -> str:
+        return self.name + (" (log)" if self.log else "")
+
+    def place(self, row: TrialRow) -> float:
+        """Where a trial lies on the axis: its value, to six digits, or the place of its choice."""
+        value = row.values[self.name]
+        return float(self.choices.index(value)) if self.choices else float(f"{value:.6g}")
 
 
 @dataclass(frozen=True)
@@ -46,38 +46,41 @@ class SweepData:
     trial -> (epoch, value).
     """
 
-    name: str
     description: str
-    recipe: dict[str, Any]
-    standing: SweepSummary
+    summary: SweepSummary
     axes: list[Axis]
     curves: dict[int, Curve]
     importance: dict[str, float]
     diagnostics: dict[str, dict[int, Curve]]
 
     @property
+    def name(self) -> str:
+        return self.summary.record.name
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        return self.summary.record.recipe
+
+    @property
+    def table(self) -> TrialTable:
+        return self.summary.table
+
+    @property
     def rows(self) -> list[TrialRow]:
         """The trials that have a score, by number."""
-        return sorted(
-            (row for row in self.standing.table.rows.values() if row.top1 is not None),
-            key=lambda row: row.number,
-        )
+        scored = (row for row in self.table.rows.values() if row.top1 is not None)
+        return sorted(scored, key=lambda row: row.number)
 
     @property
-    def num_epochs(self) -> int:
-        return self.standing.table.num_epochs
+    def tried(self) -> list[TrialRow]:
+        """Those of them that ran as long as they were let."""
+        return [row for row in self.rows if row.state in ("complete", "pruned")]
 
-    @property
-    def default_top1(self) -> float | None:
-        """The documented default's score."""
-        base = self.standing.table.baseline
-        return base.top1 if base else None
-
-    def best_so_far(self) -> list[tuple[int, float]]:
+    def best_so_far(self) -> Curve:
         """(trial number, the best val/top1 of complete trials up to it), from the first complete
         trial to the last trial.
         """
-        found: list[tuple[int, float]] = []
+        found: Curve = []
         for row in self.rows:
             best = found[-1][1] if found else None
             if row.state == "complete" and row.top1 is not None:
@@ -90,59 +93,21 @@ class SweepData:
 def gather(folder: SweepFolder) -> SweepData:
     """Read a sweep, finished or running; changes nothing."""
     file, record = folder.config, folder.record
-    history = Study.existing(folder.storage_url(record), record.name)
-    trials = history.trials() if history else []
-    standing = look_at(folder, history)
-    complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
+    study = Study.existing(folder.storage_url(record), record.name)
+    summary = look_at(folder, study)
+    best = [row.number for row in summary.table.ranked[:NUM_DIAGNOSED]]
+    axes = []
+    for param in file.space.entries.values():
+        choices = () if param.is_range else tuple(value for _, value in param.choices)
+        axes.append(Axis(param.name, param.log, choices))
     return SweepData(
-        name=record.name,
         description=file.description,
-        recipe=record.recipe,
-        standing=standing,
-        axes=[axis_of(entry) for entry in file.space.entries.values()],
-        curves={
-            trial.number: sorted(trial.intermediate_values.items())
-            for trial in trials
-            if trial.intermediate_values
-        },
-        importance=importance_of(history) if history and complete >= LEAST_FOR_IMPORTANCE else {},
-        diagnostics=diagnostics_of(
-            folder, [row.number for row in standing.table.ranked[:NUM_DIAGNOSED]]
-        ),
+        summary=summary,
+        axes=axes,
+        curves=curves_of(study) if study else {},
+        importance=importance_of(study) if study else {},
+        diagnostics=diagnostics_of(folder, best),
     )
-
-
-def axis_of(entry: SearchParam) -> Axis:
-    """The axis of a searched option."""
-    return Axis(
-        entry.name, entry.log, () if entry.is_range else tuple(value for _, value in entry.choices)
-    )
-
-
-def importance_of(history: Study) -> dict[str, float]:
-    """Share of each option in what tells good trials from others (PED-ANOVA, complete trials);
-    empty where all are equal.
-    """
-    get_param_importances = _optuna_importance()
-    scores = {trial.value for trial in history.trials(TrialState.COMPLETE)}
-    return dict(get_param_importances(history.study)) if len(scores) > 1 else {}
-
-
-def _optuna_importance() -> Any:
-    """optuna.importance.get_param_importances, imported without scikit-learn, which another of its
-    methods takes if it can.
-
-    It would take a second, of the few that a report of a thousand trials takes.
-    """
-    absent = "sklearn" not in sys.modules and "optuna.importance" not in sys.modules
-    if absent:
-        sys.modules["sklearn"] = None  # type: ignore[assignment]
-    try:
-        from optuna.importance import get_param_importances
-    finally:
-        if absent:
-            del sys.modules["sklearn"]
-    return get_param_importances
 
 
 def diagnostics_of(folder: SweepFolder, numbers: Sequence[int]) -> dict[str, dict[int, Curve]]:
@@ -151,21 +116,12 @@ def diagnostics_of(folder: SweepFolder, numbers: Sequence[int]) -> dict[str, dic
     for number in numbers:
         file = folder.directory / JOURNAL.format(number)
         for line in file.read_text().splitlines() if file.is_file() else []:
-            metrics = _parsed(line)
-            for key, value in metrics.items():
+            try:
+                metrics = json.loads(line)
+            except ValueError:  # is being written, or a kill cut it short
+                continue
+            for key in metrics:
                 if key.startswith("rbnn/"):
-                    found.setdefault(key, {}).setdefault(number, []).append(
-                        (metrics["epoch"] + 1, value)
-                    )
+                    curve = found.setdefault(key, {}).setdefault(number, [])
+                    curve.append((metrics["epoch"] + 1, metrics[key]))
     return found
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    """A line of a journal; nothing of one that is being written, or that a kill cut short."""
-    try:
-        return dict(json.loads(line))
-    except ValueError:
-        return {}
-
-
-__all__ = ["METRIC", "Axis", "Curve", "SweepData", "gather"]

@@ -1,237 +1,227 @@
 """The report as one HTML file: plotly's code is in it, so it opens anywhere, without a network, in
-light and in dark.
+light and in dark, as wide as a telephone or a screen; and the files of a report.
 """
 
 from __future__ import annotations
 
+import base64
+import gzip
 import html
+import itertools
 import json
-from collections.abc import Callable
+import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tune.report import figures
-from tune.report.console import verdict
-from tune.report.data import LEAST_FOR_IMPORTANCE, SweepData
-from tune.sweep.table import BASELINE, METRIC, TrialRow, columns, percent, shown
+from tune.report.data import SweepData, gather
+from tune.report.figures import BLUE, FIGURES, SCALE, Figure, Panel, Series, scales, why_missing
+from tune.report.picture import draw
+from tune.report.table import as_html, verdict
+from tune.sweep.folder import SweepFolder
 
+HTML, PNG = "report.html", "report.png"
+ASSETS = Path(__file__).with_name("assets")
 NUM_ROWS = 20
-STYLE = """
-:root { color-scheme: light dark;
-  --text: #1f2328; --dim: #59636e; --page: #ffffff; --card: #f6f8fa; --grid: #d9dee3; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6edf3; --dim: #9198a1; --page: #0d1117; --card: #151b23; --grid: #30363d; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); }
-body { margin: 0 auto; max-width: 1180px; padding: 24px; }
-h1 { font-size: 26px; margin: 0; } h2 { font-size: 19px; margin: 34px 0 4px; }
-p { margin: 6px 0; } .dim { color: var(--dim); } .verdict { font-size: 17px; margin: 14px 0; }
-section .plot { background: var(--card); border-radius: 8px; padding: 8px; }
-table { border-collapse: collapse; margin: 10px 0; font-variant-numeric: tabular-nums; }
-th, td { padding: 3px 12px 3px 0; text-align: right; border-bottom: 1px solid var(--grid); }
-th { color: var(--dim); font-weight: 600; }
-td.word, th.word { text-align: left; } tr.best { font-weight: 600; }
-pre { background: var(--card); border-radius: 8px; padding: 10px 14px; overflow-x: auto; }
-.scroll { overflow-x: auto; }
-.parcoords .axis path, .parcoords .axis line { stroke: var(--dim) !important; }
-.parcoords .axis text { text-shadow: 0 0 3px var(--card), 0 0 3px var(--card) !important; }
-"""
-SCRIPT = """
-const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-function themed(layout) {
-  const copy = structuredClone(layout), text = css('--text'), grid = css('--grid');
-  const clear = 'rgba(0,0,0,0)', font = {color: text, size: 13};
-  Object.assign(copy, {paper_bgcolor: clear, plot_bgcolor: clear, font});
-  copy.modebar = {bgcolor: 'rgba(0,0,0,0)', color: css('--dim'), activecolor: text};
-  const axes = Object.keys(copy).filter(key => /^[xy]axis/.test(key));
-  for (const key of axes.concat(['xaxis', 'yaxis']))
-    copy[key] = Object.assign({}, copy[key], {gridcolor: grid, linecolor: grid});
-  return copy;
-}
-function draw() {
-  for (const [id, figure] of Object.entries(FIGURES))
-    Plotly.react(id, figure.data, themed(figure.layout), {responsive: true, displaylogo: false});
-}
-draw();
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw);
-"""
+MODULE = re.compile(r"[ ,][\w$]+=[\w$]+\(\((?:[\w$]+,([\w$]+))?\)=>\{")
+LARGE = 250_000  # characters
+MANY = 5_000  # points beyond which WebGL draws them; a browser has few of its contexts
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that is written: what it shows, and its files."""
+
+    data: SweepData
+    files: tuple[Path, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for --json."""
+        data, base = self.data, self.data.table.baseline
+        return data.summary.to_dict() | {
+            "default_top1": base.top1 if base else None,
+            "importance": data.importance,
+            "curves": {str(number): curve for number, curve in data.curves.items()},
+            "files": [str(file) for file in self.files],
+        }
+
+
+def write_report(folder: SweepFolder, directory: Path | None = None) -> Report:
+    """report.html and report.png of a sweep, in its folder or in `directory`; of a running one, as
+    it stands.
+    """
+    data = gather(folder)
+    directory = directory or folder.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    text, picture = directory / HTML, directory / PNG
+    text.write_text(page(data))
+    draw(data, picture)
+    return Report(data, (text, picture))
 
 
 def page(data: SweepData) -> str:
     """The whole report."""
-    from plotly.offline import get_plotlyjs
-
     drawn: dict[str, Any] = {}
-    sections = [_section(drawn, data, *each) for each in SECTIONS]
-    standing = data.standing
-    confirmation = "\n".join(standing.confirmation)
+    sections = [_section(figure, data, drawn) for figure in FIGURES]
+    confirmation = "\n".join(data.summary.confirmation)
     body = [
         f"<h1>{html.escape(data.name)}</h1>",
         f'<p class="dim">{html.escape(subtitle(data))}</p>',
-        f"<p>{html.escape(data.description)}</p>" if data.description else "",
-        f'<p class="verdict">{html.escape(verdict(standing.table))}</p>',
-        f"<h2>Best trials</h2>{_table(data)}",
-        f"<h2>Confirmation with fresh seeds</h2><pre>{html.escape(confirmation)}</pre>"
-        if confirmation
-        else "",
-        f"<pre>{html.escape(commands(data))}</pre>",
-        *sections,
+        f"<p>{html.escape(data.description)}</p>",
+        f'<p class="verdict">{html.escape(verdict(data.table))}</p>',
+        f"<h2>Best trials</h2>{as_html(data.table, NUM_ROWS)}",
     ]
-    title = f"{html.escape(data.name)}: sweep report"
-    as_json = json.dumps(drawn).replace("</", "<\\/")
+    if confirmation:
+        title = "Confirmation with fresh seeds"
+        body.append(f"<h2>{title}</h2><pre>{html.escape(confirmation)}</pre>")
+    code = f"{plotly_code()}\nconst FIGURES = {json.dumps(drawn)};\n{_asset('report.js')}"
+    packed = base64.b64encode(gzip.compress(code.encode(), mtime=0)).decode()
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>\n'
-        f"<script>{get_plotlyjs()}</script></head>\n<body>\n"
-        + "\n".join(body)
-        + f"\n<script>const FIGURES = {as_json};{SCRIPT}</script>\n"
-        "</body></html>\n"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f"<title>{html.escape(data.name)}: sweep report</title>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_asset('report.css')}</style></head>\n<body>\n"
+        + "\n".join([*body, f"<pre>{html.escape(commands(data))}</pre>", *sections])
+        + f'\n<script type="text/plain" id="packed">{packed}</script>\n'
+        f"<script>{_asset('unpack.js')}</script>\n</body></html>\n"
     )
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text()
+
+
+def plotly_code() -> str:
+    """plotly's code without its largest modules, which draw maps and bodies in space.
+
+    Each is a function that is called for what it exports; what stands for it answers every
+    question with itself. None of another build that looks different is cut.
+    """
+    from plotly.offline import get_plotlyjs
+
+    code, kept, at = get_plotlyjs(), [], 0
+    heads = list(MODULE.finditer(code))
+    for head, following in itertools.pairwise(heads):
+        end = code.rfind("});var", head.end(), following.start())
+        if end - head.end() > LARGE:
+            stand_in = "new Proxy(function(){}, {get: (of, name, itself) => itself})"
+            kept += [code[at : head.end()], f"{head[1]}.exports={stand_in}" if head[1] else ""]
+            at = end
+    return "".join([*kept, code[at:]])
 
 
 def subtitle(data: SweepData) -> str:
     """What was searched, in one line."""
-    counts = ", ".join(
-        f"{number} {state}" for state, number in data.standing.counts().items() if number
-    )
+    counts = [f"{number} {state}" for state, number in data.summary.counts().items() if number]
     recipe = data.recipe
     return (
         f"{recipe['model']} on {recipe['dataset']}, {recipe['epochs']} epochs, seed "
-        f"{recipe['seed']}; "
-        f"trials: {counts or 'none'}; {data.standing.used_s / 3600:.2f} hours"
+        f"{recipe['seed']}; trials: {', '.join(counts) or 'none'}; "
+        f"{data.summary.used_s / 3600:.2f} hours"
     )
 
 
 def commands(data: SweepData) -> str:
     """What to do next."""
-    best = data.standing.table.best
-    lines = (
-        [(f"rbnn replay {best.run_id[:8]}", "run the best trial again, to the bit")]
-        if best and best.run_id
-        else []
-    )
-    lines.append((f"rbnn ui {data.name}", "every trial in MLflow"))
+    best, lines = data.table.best, [(f"rbnn ui {data.name}", "every trial in MLflow")]
+    if best and best.run_id:
+        again = f"rbnn replay {best.run_id[:8]}"
+        lines.insert(0, (again, "run the best trial again, to the bit"))
     width = max(len(command) for command, _ in lines)
     return "\n".join(f"{command:{width}}   {about}" for command, about in lines)
 
 
-def _table(data: SweepData) -> str:
-    rows = data.standing.table.ranked[:NUM_ROWS]
-    base = data.standing.table.baseline
-    rows += [base] if base and base not in rows else []
-    names = columns(rows)
-    head = "".join(
-        f"<th>{html.escape(name)}</th>" for name in ("trial", "epochs", f"{METRIC} (%)", *names)
-    )
-    lines = [
-        f'<tr>{head}<th class="word">state</th><th class="word">run</th><th class="word"></th></tr>'
-    ]
-    lines += [_row(data, row, names) for row in rows]
-    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
-
-
-def _row(data: SweepData, row: TrialRow, names: list[str]) -> str:
-    board = data.standing.table
-    notes = [board.best_note] * (row is board.best) + ["documented default"] * (
-        row.number == BASELINE
-    )
-    numbers = [
-        str(row.number),
-        f"{row.epochs}/{data.num_epochs}",
-        percent(row.top1),
-        *(shown(row.values[name]) for name in names),
-    ]
-    cells = "".join(f"<td>{html.escape(text)}</td>" for text in numbers)
-    words = "".join(
-        f'<td class="word">{html.escape(text)}</td>'
-        for text in (row.state, row.run_id[:8], ", ".join(notes))
-    )
-    return f'<tr class="{"best" if row is board.best else ""}">{cells}{words}</tr>'
-
-
-def _section(
-    drawn: dict[str, Any],
-    data: SweepData,
-    key: str,
-    title: str,
-    about: str,
-    figure: Callable[[SweepData], Any],
-    missing: Callable[[SweepData], str],
-) -> str:
-    """One figure with its title and what it shows, or why it is missing."""
-    why = missing(data)
-    head = f"<section><h2>{title}</h2>"
-    if why:
+def _section(figure: Figure, data: SweepData, drawn: dict[str, Any]) -> str:
+    """A figure's title and its panels' places, which go into `drawn`; or why it is missing."""
+    head = f"<section><h2>{figure.title}</h2>"
+    if why := why_missing(figure.key, data):
         return f'{head}<p class="dim">{html.escape(why)}</p></section>'
-    drawn[key] = figure(data)
+    legend = ""
+    if figure.panels:
+        panels = figure.panels(data)
+        plots = [of_panel(panel, 280 if len(panels) > 1 else 400) for panel in panels]
+        names = {one.name: one for panel in panels for one in panel.series}
+        legend = "".join(_legend(one) for one in names.values())
+    else:
+        plots = [of_scales(data) if figure.key == "parallel" else of_importance(data)]
+    places = ""
+    for number, plot in enumerate(plots):
+        drawn[f"{figure.key}{number}"] = plot
+        width = plot.pop("width", 0)
+        places += f'<div id="{figure.key}{number}" style="min-width:{width}px"></div>'
+    kind = "plots several" if len(plots) > 1 else "plots"
     return (
-        f'{head}<p class="dim">{about}</p><div class="plot"><div id="{key}"></div></div></section>'
+        f'{head}<p class="dim">{figure.about}</p><div class="card"><p class="legend">{legend}</p>'
+        f'<div class="{kind}">{places}</div></div></section>'
     )
 
 
-def _no_scores(data: SweepData) -> str:
-    return "" if data.rows else "No trial has finished an epoch yet."
+def _legend(one: Series) -> str:
+    sign = {"": "━", "x": "✕", "circle": "●", "diamond-open": "◇", "cross-open": "+"}
+    text = "╍" if one.dashed else sign.get(one.mark, "○")
+    colour = "inherit" if one.colours else one.colour
+    name = html.escape(one.name)
+    return f'<button data-name="{name}"><b style="color:{colour}">{text}</b> {name}</button>'
 
 
-def _no_importance(data: SweepData) -> str:
-    complete = sum(row.state == "complete" for row in data.rows)
-    if data.importance:
-        return ""
-    if complete < LEAST_FOR_IMPORTANCE:
-        return (
-            f"Not computed: {complete} trial(s) ran to their end, and it takes at least "
-            f"{LEAST_FOR_IMPORTANCE}."
-        )
-    return "Not computed: all complete trials have the same score."
+def of_panel(panel: Panel, height: int) -> dict[str, Any]:
+    """A panel as plotly's data and layout."""
+    traces = []
+    for one in panel.series:
+        modes = ["lines"] * bool(one.width) + ["markers"] * bool(one.mark)
+        traces.append(
+            {
+                "type": "scattergl" if len(one.x) > MANY else "scatter",
+                "mode": "+".join(modes), "name": one.name, "x": one.x,
+                "y": [None if value is None else round(value, 6) for value in one.y],
+                "opacity": one.opacity, "text": one.texts,
+                "hovertemplate": "%{text}<extra></extra>" if one.mark and one.texts else None,
+                "marker": {"color": one.colours or one.colour, "symbol": one.mark, "size": 8},
+                "line": {
+                    "color": one.colour, "width": one.width,
+                    "dash": "dash" if one.dashed else "solid", "shape": "hv" if one.step else None,
+                },
+            }
+        )  # fmt: skip
+    ticks = {"tickvals": list(panel.ticks), "ticktext": list(panel.ticks.values())}
+    x = _axis(panel.x, type="log" if panel.log else None, **ticks if panel.ticks else {})
+    return {"data": traces, "layout": _layout(height, xaxis=x, yaxis=_axis(panel.y))}
 
 
-def _no_diagnostics(data: SweepData) -> str:
-    return (
-        ""
-        if data.diagnostics
-        else "The trials recorded no metrics of rotations and binary weights."
-    )
+def of_importance(data: SweepData) -> dict[str, Any]:
+    """A bar for each option, the most important on top."""
+    names, shares = list(data.importance)[::-1], list(data.importance.values())[::-1]
+    bars = {
+        "type": "bar", "orientation": "h", "x": shares, "y": names, "marker": {"color": BLUE},
+        "text": [f"{share:.2f}" for share in shares], "textposition": "outside",
+        "hoverinfo": "skip", "cliponaxis": False,
+    }  # fmt: skip
+    x = _axis("importance (sum 1)", range=[0, 1.06])
+    return {"data": [bars], "layout": _layout(90 + 34 * len(names), xaxis=x, yaxis=_axis(""))}
 
 
-SECTIONS = (
-    (
-        "history",
-        "Optimisation history",
-        f"{METRIC} of every trial's last epoch; the line is the best complete trial so far.",
-        figures.history,
-        _no_scores,
-    ),
-    (
-        "curves",
-        "Learning curves",
-        f"{METRIC} by epoch; a cross marks where a trial was pruned.",
-        figures.learning_curves,
-        _no_scores,
-    ),
-    (
-        "parallel",
-        "Parallel coordinates",
-        "Drag along an axis to select trials.",
-        figures.parallel,
-        _no_scores,
-    ),
-    (
-        "importance",
-        "Parameter importance",
-        "PED-ANOVA over the trials that ran to their end.",
-        figures.importance,
-        _no_importance,
-    ),
-    (
-        "slices",
-        "Slices",
-        "Each option by itself; open circles were pruned, later trials are more orange.",
-        figures.slices,
-        _no_scores,
-    ),
-    (
-        "diagnostics",
-        "Rotations and binary weights",
-        "The method's own metrics of the best trials.",
-        figures.diagnostics,
-        _no_diagnostics,
-    ),
-)
+def of_scales(data: SweepData) -> dict[str, Any]:
+    """The parallel coordinates; wider than a narrow page, which then scrolls."""
+    found = scales(data)
+    trace = {
+        "type": "parcoords",
+        "dimensions": [
+            {"label": one.label, "values": one.values, "tickvals": list(one.ticks),
+             "ticktext": list(one.ticks.values())}
+            for one in found
+        ],
+        "line": {"color": found[-1].values, "colorscale": SCALE},
+        "rangefont": {"color": "rgba(0,0,0,0)"},  # the ends are ticks already
+        "unselected": {"line": {"opacity": 0.1}},
+    }  # fmt: skip
+    layout = _layout(420, margin={"l": 70, "r": 50, "t": 50, "b": 20})
+    return {"data": [trace], "layout": layout, "width": 130 * len(found)}
+
+
+def _layout(height: int, **more: Any) -> dict[str, Any]:
+    margin = {"l": 20, "r": 16, "t": 12, "b": 20}
+    return {"height": height, "margin": margin, "showlegend": False, "hovermode": "closest", **more}
+
+
+def _axis(title: str, **more: Any) -> dict[str, Any]:
+    return {"title": {"text": title, "standoff": 8}, "automargin": True, "zeroline": False, **more}

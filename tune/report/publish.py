@@ -4,23 +4,22 @@ opens on its trials.
 
 from __future__ import annotations
 
-from tune.report.console import verdict
 from tune.report.data import SweepData
-from tune.report.write import ARTIFACTS, Report, write_report
+from tune.report.page import Report, write_report
+from tune.report.table import as_markdown, verdict
 from tune.sweep.folder import SweepFolder
-from tune.sweep.table import BASELINE, METRIC, columns, percent, shown
 from tune.tracking.view import view_link
 
 NUM_ROWS = 8
+ARTIFACTS = "report"
 
 
 def publish(folder: SweepFolder) -> Report:
     """Write the report of a sweep as it stands, and describe the sweep's run by it."""
     report = write_report(folder)
-    board, record = report.data.standing.table, folder.record
-    tags = dict(record.tags)
-    if board.best:
-        tags |= {"rbnn.best_run": board.best.run_id, "rbnn.best_trial": str(board.best.number)}
+    best, tags = report.data.table.best, dict(folder.record.tags)
+    if best:
+        tags |= {"rbnn.best_run": best.run_id, "rbnn.best_trial": str(best.number)}
     folder.update(tags=tags, description=description(report.data, folder))
     return report
 
@@ -29,63 +28,30 @@ def description(data: SweepData, folder: SweepFolder) -> str:
     """The sweep in Markdown: the result and where to see it first, as the page folds the rest;
     question, budget, the best.
     """
-    board, record, file = data.standing.table, folder.record, folder.config
-    searched = ", ".join(
-        f"`{name}` {text}" for name, kind, text in file.space.describe() if kind != "fixed"
-    )
+    record, file, recipe = folder.record, folder.config, data.recipe
+    space = file.space.describe()
+    searched = ", ".join(f"`{name}` {text}" for name, kind, text in space if kind != "fixed")
     budget = f"{record.trials} trials" if record.trials is not None else "no end of trials"
-    minutes = f", {record.budget_s / 60:g} minutes" if record.budget_s else ""
-    recipe = data.recipe
+    if record.budget_s:
+        budget += f", {record.budget_s / 60:g} minutes"
+    asha = file.scheduler.name == "asha"
+    stopping = f"ASHA from epoch {file.scheduler.grace_period} on" if asha else "none"
     link = view_link("", folder.mirrored.get("experiment", "0"), record.id).lstrip("/")
-    stopping = (
-        f"ASHA from epoch {file.scheduler.grace_period} on"
-        if file.scheduler.name == "asha"
-        else "none"
-    )
     lines = [
-        f"**{verdict(board)}.** [See the trials, best first, with their curves]({link}); the "
-        f"report is in `{ARTIFACTS}/`, "
-        "among the artifacts.",
+        f"**{verdict(data.table)}.** [See the trials, best first, with their curves]({link}); the "
+        f"report is in `{ARTIFACTS}/`, among the artifacts.",
         "",
         f"**Question.** {file.description} Which {searched} suit {recipe['model']} on "
-        f"{recipe['dataset']} in "
-        f"{recipe['epochs']} epochs?",
+        f"{recipe['dataset']} in {recipe['epochs']} epochs?",
         "",
-        f"**Budget.** {budget}{minutes}; sampler {file.sampler} (seed {file.seed}), early "
-        f"stopping {stopping}, "
-        f"recipe seed {recipe['seed']}.",
+        f"**Budget.** {budget}; sampler {file.sampler} (seed {file.seed}), early stopping "
+        f"{stopping}, recipe seed {recipe['seed']}.",
         "",
-        *table(data),
+        *as_markdown(data.table, NUM_ROWS),
     ]
-    if board.best and board.best.run_id:
-        lines += [
-            "",
-            f"Run the best again, to the bit: `rbnn replay {board.best.run_id[:8]} --verify`",
-        ]
-    if data.standing.confirmation:
-        lines += ["", "```", *data.standing.confirmation, "```"]
+    best = data.table.best
+    if best and best.run_id:
+        lines += ["", f"Run the best again, to the bit: `rbnn replay {best.run_id[:8]} --verify`"]
+    if data.summary.confirmation:
+        lines += ["", "```", *data.summary.confirmation, "```"]
     return "\n".join(lines)
-
-
-def table(data: SweepData) -> list[str]:
-    """The best trials, and the documented default, as a Markdown table."""
-    board = data.standing.table
-    rows = board.ranked[:NUM_ROWS]
-    rows += [board.baseline] if board.baseline and board.baseline not in rows else []
-    if not rows:
-        return []
-    names = columns(rows)
-    head = ["trial", "state", "epochs", f"{METRIC} (%)", *names]
-    lines = [" | ".join(["", *head, ""]).strip(), "|".join(["", *["---"] * len(head), ""])]
-    for row in rows:
-        number = f"{row.number} (documented default)" if row.number == BASELINE else str(row.number)
-        cells = [
-            number,
-            row.state,
-            str(row.epochs),
-            percent(row.top1),
-            *(shown(row.values[name]) for name in names),
-        ]
-        cells = [f"**{cell}**" for cell in cells] if row is board.best else cells
-        lines.append(" | ".join(["", *cells, ""]).strip())
-    return lines

@@ -114,7 +114,8 @@ class SweepCallback(ray.tune.Callback):
 
     def _note(self, row: TrialRow, metrics: dict[str, Any]) -> None:
         row.epochs, row.top1 = metrics["epoch"] + 1, metrics[METRIC]
-        row.best_top1 = max(metrics[METRIC], row.best_top1 or 0.0)
+        if row.best_top1 is None or row.top1 > row.best_top1:
+            row.best_top1, row.best_epoch = row.top1, row.epochs
 
     def _give_up_in_vain(self) -> None:
         wanted = min(GIVE_UP_AFTER, self.table.num_trials or GIVE_UP_AFTER)

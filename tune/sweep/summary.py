@@ -12,7 +12,6 @@ from typing import Any
 
 from rbnn.errors import RequestError, RunFailed
 from rbnn.recipe import Recipe
-from tune.report.console import print_table
 from tune.sweep import confirm
 from tune.sweep.confirm import Setting, settings_of, spread
 from tune.sweep.folder import SweepFolder, SweepRecord, sweep_folders
@@ -21,7 +20,6 @@ from tune.sweep.table import TrialRow, TrialTable, percent, rows_of
 from tune.sweep.table import shown as in_words
 from tune.uris import shown
 
-NUM_ROWS = 10
 NAMES = {"killed": "interrupted"}  # what people read: such a trial waits to be taken up again
 
 
@@ -211,85 +209,3 @@ def _iso(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
-
-
-def print_standing(standing: SweepSummary) -> None:
-    """One sweep, for people."""
-    record, counts = standing.record, standing.counts()
-    done = counts["complete"] + counts["pruned"] + counts["failed"]
-    of = f" of {record.trials}" if record.trials is not None else ""
-    others = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    print(
-        f"sweep {record.name}: {_state(standing)}; {done}{of} trials done "
-        f"({others or 'none begun'})"
-    )
-    hours = (
-        f"{standing.used_s / 3600:.2f} hours, {standing.busy_s * record.cpus / 3600:.2f} CPU hours"
-    )
-    print(
-        f"used {hours}, {standing.busy_s * record.gpus / 3600:.2f} GPU hours; {_finish(standing)}"
-    )
-    if standing.table.rows:
-        print_table(standing.table, NUM_ROWS)
-    if standing.num_to_confirm:
-        print(
-            f"\n{standing.num_confirmed} of {standing.num_to_confirm} confirmation runs done",
-            *standing.confirmation,
-            sep="\n",
-        )
-    if standing.state in ("died", "stopped", "failed"):
-        print(f"go on with it: rbnn resume {standing.folder.handle}")
-
-
-def print_list(results_dir: str) -> bool:
-    """All sweeps under a results folder, one line each; whether there is any."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("sweep", "state", "trials", "best val/top1", "hours", "finish"):
-        table.add_column(
-            column, justify="left" if column in ("sweep", "state", "finish") else "right"
-        )
-    folders, problems = sweep_folders(results_dir), []
-    for folder in folders:
-        try:
-            one = look_at(folder)
-        except RequestError as error:
-            table.add_row(folder.record.name, folder.state)
-            problems.append(f"sweep {folder.record.name}: {error}")
-            continue
-        counts, best = one.counts(), one.table.best
-        done = counts["complete"] + counts["pruned"] + counts["failed"]
-        of = f"{done}/{one.record.trials}" if one.record.trials is not None else str(done)
-        hours = f"{one.used_s / 3600:.2f}"
-        table.add_row(
-            one.record.name,
-            one.state,
-            of,
-            percent(best.top1 if best else None),
-            hours,
-            _finish(one),
-        )
-    if folders:
-        Console(width=160).print(table)
-    print(*problems, sep="\n", end="\n" * bool(problems))
-    return bool(folders)
-
-
-def _state(standing: SweepSummary) -> str:
-    process = standing.record.process
-    if standing.state == "running":
-        return f"running (process {process['pid']} on {process['host']})"
-    if standing.state == "died":
-        return "its process died before the end"
-    return standing.state + (f" ({standing.record.cause})" if standing.record.cause else "")
-
-
-def _finish(standing: SweepSummary) -> str:
-    if standing.finish:
-        return f"finish about {datetime.fromtimestamp(standing.finish):%Y-%m-%d %H:%M:%S}"
-    if standing.state == "running":
-        return "finish not known yet"
-    ended = standing.record.ended
-    return f"ended {datetime.fromtimestamp(ended):%Y-%m-%d %H:%M:%S}" if ended else "end not noted"

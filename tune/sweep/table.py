@@ -27,7 +27,9 @@ STATES: dict[TrialState, State] = {
 
 @dataclass
 class TrialRow:
-    """A trial: its values, epochs done, val/top1 (percent) of the last and the best epoch."""
+    """A trial: its values by option name, epochs completed, val/top1 (percent) of the last and the
+    best epoch, and which epoch that was, from 1.
+    """
 
     number: int
     values: dict[str, Any]
@@ -37,6 +39,7 @@ class TrialRow:
     top1: float | None = None
     best_top1: float | None = None
     cause: str = ""
+    best_epoch: int = 0
 
     @classmethod
     def of(cls, trial: FrozenTrial, run: RunFolder) -> TrialRow:
@@ -50,6 +53,7 @@ class TrialRow:
             epochs=epochs,
             top1=scores.get(epochs),
             best_top1=max(scores.values(), default=None),
+            best_epoch=max(scores, key=lambda epoch: scores[epoch], default=0),
             cause=given.get(CAUSE, "") if trial.state == TrialState.FAIL else "",
         )
 

@@ -4,8 +4,9 @@ sweep that barely began.
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
-import math
 import re
 import subprocess
 import sys
@@ -19,12 +20,11 @@ from optuna.trial import TrialState, create_trial
 
 from rbnn.session import resolve
 from tune.report.data import Axis, gather
-from tune.report.page import page
+from tune.report.figures import Panel, curves, diagnostics, history, scales, ticks_of, with_ends
+from tune.report.page import page, write_report
 from tune.report.publish import description
-from tune.report.scales import log_ticks, ticks, trial_colours
-from tune.report.write import write_report
 from tune.sweep.config import parse_sweep
-from tune.sweep.folder import SWEEP_FILE, Record, SweepFolder
+from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord
 from tune.sweep.study import CAUSE, RUN, VALUES, Study
 
 FILE = parse_sweep(
@@ -59,14 +59,14 @@ def sweep(directory: Path, trials: list[tuple[float, int, float | None]]) -> Swe
     folder = SweepFolder(directory)
     recipe = resolve(FILE.baseline).to_dict()
     folder.write(
-        Record(
-            "look-1",
+        SweepRecord(
+            name="look-1",
             recipe=recipe,
             trials=6,
             state="finished",
             began=time.time(),
             ended=time.time(),
-            parent="f" * 32,
+            id="f" * 32,
         )
     )
     history = Study(folder.storage_url(), "look-1")
@@ -115,104 +115,107 @@ def test_what_is_gathered_is_what_the_study_holds(folder: SweepFolder) -> None:
     data = gather(folder)
     assert [row.number for row in data.rows] == [0, 1, 2, 3, 5]
     assert data.best_so_far() == [(0, 50.0), (1, 50.0), (2, 70.0), (3, 70.0), (5, 80.0)]
-    assert data.default_top1 == 50.0
     assert data.curves[1] == [(1, 10.0), (2, 20.0)] and 4 not in data.curves
     assert set(data.importance) == {"lr", "rotation_update", "warm_up"}
     assert data.diagnostics["rbnn/sin_beta"][5] == [(1, 1.0), (2, 0.9), (3, 0.8), (4, 0.7)]
-    assert [(axis.name, axis.log, axis.choices) for axis in data.axes][2] == (
+    assert data.axes[2] == Axis("warm_up", False, (False, True))
+
+
+def test_an_option_that_did_not_vary_among_complete_trials_has_no_importance(
+    tmp_path: Path,
+) -> None:
+    trials = [(0.1, 4, score) for score in (10.0, 20.0, 30.0, 40.0)] + [(0.2, 2, 5.0)]
+    assert set(gather(sweep(tmp_path / "same", trials)).importance) == {
+        "rotation_update",
         "warm_up",
-        False,
-        (False, True),
-    )
+    }
+
+
+def unpacked(text: str) -> str:
+    """The code of a page."""
+    found = re.search(r'id="packed">(.*?)</script>', text)
+    assert found
+    return gzip.decompress(base64.b64decode(found[1])).decode()
 
 
 def figures_in(text: str) -> dict[str, Any]:
-    found = re.search(r"const FIGURES = (\{.*?\});\n", text)
+    found = re.search(r"\nconst FIGURES = (\{.*?\});\n", unpacked(text))
     assert found
     figures: dict[str, Any] = json.loads(found[1])
     return figures
 
 
-def test_the_page_holds_every_figure_and_needs_nothing_else(folder: SweepFolder) -> None:
+def named(panel: Panel, name: str) -> Any:
+    return next(one for one in panel.series if one.name == name)
+
+
+def test_the_page_holds_every_figure_needs_nothing_else_and_is_small(folder: SweepFolder) -> None:
     text = page(gather(folder))
-    figures = figures_in(text)
-    assert set(figures) == {"history", "curves", "parallel", "importance", "slices", "diagnostics"}
-    own = text.partition("<script>")[0] + text.rpartition("</head>")[2]
-    assert "http" not in own and "src=" not in own and "@import" not in own
-    assert "Does &lt;b&gt;it&lt;/b&gt; matter?" in own
-    default = [
-        trace
-        for trace in figures["history"]["data"]
-        if trace.get("name") == "documented default 50.00 %"
-    ]
-    assert default and default[0]["y"] == [50.0, 50.0]
-    marks = next(trace for trace in figures["curves"]["data"] if trace["name"] == "pruned here")
-    assert (marks["x"], marks["y"]) == ([2], [20.0])
-    for figure in figures.values():
+    keys = {"history", "curves", "parallel", "importance", "slices", "diagnostics"}
+    assert {key.rstrip("0123456789") for key in figures_in(text)} == keys
+    assert "http" not in text and "src=" not in text and "@import" not in text
+    assert "Does &lt;b&gt;it&lt;/b&gt; matter?" in text
+    assert len(text) <= 1_500_000
+    for figure in figures_in(text).values():
         axes = [value for key, value in figure["layout"].items() if re.match(r"[xy]axis", key)]
         assert all("title" in axis for axis in axes)
-    labels = [dimension["label"] for dimension in figures["parallel"]["data"][0]["dimensions"]]
+
+
+def test_figures_show_the_default_where_trials_were_pruned_and_every_option(
+    folder: SweepFolder,
+) -> None:
+    data = gather(folder)
+    assert named(history(data)[0], "documented default 50.00 %").y == [50.0, 50.0]
+    pruned = named(curves(data)[0], "pruned here")
+    assert (pruned.x, pruned.y) == ([2], [20.0])
+    labels = [scale.label for scale in scales(data)]
     assert labels == ["lr (log)", "rotation_update", "warm_up", "val/top1 (%)"]
 
 
 def test_both_files_are_written(folder: SweepFolder, tmp_path: Path) -> None:
     report = write_report(folder, tmp_path / "new")
     page_file, picture = report.files
-    assert page_file.read_text().startswith("<!doctype html>") and picture.read_bytes().startswith(
-        b"\x89PNG"
-    )
+    assert page_file.read_text().startswith("<!doctype html>")
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert report.to_dict()["best"]["trial"] == 5 and report.to_dict()["default_top1"] == 50.0
 
 
 @pytest.mark.parametrize(
     ("trials", "missing"),
     [
-        (
-            [],
-            [
-                "No trial has finished an epoch yet.",
-                "Not computed: 0 trial(s) ran to their end, and it takes at least 4.",
-            ],
-        ),
+        ([], ["No trial has finished an epoch yet.", "Not computed: 0 trial(s) ran to their end"]),
         (TRIALS[:2], ["Not computed: 1 trial(s) ran to their end, and it takes at least 4."]),
-        ([(0.1, 4, 10.0)] * 4, ["Not computed: all complete trials have the same score."]),
+        ([(0.1, 4, 10.0)] * 4, ["Not computed: all complete trials have the same score"]),
     ],
 )
 def test_what_cannot_be_shown_yet_says_why(
     tmp_path: Path, trials: list[Any], missing: list[str]
 ) -> None:
-    report = write_report(sweep(tmp_path / "young", trials))
-    text = report.files[0].read_text()
+    text = write_report(sweep(tmp_path / "young", trials)).files[0].read_text()
     assert all(sentence in text for sentence in missing)
-    assert "importance" not in figures_in(text)
+    assert "importance0" not in figures_in(text)
 
 
 def test_the_sweeps_page_in_mlflow_says_the_result_first(folder: SweepFolder) -> None:
-    note = description(gather(folder), folder, "7")
+    note = description(gather(folder), folder)
     first = note.partition("\n")[0]
-    assert first.startswith(
-        "**trial 5 reaches val/top1 80.00 %, +30.00 points against the documented default's 50.00 "
-        "%.**"
-    )
-    assert (
-        "(#/experiments/7/runs?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=look-1)"
-        in first
-    )
+    verdict = "trial 5 reaches val/top1 80.00 %, +30.00 points against the documented default's"
+    assert first.startswith(f"**{verdict} 50.00 %.**")
+    assert f"compareRunsMode=CHART&viewStateShareKey={'f' * 32})" in first
     assert "**Budget.** 6 trials" in note and "`rbnn replay 00000000 --verify`" in note
-    assert "**80.00**" in note and "0 (documented default)" in note
+    assert "| **80.00** |" in note and "| documented default |" in note
 
 
 def test_ticks_of_a_log_axis_are_round_and_few() -> None:
-    assert log_ticks([1, 16])["ticktext"] == ["1", "2", "5", "10", "20"]
-    assert log_ticks([0.001, 1.0])["ticktext"] == ["0.001", "0.01", "0.1", "1"]
+    axis = Axis("lr", True, ())
+    assert list(ticks_of(axis, [1, 16]).values()) == ["1", "2", "5", "10", "20"]
+    assert list(ticks_of(axis, [0.001, 1.0]).values()) == ["0.001", "0.01", "0.1", "1"]
 
 
-def test_a_log_axis_of_parallel_coordinates_has_its_ends_and_round_values_between() -> None:
-    found = ticks(Axis("lr", True, ()), [math.log10(0.024), math.log10(0.156)])
-    assert found["ticktext"] == ["0.024", "0.05", "0.1", "0.156"]
-    assert found["tickvals"] == pytest.approx(
-        [math.log10(float(text)) for text in found["ticktext"]]
-    )
+def test_an_axis_of_parallel_coordinates_has_its_ends_and_what_has_room_between() -> None:
+    texts = {0.024: "0.024", 0.156: "0.156"}
+    found = with_ends([0.024, 0.156], {0.025: "0.025", 0.05: "0.05", 0.2: "0.2"}, texts)
+    assert list(found.values()) == ["0.024", "0.05", "0.156"]
 
 
 def test_a_look_at_a_sweep_loads_nothing_that_takes_seconds(folder: SweepFolder) -> None:
@@ -220,25 +223,20 @@ def test_a_look_at_a_sweep_loads_nothing_that_takes_seconds(folder: SweepFolder)
         "import sys; from tune.cli.__main__ import main; from tune.sweep.folder import "
         "SweepFolder; from tune.report.data import gather;"
         f"from pathlib import Path; assert main(['status', {str(folder.directory)!r}]) == 0;"
+        "print('sklearn' in sys.modules);"
         f"assert gather(SweepFolder(Path({str(folder.directory)!r}))).importance;"
-        "print({'torch', 'ray', 'mlflow', 'sklearn'} & sys.modules.keys())"
+        "print({'torch', 'ray', 'mlflow'} & sys.modules.keys())"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.endswith("set()\n"), done.stdout
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\nset()\n"), done.stdout
 
 
 def test_the_best_and_the_documented_default_have_one_colour_in_every_figure(
     folder: SweepFolder,
 ) -> None:
     data = gather(folder)
-    found = figures_in(page(data))
-    colours = {trace["name"]: trace["line"]["color"] for trace in found["diagnostics"]["data"]}
-    curves = {
-        trace["name"]: trace["line"]["color"]
-        for trace in found["curves"]["data"]
-        if "line" in trace
-    }
-    assert colours["trial 5"] == trial_colours(data)[5] == curves["best, trial 5"]
-    assert colours["trial 0"] == curves["documented default, trial 0"] != colours["trial 5"]
+    (measured,), (learned,) = diagnostics(data), curves(data)
+    best, default = named(measured, "trial 5").colour, named(measured, "trial 0").colour
+    assert best == named(learned, "best, trial 5").colour != default
+    assert default == named(learned, "documented default, trial 0").colour

@@ -11,7 +11,7 @@ import pytest
 from rbnn import checkpoint as ckpt
 from rbnn.models import build
 from rbnn.recipe import Recipe
-from tune.report.dry_run import dry_run
+from tune.report.console import dry_run
 from tune.sweep.config import parse_sweep
 from tune.sweep.forecast import checkpoint_bytes, expected_epochs, first_points, forecast
 from tune.sweep.plan import SweepPlan, plan

@@ -1,16 +1,13 @@
-"""The diagnostics of a run by layer and epoch, drawn from the table in its folder, and both as
-artifacts of the run.
-"""
+"""The diagnostics of a run by layer and epoch, drawn from the table in its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rbnn.diagnostics import TABLE, LayerRow, read_rows
+from rbnn.diagnostics import LayerRow, read_rows
 
 PLOT = "diagnostics.png"
 PANELS = {
@@ -21,27 +18,10 @@ PANELS = {
 }
 
 
-def log_diagnostics(
-    log_artifact: Callable[[str, Path], None], run_id: str, directory: Path
-) -> None:
-    """Hand the table and the plot of the run in `directory` to `log_artifact(run_id, file)`."""
-    for file in diagnostics_files(directory):
-        log_artifact(run_id, file)
-
-
-def diagnostics_files(directory: Path) -> list[Path]:
-    """The table of a run's folder and its plot, drawn anew; nothing where no epoch was finished or
-    no layer is rotated.
-    """
-    rows = read_rows(directory)
-    if not rows:
-        return []
-    draw(rows, directory / PLOT)
-    return [directory / TABLE, directory / PLOT]
-
-
-def draw(rows: list[LayerRow], file: Path) -> None:
-    """A panel for each quantity, a line for each layer, from the first (dark) to the last (bright).
+def draw_diagnostics(directory: Path) -> None:
+    """diagnostics.png in a run's folder, anew: a panel for each quantity, a line for each layer,
+    from the first (dark) to the last (bright). Nothing where no epoch was finished or no layer is
+    rotated.
 
     Lines as one collection and a fixed layout: the sweep's own process draws one for every trial
     (0.15 s, 0.6 s otherwise).
@@ -53,19 +33,17 @@ def draw(rows: list[LayerRow], file: Path) -> None:
     from matplotlib.lines import Line2D
 
     layers: dict[str, list[LayerRow]] = {}
-    for row in rows:
+    for row in read_rows(directory):
         layers.setdefault(row.layer, []).append(row)
-    colours = [
-        colormaps["viridis"](0.92 * number / max(len(layers) - 1, 1))
-        for number in range(len(layers))
-    ]
+    if not layers:
+        return
+    colours = colormaps["viridis"](np.linspace(0, 0.92, len(layers)))
     num_columns = 1 + len(layers) // 40
-    figure = Figure(figsize=(11 + num_columns, 7))
+    width = 11 + num_columns
+    figure = Figure(figsize=(width, 7))
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2, sharex=True)
-    figure.subplots_adjust(
-        0.06, 0.07, 0.97 - 1.4 * num_columns / (11 + num_columns), 0.95, 0.17, 0.12
-    )
+    figure.subplots_adjust(0.07, 0.07, 0.97 - 1.4 * num_columns / width, 0.95, 0.2, 0.12)
     for axis, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
         lines = [points(of_layer, name) for of_layer in layers.values()]
         axis.add_collection(LineCollection(lines, colors=colours, linewidths=1.2))
@@ -75,6 +53,7 @@ def draw(rows: list[LayerRow], file: Path) -> None:
         axis.autoscale()
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
+        axis.ticklabel_format(axis="y", useOffset=False)
         axis.xaxis.get_major_locator().set_params(integer=True)
     for axis in axes[1]:
         axis.set_xlabel("epoch")
@@ -82,9 +61,9 @@ def draw(rows: list[LayerRow], file: Path) -> None:
     figure.legend(
         handles, list(layers), loc="upper right", fontsize=7, frameon=False, ncols=num_columns
     )
-    partial = file.with_name(f".{file.name}.partial")
+    partial = directory / f".{PLOT}.partial"
     figure.savefig(partial, dpi=100, format="png")
-    partial.replace(file)
+    partial.replace(directory / PLOT)
 
 
 def points(rows: list[LayerRow], name: str) -> NDArray[np.float64]:

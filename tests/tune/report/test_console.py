@@ -1,0 +1,121 @@
+"""What a sweep says in the terminal: its table, its verdict, its lines while it runs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from tune.report.console import SweepDisplay, print_result
+from tune.report.table import as_html, as_markdown, print_table, verdict
+from tune.run.folder import State
+from tune.sweep.stop import StopSignal
+from tune.sweep.table import TrialRow, TrialTable
+
+
+def row(number: int, state: State, epochs: int, top1: float | None, peak: float = 0) -> TrialRow:
+    best = max(top1 or 0.0, peak) if top1 is not None else None
+    values = {"lr": 0.1 * (number + 1), "warm_up": True}
+    run = f"{number:x}" * 32
+    return TrialRow(number, values, run, state, epochs, top1, best, best_epoch=5)
+
+
+def table(*rows: TrialRow) -> TrialTable:
+    return TrialTable("s", 4, 10, {one.number: one for one in rows}, began=0.0)
+
+
+DEFAULT, BEST = row(0, "complete", 10, 80.0), row(2, "complete", 10, 85.5)
+ROWS = [
+    DEFAULT,
+    row(1, "pruned", 6, 95.0),
+    BEST,
+    row(3, "failed", 0, None),
+    row(4, "running", 3, 20.0),
+]
+
+
+def test_fresh_seeds_decide_which_trial_is_the_winner(capsys: pytest.CaptureFixture[str]) -> None:
+    confirmed = replace(table(*ROWS), confirmed=0)
+    print_result(confirmed, StopSignal(), ["trial 0 it is"], "s", "http://mlflow/view")
+    text = capsys.readouterr().out
+    assert "run the winner again, to the bit:  rbnn replay 00000000" in text
+    assert "best by fresh seeds, documented default" in text and "http://mlflow/view" in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([], "no trial ran to its end"),
+        ([row(0, "pruned", 6, 30.0)], "no trial ran to its end"),
+        (
+            ROWS,
+            "trial 2 reaches val/top1 85.50 %, +5.50 points against the documented default's 80.00 "
+            "%",
+        ),
+        (
+            [row(0, "complete", 10, 10.08, peak=64.7), BEST],
+            "trial 2 reaches val/top1 85.50 %, +75.42 points against the documented default's "
+            "10.08 % (best epoch: 64.70 % in epoch 5 of 10)",
+        ),
+        (ROWS[:2], "the documented default is the best of 2 trials, val/top1 80.00 %"),
+        (
+            [row(0, "pruned", 6, 30.0), BEST],
+            "trial 2 reaches val/top1 85.50 %, +55.50 points against the documented default's "
+            "30.00 %, pruned after 6 epochs",
+        ),
+        (
+            [row(0, "failed", 0, None), BEST],
+            "best: trial 2 with val/top1 85.50 %; the documented default did not finish an epoch",
+        ),
+    ],
+)
+def test_the_verdict_compares_with_the_documented_default(
+    rows: list[TrialRow], sentence: str
+) -> None:
+    assert verdict(table(*rows)) == sentence
+
+
+def test_the_table_marks_the_best_and_the_default_and_always_shows_the_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    head = ["trial", "state", "epochs", "val/top1", "lr", "warm_up", "run"]
+    best = ["2", "complete", "10/10", "85.50", "0.3", "yes", "22222222", "best"]
+    default = ["0", "complete", "10/10", "80.00", "0.1", "yes", "00000000", "documented default"]
+    text = print_table(table(*ROWS), 1)
+    assert text.split() == " ".join([*head, *best, *default]).split()
+    assert capsys.readouterr().out.split() == text.split()
+    markdown = as_markdown(table(*ROWS), 1)
+    assert markdown[0] == f"| {' | '.join(head)} |  |"
+    assert markdown[2:] == [
+        f"| {' | '.join(f'**{cell}**' for cell in best)} |",
+        f"| {' | '.join(default)} |",
+    ]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", as_html(table(*ROWS), 1))
+    assert cells == best + default
+
+
+def test_without_a_terminal_starts_and_ends_are_plain_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    started = TrialRow(0, {"lr": 0.1})
+    with SweepDisplay(table(started)) as display:
+        for change in ({}, {"epochs": 1, "top1": 9.0}, {"state": "failed", "cause": "boom"}):
+            vars(started).update(change)
+            display.changed(started)
+    lines = [line.partition("  ")[2] for line in capsys.readouterr().out.splitlines()]
+    failed = "trial 0 failed after 1 epochs, val/top1 9.00 %: boom"
+    assert lines == ["trial 0 starts: lr 0.1", failed]
+
+
+def test_the_best_so_far_never_falls_when_a_trial_gets_worse() -> None:
+    fallen = TrialRow(0, {"lr": 0.1}, epochs=6, top1=27.0, best_top1=52.0)
+    assert "best top-1 52.00 %" in SweepDisplay(table(fallen)).summary()
+
+
+def test_the_finish_says_whether_it_includes_the_confirmation() -> None:
+    search = table(DEFAULT)
+    assert "included" not in SweepDisplay(search).summary()
+    search.epochs_after = 40
+    summary = SweepDisplay(search).summary()
+    assert re.search(r"finish about [-\d: ]+, confirmation included$", summary)
