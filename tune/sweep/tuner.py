@@ -41,8 +41,10 @@ class Phase:
     num_trials: int | None
 
 
-def search_phase(plan: SweepPlan, storage: str, num_trials: int | None) -> Phase:
-    """The search on the study that `storage` holds, or begins: up to `num_trials` in all."""
+def search_phase(plan: SweepPlan, storage: str | None, num_trials: int | None) -> Phase:
+    """The search on the study that `storage` holds, or begins (None: in memory): up to `num_trials`
+    in all.
+    """
     study = Study(storage, plan.name)
     searcher = make_searcher(plan, study, proposals_of(plan))
     left = None if num_trials is None else max(num_trials - len(study.finished), 0)
