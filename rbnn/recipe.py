@@ -7,10 +7,9 @@ strict loading from YAML.
 from __future__ import annotations
 
 import dataclasses
-import math
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,20 @@ import yaml
 
 from rbnn.datasets import DATASETS, dataset_spec
 from rbnn.errors import RecipeError, nearest
+from rbnn.files import read_yaml
+from rbnn.values import (
+    FRACTION,
+    FROM_ONE,
+    FROM_ZERO,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RISING,
+    SEED,
+    Affects,
+    converted,
+    option,
+    plain,
+)
 
 PACKAGE = Path(__file__).resolve().parent
 # Beside the package in a source tree, inside it where it was installed.
@@ -25,42 +38,6 @@ RECIPE_DIR = next(
     (home / "experiments" for home in (PACKAGE, PACKAGE.parent) if (home / "experiments").is_dir()),
     PACKAGE,
 )
-# libyaml's safe loader reads the same ten times as fast, where PyYAML was built with it.
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-Check = tuple[Callable[[Any], bool], str]
-POSITIVE: Check = (lambda v: math.isfinite(v) and v > 0, "a finite number above 0")
-NOT_NEGATIVE: Check = (lambda v: math.isfinite(v) and v >= 0, "a finite number of at least 0")
-FRACTION: Check = (lambda v: 0 <= v < 1, "a number from 0 to below 1")
-FROM_ZERO: Check = (lambda v: v >= 0, "a whole number of at least 0")
-SEED: Check = (lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
-FROM_ONE: Check = (lambda v: v >= 1, "a whole number of at least 1")
-
-
-RISING: Check = (
-    lambda v: min(v, default=1) >= 1 and list(v) == sorted(set(v)),
-    "rising epochs of at least 1, e.g. 30 60 90",
-)
-Affects = Literal["result", "bits", "nothing"]
-
-
-def option(
-    default: Any,
-    meaning: str,
-    check: Check | None = None,
-    *,
-    short: str = "",
-    affects: Affects = "result",
-) -> Any:
-    """A field of Recipe. `affects`: what another value makes of a run.
-
-    "result": another recipe, whose accuracy is another's. "bits": a measurement of the same recipe,
-    computed elsewhere or otherwise. "nothing": the same to the bit, as of folders and printing.
-    """
-    return field(
-        default=default,
-        metadata={"meaning": meaning, "check": check, "short": short, "affects": affects},
-    )
 
 
 @dataclass(frozen=True)
@@ -229,7 +206,7 @@ class Recipe:
         or of all.
         """
         return {
-            name: _plain(getattr(self, name))
+            name: plain(getattr(self, name))
             for name, spec in FIELDS.items()
             if not affecting or spec.metadata["affects"] in affecting
         }
@@ -256,89 +233,16 @@ def checked(name: str, value: Any) -> Any:
     """`value` as a recipe holds it under `name`, e.g. 0.01 of the text 1e-2; RecipeError where no
     recipe may hold it, whatever its other options.
     """
-    value = _converted(name, value)
+    value = converted(name, TYPES[name], value)
     check = FIELDS[name].metadata["check"]
     if check and not check[0](value):
-        raise RecipeError(f"{name} is {_plain(value)!r}; it must be {check[1]}")
+        raise RecipeError(f"{name} is {plain(value)!r}; it must be {check[1]}")
     return value
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _converted(name: str, value: Any) -> Any:
-    """`value` in the field's own type; RecipeError where it is of another. Whole floats pass for
-    int, digits for numbers.
-    """
-    wanted = TYPES[name]
-    if typing.get_origin(wanted) is Literal:
-        choices = typing.get_args(wanted)
-        if value not in choices:
-            raise RecipeError(f"{name} is {value!r}; choose {' or '.join(choices)}")
-        return value
-    if typing.get_origin(wanted) is tuple:
-        parts = value.replace(",", " ").split() if isinstance(value, str) else value
-        if not isinstance(parts, (list, tuple)):
-            raise RecipeError(
-                f"{name} is {value!r}; it must be a list of whole numbers, e.g. 30 60 90"
-            )
-        return tuple(_scalar(name, int, part) for part in parts)
-    return _scalar(name, wanted, value)
-
-
-def _scalar(name: str, wanted: type, value: Any) -> Any:
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    refusal = RecipeError(f"{name} is {value!r}; it must be {words[wanted]}")
-    if wanted is bool and str(value).lower() in ("true", "false"):
-        return str(value).lower() == "true"
-    # A bool is an int to Python, and no number to a user.
-    if wanted is bool or isinstance(value, bool):
-        raise refusal
-    if wanted is str:
-        if not isinstance(value, (str, int, type(None))):
-            raise refusal
-        return "" if value is None else str(value)
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise refusal from None
-    if wanted is float:
-        return number
-    if not number.is_integer():
-        raise refusal
-    try:
-        return int(value)  # exact, where a float above 2**53 is not
-    except ValueError:  # text such as 1e3
-        return int(number)
 
 
 def recipe_files() -> dict[str, Path]:
     """The named recipes: name -> file, sorted."""
     return {path.stem: path for path in sorted((RECIPE_DIR / "recipes").glob("*.yaml"))}
-
-
-def read_yaml(path: Path, kind: str) -> dict[str, Any]:
-    """The mapping that a YAML file holds; RecipeError, one line, where it is missing, unreadable or
-    something else.
-    """
-    try:
-        content = yaml.load(path.read_text("utf-8"), YAML_LOADER)
-    except FileNotFoundError:
-        raise RecipeError(f"{kind} '{path}' does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{kind} '{path}' cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise RecipeError(
-            f"{kind} '{path}'{where} is not valid YAML: {getattr(error, 'problem', error)}"
-        ) from None
-    if not isinstance(content, dict):
-        raise RecipeError(
-            f"{kind} '{path}' must hold 'key: value' lines, not {type(content).__name__}"
-        )
-    return content
 
 
 def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
@@ -388,13 +292,9 @@ def check_milestones(layers: Sequence[Mapping[str, Any]], recipe: Recipe) -> Non
     given = False
     for layer in layers:
         stands = given and "lr_type" not in layer
-        given = stands or (
-            bool(layer.get("lr_decay_step"))
-            and not layer.keys() >= FIELDS.keys() - {"val_fraction"}
-        )
+        is_whole = layer.keys() >= FIELDS.keys() - {"val_fraction"}
+        given = stands or (bool(layer.get("lr_decay_step")) and not is_whole)
     if given and recipe.lr_type != "step":
-        raise RecipeError(
-            f"lr_decay_step is {list(recipe.lr_decay_step)}, and lr_type {recipe.lr_type} has no "
-            "milestones; "
-            "give lr_type step, or leave lr_decay_step out"
-        )
+        stated = f"lr_decay_step is {list(recipe.lr_decay_step)}, and lr_type {recipe.lr_type}"
+        remedy = "give lr_type step, or leave lr_decay_step out"
+        raise RecipeError(f"{stated} has no milestones; {remedy}")

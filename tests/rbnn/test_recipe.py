@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from rbnn.errors import RecipeError
+from rbnn.files import read_yaml
 from rbnn.models import build
-from rbnn.recipe import FIELDS, Recipe, checked, load_recipe, read_yaml, recipe_files
+from rbnn.recipe import FIELDS, Recipe, checked, load_recipe, recipe_files
 
 ROW = ("dataset", "model", "epochs", "batch_size", "batch_size_test", "warm_up", "use_dali")
 DOCUMENTED = {

@@ -24,8 +24,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from rbnn.errors import RequestError
-from rbnn.files import write_atomically
-from rbnn.recipe import YAML_LOADER, Recipe, load_recipe
+from rbnn.files import YAML_LOADER, write_atomically
+from rbnn.recipe import Recipe, load_recipe
 from tune.process import Process
 from tune.run.environment import run_environment, source_changes
 from tune.run.journal import JOURNAL, append_line, read_lines, read_rows

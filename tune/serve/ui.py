@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 from rbnn.errors import RunFailed
@@ -15,9 +15,6 @@ from tune.serve.mlflow import free_port, mlflow_server, reached_at
 from tune.tracking.reader import EXPERIMENT, RunReader
 from tune.tracking.view import save_view, searched_in, sweep_id_of, view_link
 from tune.uris import is_server, without_login
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 
 def all_runs_link(base_url: str, experiment_id: str) -> str:
@@ -69,7 +66,7 @@ def serve_ui(
 
 
 def _say_links(
-    base_url: str, reader: RunReader, sweeps: list[Run], say: Callable[[str], Any]
+    base_url: str, reader: RunReader, sweeps: list[Any], say: Callable[[str], Any]
 ) -> None:
     for run in sweeps:
         experiment, sweep_id = run.info.experiment_id, sweep_id_of(run)

@@ -128,3 +128,20 @@ def _place(
         worker = {"CPU": recipe.threads - DRIVER_SHARE} | ({"GPU": 1.0} if placed.gpus else {})
         found |= {"cpus": 0.01, "gpus": 0.0, "worker_resources": worker if capacity else None}
     return recipe, found
+
+
+def search_params(planned: SweepPlan) -> dict[str, Any]:
+    """How the sweep searches, as params beside those of its recipe: space, sampler, scheduler,
+    budget, seeds.
+    """
+    config = planned.config
+    found: dict[str, Any] = {"sweep/concurrent": planned.concurrent}
+    for name in ("sampler", "seed", "trials", "time_budget_min", "confirm_top", "confirm_seeds"):
+        if (value := getattr(config, name)) is not None:
+            found[f"sweep/{name}"] = value
+    settings = config.scheduler.to_dict()
+    words = [settings.pop("name"), *(f"{key}={value:g}" for key, value in settings.items())]
+    found["sweep/scheduler"] = " ".join(words)
+    for name, kind, text in config.space.describe():
+        found[f"space/{name}"] = f"{kind} {text}"
+    return found

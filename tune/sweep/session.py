@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 import ray
 import yaml
@@ -25,7 +24,7 @@ from tune.sweep.callback import SweepCallback
 from tune.sweep.config import SweepConfig
 from tune.sweep.confirm import num_confirming, settings_of
 from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord, private_mode
-from tune.sweep.plan import SweepPlan, plan, plan_again
+from tune.sweep.plan import SweepPlan, plan, plan_again, search_params
 from tune.sweep.repair import examine, missing_study
 from tune.sweep.stop import BUDGET, SIGNAL, Interruption, StopSignal
 from tune.sweep.study import (
@@ -139,23 +138,6 @@ def create_folder(planned: SweepPlan, store: str) -> SweepFolder:
         )
     )
     return folder
-
-
-def search_params(planned: SweepPlan) -> dict[str, Any]:
-    """How the sweep searches, as params beside those of its recipe: space, sampler, scheduler,
-    budget, seeds.
-    """
-    config = planned.config
-    found: dict[str, Any] = {"sweep/concurrent": planned.concurrent}
-    for name in ("sampler", "seed", "trials", "time_budget_min", "confirm_top", "confirm_seeds"):
-        if (value := getattr(config, name)) is not None:
-            found[f"sweep/{name}"] = value
-    settings = config.scheduler.to_dict()
-    words = [settings.pop("name"), *(f"{key}={value:g}" for key, value in settings.items())]
-    found["sweep/scheduler"] = " ".join(words)
-    for name, kind, text in config.space.describe():
-        found[f"space/{name}"] = f"{kind} {text}"
-    return found
 
 
 @dataclass
