@@ -43,7 +43,7 @@ def train_nothing(trial: Any, journal: Any, tell: Any) -> None:
 
 def memory_mb() -> float:
     """Resident memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 

@@ -21,7 +21,7 @@ def peak_bytes() -> int:
     if STATUS.exists():
         return 1024 * next(
             int(line.split()[1])
-            for line in STATUS.read_text().splitlines()
+            for line in STATUS.read_text(encoding="utf-8").splitlines()
             if line.startswith("VmHWM")
         )
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT_BYTES

@@ -111,7 +111,10 @@ def compare(
     ]
     known = {tuple(job): found for job, found in read(file)}
     missing = [job for job in jobs if job not in known]
-    with multiprocessing.get_context("spawn").Pool(num_processes) as pool, file.open("a") as out:
+    with (
+        multiprocessing.get_context("spawn").Pool(num_processes) as pool,
+        file.open("a", encoding="utf-8") as out,
+    ):
         for job, found in pool.imap_unordered(measure, missing, chunksize=8):
             known[job] = found
             out.write(json.dumps([job, found]) + "\n")
@@ -121,7 +124,7 @@ def compare(
 
 def read(file: Path) -> Iterator[tuple[list[Any], list[float]]]:
     """The searches that a file holds."""
-    for line in file.read_text().splitlines() if file.is_file() else []:
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
         yield json.loads(line)
 
 

@@ -115,7 +115,7 @@ def diagnostics_of(folder: SweepFolder, numbers: Sequence[int]) -> dict[str, dic
     found: dict[str, dict[int, Curve]] = {}
     for number in numbers:
         file = folder.directory / JOURNAL.format(number)
-        for line in file.read_text().splitlines() if file.is_file() else []:
+        for line in file.read_text("utf-8").splitlines() if file.is_file() else []:
             try:
                 metrics = json.loads(line)
             except ValueError:  # is being written, or a kill cut it short

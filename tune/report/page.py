@@ -54,7 +54,7 @@ def write_report(folder: SweepFolder, directory: Path | None = None) -> Report:
     directory = directory or folder.directory
     directory.mkdir(parents=True, exist_ok=True)
     text, picture = directory / HTML, directory / PNG
-    text.write_text(page(data))
+    text.write_text(page(data), "utf-8")
     draw(data, picture)
     return Report(data, (text, picture))
 
@@ -88,7 +88,7 @@ def page(data: SweepData) -> str:
 
 
 def _asset(name: str) -> str:
-    return (ASSETS / name).read_text()
+    return (ASSETS / name).read_text("utf-8")
 
 
 def plotly_code() -> str:

@@ -81,7 +81,7 @@ def _version(package: str) -> str:
 def _cpu_line(key: str) -> str:
     """The first value of a key in /proc/cpuinfo; "" where there is none."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
     pairs = (line.partition(":") for line in lines)

@@ -119,7 +119,7 @@ class RunFolder:
         """The record as plain values."""
         remedy = "restore it from a backup, or begin anew"
         try:
-            content = json.loads(self.path.read_text())
+            content = json.loads(self.path.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise RequestError(f"file '{self.path}' cannot be read: {error}; {remedy}") from None
         if not isinstance(content, dict) or not content.get("id"):
@@ -174,13 +174,13 @@ class RunFolder:
     def environment(self) -> dict[str, Any]:
         """What it ran on; {} where none is recorded."""
         file = self.directory / ENVIRONMENT
-        return yaml.load(file.read_text(), YAML_LOADER) if file.is_file() else {}
+        return yaml.load(file.read_text("utf-8"), YAML_LOADER) if file.is_file() else {}
 
     @property
     def mirrored(self) -> dict[str, str]:
         """store, experiment and run under which a tracker keeps its copy; {} where none does."""
         try:
-            found: dict[str, str] = json.loads((self.directory / MIRROR_FILE).read_text())
+            found: dict[str, str] = json.loads((self.directory / MIRROR_FILE).read_text("utf-8"))
         except (OSError, ValueError):
             return {}
         return found

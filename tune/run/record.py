@@ -58,7 +58,7 @@ class RunRecord:
         for epoch in content["epochs"]:
             epoch["metrics"] = {key: _written(value) for key, value in epoch["metrics"].items()}
         try:
-            path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+            path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         except OSError as error:
             problem = f"cannot be written: {error.strerror}; choose another place"
             raise RequestError(f"file '{path}' {problem}") from None
@@ -76,7 +76,7 @@ def is_record(path: Path) -> bool:
 def read_record(path: Path) -> RunRecord:
     """The record in an exported file; RequestError, one line, where it holds none of ours."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = told(error, 120)
         raise RequestError(f"file '{path}' is no exported run: {reason}; {AGAIN}") from None

@@ -75,7 +75,7 @@ def read_state(state: Path) -> Served | None:
     file = state / STATE_FILE
     if not file.is_file():
         return None
-    values = json.loads(file.read_text())
+    values = json.loads(file.read_text("utf-8"))
     given = values["processes"]
     if isinstance(given, list):  # until November 2026; with `created` in seconds since the epoch
         here = Process.current().host

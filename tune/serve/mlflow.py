@@ -208,7 +208,7 @@ def wait_until_answering(
                 return
         except OSError:
             time.sleep(0.2)
-    lines = log.read_text(errors="replace").split("\n")
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
     see = f"; see {log}" if log_stays else ""
     raise RunFailed(f"{name} did not start at {url}: {last}{see}")
@@ -261,7 +261,7 @@ def private(path: Path) -> Path:
 
 def kept_secret(path: Path) -> str:
     """The secret in a file that only its owner can read; made at random the first time."""
-    text = path.read_text().strip() if path.is_file() else ""
+    text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
     if not text:
         text = secrets.token_urlsafe(18)
         private(path).write_text(text + "\n")

@@ -106,7 +106,7 @@ class SweepFolder(RunFolder):
         if given := os.environ.get("MLFLOW_TRACKING_URI", "").strip():
             return with_absolute_path(given)
         original = Path(stored.home) / SWEEP_RECORD
-        if original.is_file() and json.loads(original.read_text()).get("id") == stored.id:
+        if original.is_file() and json.loads(original.read_text("utf-8")).get("id") == stored.id:
             raise RequestError(
                 f"'{self.directory}' is a copy of sweep {stored.home}, whose runs the MLflow store "
                 f"{shown(stored.store)} holds; set MLFLOW_TRACKING_URI to a store for the copy"
@@ -123,7 +123,7 @@ class SweepFolder(RunFolder):
     @property
     def config(self) -> SweepConfig:
         """The resolved sweep file."""
-        text = (self.directory / SWEEP_FILE).read_text()
+        text = (self.directory / SWEEP_FILE).read_text("utf-8")
         return parse_sweep(yaml.safe_load(text), self.directory)
 
     def storage_url(self, record: SweepRecord | None = None) -> str:
@@ -222,7 +222,7 @@ def sweep_folders(results_dir: str = "") -> list[SweepFolder]:
     """The sweeps under a results folder, the oldest first; another user's own are passed over."""
     paths = Path(results_dir or DEFAULT_RESULTS).glob(f"*/{SWEEP_RECORD}")
     readable = [path for path in paths if os.access(path, os.R_OK)]
-    found = sorted((json.loads(path.read_text())["began"], path.parent) for path in readable)
+    found = sorted((json.loads(path.read_text("utf-8"))["began"], path.parent) for path in readable)
     return [SweepFolder(directory) for _, directory in found]
 
 

@@ -93,7 +93,7 @@ class OptunaSearcher(ray.tune.search.Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """The study is its own memory; Ray wants a file."""
-        Path(checkpoint_path).write_text(self.history.name)
+        Path(checkpoint_path).write_text(self.history.name, encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
         """The study is its own memory."""

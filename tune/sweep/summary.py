@@ -202,7 +202,9 @@ def export(winner: Winner, name: str, file: Path) -> None:
         more = "--val_fraction 0 trains on all of them and validates on the test set"
         head += [f"{held_out:.0%} of the training images are held out, as in the sweep; {more}"]
     head += [f"Run it: rbnn replay {file}"]
-    file.write_text("".join(f"# {line}\n" for line in head) + winner.recipe.to_yaml())
+    file.write_text(
+        "".join(f"# {line}\n" for line in head) + winner.recipe.to_yaml(), encoding="utf-8"
+    )
 
 
 def _iso(seconds: float | None) -> str | None:

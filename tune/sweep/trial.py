@@ -196,7 +196,7 @@ def score_on_test_set(recipe: Recipe, directory: Path) -> dict[str, float]:
         metrics, _ = evaluate_file(alone, str(directory / LAST))
         scores = {name.replace("val/", "test/"): value for name, value in metrics.items()}
         write_scores(directory, scores)
-    found: dict[str, float] = json.loads((directory / TEST_FILE).read_text())
+    found: dict[str, float] = json.loads((directory / TEST_FILE).read_text("utf-8"))
     return found
 
 

@@ -141,7 +141,7 @@ def test_scores(run: RunFolder) -> list[Metric]:
     file = run.directory / "test.json"
     if not file.is_file() or not run.epochs:
         return []
-    last, values = run.epochs[-1], json.loads(file.read_text())
+    last, values = run.epochs[-1], json.loads(file.read_text("utf-8"))
     return [Metric(key, value, last["time_ms"], last["epoch"]) for key, value in values.items()]
 
 

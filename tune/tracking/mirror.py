@@ -213,7 +213,7 @@ class Mirror:
             if known.files.get(name) == (state.st_size, state.st_mtime_ns):
                 continue
             if name == "sweep.yaml":  # the artifact names storages without their passwords
-                self.client.log_text(known.run_id, without_secrets(file.read_text()), name)
+                self.client.log_text(known.run_id, without_secrets(file.read_text("utf-8")), name)
             else:
                 self.client.log_artifact(known.run_id, str(file), folder or None)
             known.files[name] = (state.st_size, state.st_mtime_ns)

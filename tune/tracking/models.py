@@ -220,7 +220,7 @@ def _write_model(
     (data / "pickle_module_info.txt").write_text(__name__)
     files, signature = _shared_files(content.recipe["dataset"])
     for name, text in files.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, "utf-8")
     described = Model(
         artifact_path=model.artifact_location,
         run_id=model.source_run_id,

@@ -111,7 +111,7 @@ class RunReader:
         """The text of an artifact at the top of the run; "" where it is not there."""
         with tempfile.TemporaryDirectory() as folder:
             path = self._download(run_id, artifact_file, folder)
-            return path.read_text() if path else ""
+            return path.read_text("utf-8") if path else ""
 
     def _download(self, run_id: str, artifact_file: str, folder: str) -> Path | None:
         if artifact_file not in [entry.path for entry in self.client.list_artifacts(run_id)]:
