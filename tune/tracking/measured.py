@@ -12,7 +12,6 @@ from typing import Any
 from rbnn.errors import RequestError
 from rbnn.recipe import FIELDS, Recipe, load_recipe
 from tune.tracking.address import tracking_uri
-from tune.tracking.entities import param_text
 from tune.tracking.reader import RunReader, quoted
 from tune.uris import sqlite_path
 
@@ -91,6 +90,8 @@ def recorded_epoch_s(recipe: Recipe, reader: RunReader) -> tuple[float, str] | N
     """The median epoch (seconds, and where it is from) of the latest recorded run of the same
     network on the same data with the same batches and threads.
     """
+    from tune.tracking.entities import param_text  # which loads torch
+
     wanted = {name: param_text(getattr(recipe, name)) for name in SAME}
     conditions = " and ".join(
         f"params.`{name}` = '{wanted[name]}'"
