@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rbnn.hardware import num_cores
 from tune.uris import without_secrets
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ def environment() -> dict[str, str]:
     `git_commit` tells of this project's own tree; `git_dirty` is "true" where a tracked file
     differs from the commit.
     """
+    from rbnn.hardware import num_cores  # loads torch, which readers of runs need not
+
     flags = _cpu_line("flags").split()
     commit, dirty = _commit()
     return {
