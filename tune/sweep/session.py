@@ -163,7 +163,7 @@ class SweepSession:
             cause = f"storage {storage} does not answer any more: {reason_of(error)}"
             self._end("failed", cause)
             raise RunFailed(f"{cause}; when it does: rbnn resume {handle}") from error
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # the latter is Ray's own answer to SIGTERM
             self._end("stopped", SIGNAL)
             raise
         except BaseException as error:
@@ -234,11 +234,10 @@ class SweepSession:
         if not ray.is_initialized():  # once for both phases
             self.ray.enter_context(connected(self.address))
             self.folder.update(ray=own_ray_session(self.address))
-            if self.signals:  # Ray has set handlers of its own
-                self.signals.install()
         self.listener.trials_began(table)
         callback = SweepCallback(self.plan, table, phase.study, stop, self.listener)
         signals = self.signals or Interruption()
+        signals.install()  # Ray has set handlers of its own
         try:
             signals.stop = stop
             if signals.num_received:  # while Ray started
