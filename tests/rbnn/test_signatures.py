@@ -31,7 +31,7 @@ def tarred(content: bytes) -> bytes:
 
 
 PACKED = {
-    "a file compressed with gzip": gzip.compress(b"x"),
+    "a file compressed with gzip": gzip.compress(b"x", mtime=0),
     "a file compressed with bzip2": bz2.compress(b"x"),
     "a file compressed with xz": lzma.compress(b"x"),
     "a file compressed with zstd": b"(\xb5/\xfd" + bytes(9),
