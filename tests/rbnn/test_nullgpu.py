@@ -80,16 +80,20 @@ def check_common(found: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "precision"),
-    [("resnet20_1w1a", "float32"), ("resnet18_1w1a", "bf16"), ("vgg_small_1w1a", "tf32")],
+    ("model", "precision", "a_step", "an_evaluation"),
+    [
+        ("resnet20_1w1a", "float32", 1300, 1700),
+        ("resnet18_1w1a", "bf16", 1740, 2010),
+        ("vgg_small_1w1a", "tf32", 1300, 1700),
+    ],
 )
 def test_an_eager_run_asks_for_what_a_gpu_has(
-    environment: dict[str, str], model: str, precision: str
+    environment: dict[str, str], model: str, precision: str, a_step: int, an_evaluation: int
 ) -> None:
     found = worked(environment, "eager", model, precision, "32")
     check_common(found)
-    assert found["step"]["launches"] <= 1300 and found["step"]["graphs"] == 0
-    assert found["evaluation"]["launches"] <= 1700
+    assert found["step"]["launches"] <= a_step and found["step"]["graphs"] == 0
+    assert found["evaluation"]["launches"] <= an_evaluation
 
 
 @pytest.mark.skipif(bool(obstacle("cuda")), reason=f"compiling for a GPU: {obstacle('cuda')}")
