@@ -235,8 +235,10 @@ def test_three_processes_sync_at_once_and_one_is_killed_again_and_again(
         add_epochs(run, 3 * (round_number + 1))
         child = os.fork()
         if child == 0:
-            sync_often(run.directory, store, 5)
-            os._exit(0)
+            try:
+                sync_often(run.directory, store, 5)
+            finally:  # also where it raises: it must not go on as a second test process
+                os._exit(0)
         for _ in range(chance.randrange(1, 20)):
             if os.waitpid(child, os.WNOHANG)[0]:
                 break
