@@ -171,7 +171,6 @@ class Mirror:
             location = folder.as_uri() if folder else None
             try:
                 new: str = self.client.create_experiment(EXPERIMENT, location, {NOTE_TAG: ABOUT})
-                self.reader.__dict__.pop("experiment_ids", None)
                 return new
             except MlflowException:  # made by another process at this very moment
                 found = self.client.get_experiment_by_name(EXPERIMENT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
 import sys
@@ -59,9 +58,9 @@ class RunReader:
             raise unreachable(uri, error) from error
         return reader
 
-    @functools.cached_property
+    @property
     def experiment_ids(self) -> list[str]:
-        """The experiments that runs may be in."""
+        """The experiments that runs may be in; asked anew, as another process may make one."""
         return [each.experiment_id for each in self.client.search_experiments()]
 
     def lifecycle(self, run_id: str) -> str:
