@@ -228,9 +228,9 @@ def test_three_processes_sync_at_once_and_one_is_killed_again_and_again(
     run, context = begin(), multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tune.tracking.mirror", "pytest"])
     chance = random.Random(7)
-    begun = context.Event()
+    both = context.Event()
     often = [
-        context.Process(target=sync_often, args=(run.directory, store, 40, begun)) for _ in range(2)
+        context.Process(target=sync_often, args=(run.directory, store, 40, both)) for _ in range(2)
     ]
     for process in often:
         process.start()
