@@ -31,8 +31,14 @@ def add(command: Add) -> None:
 
 def ui(args: argparse.Namespace) -> int:
     """Serve MLflow's pages until Ctrl-C."""
+    from tune.tracking.address import SWEEP as KNOWN
+    from tune.tracking.address import may_hold, tracking_uri
+    from tune.uris import shown
+
+    if args.sweep and not may_hold(KNOWN, {"word": args.sweep}):
+        where = shown(tracking_uri())
+        raise RequestError(f"sweep '{args.sweep}' in {where} is unknown; see rbnn status")
     from tune.serve.ui import serve_ui
-    from tune.tracking.address import tracking_uri
 
     serve_ui(tracking_uri(), args.port, args.host, sweep=args.sweep)
     return 0

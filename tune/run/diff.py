@@ -11,6 +11,7 @@ from rbnn.recipe import FIELDS
 from tune.run.record import Epoch, RunRecord
 
 SCORE = "val/top1"
+NOT_OF_THE_RUN = ("time/", "gpu/")  # metrics of the machine
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def first_difference(old: Sequence[Epoch], new: Sequence[Epoch]) -> EpochDiffere
         metrics = {}
         for name, value in epoch.metrics.items():
             now = other.metrics.get(name, value)
-            if not name.startswith("time/") and not _same(value, now):
+            if not name.startswith(NOT_OF_THE_RUN) and not _same(value, now):
                 metrics[name] = (value, now)
         if digests or metrics:
             return EpochDifference(epoch.epoch, tuple(digests), metrics)
