@@ -153,13 +153,18 @@ class Sweep:
         """Write and log the report of a sweep that has ended, and say what it found."""
         from tune.report.console import print_result
         from tune.report.publish import publish
+        from tune.sweep.folder import trial_directory
         from tune.tracking.thread import say
         from tune.tracking.view import sweep_pages
 
         folder, report = self.folder, ""
         try:
+            before = folder.record.tags
             report = str(publish(folder).files[0])
             mirror.sync(folder.directory)
+            for tags in (before, folder.record.tags):  # the best has a colour of its own
+                if number := tags.get("rbnn.best_trial"):
+                    mirror.sync(trial_directory(folder.directory, int(number)))
         # The sweep has ended and its folder is complete, whatever cannot be made of it now.
         except Exception as error:
             later = f"rbnn {'sync' if report else 'report'} {folder.handle}"

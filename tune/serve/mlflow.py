@@ -35,6 +35,7 @@ ALL_ADDRESSES = ("", "0.0.0.0", "::")
 NUM_PORTS_TRIED = 20
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 10.0
+OURS = ("--app-name", "rbnn")  # MLflow's app with our own page (tune/tracking/pages.py)
 # where the database takes several writers at once; each loads MLflow, seconds of a core
 NUM_WORKERS = 2
 # Settings of MLflow's login; who may log in may read and write every experiment, as one team. A
@@ -72,7 +73,7 @@ def mlflow_server(uri: str, port: int, host: str = "127.0.0.1") -> Iterator[Proc
     environment = {**os.environ, **server_settings(uri)}
     with tempfile.TemporaryDirectory(prefix="rbnn-mlflow-") as folder:
         log = Path(folder) / "log"
-        server = Process.start(server_command(host, port, 1), environment, log)
+        server = Process.start([*server_command(host, port, 1), *OURS], environment, log)
         try:
             url = f"http://{reached_at(host)}:{port}/health"
             wait_until_answering("MLflow's server", server, url, log, log_stays=False)
