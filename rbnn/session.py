@@ -171,7 +171,7 @@ def train(
             teller(metrics, checkpoint)
 
     run = session.train(report, teller.progress if teller else None)
-    return Trained(recipe, session.directory, epochs, run.best_top1, run.model)
+    return Trained(recipe, session.directory, epochs, run.best_top1, run.model.eval())
 
 
 def evaluate_file(recipe: Recipe, path: str) -> tuple[dict[str, float], DataInfo]:

@@ -203,7 +203,9 @@ def of_panel(panel: Panel, height: int) -> dict[str, Any]:
                 "y": [None if value is None else round(value, 6) for value in one.y],
                 "opacity": one.opacity, "text": one.texts,
                 "hovertemplate": "%{text}<extra></extra>" if one.mark and one.texts else None,
-                "marker": {"color": one.colours or one.colour, "symbol": one.mark, "size": 8},
+                "marker": {
+                    "color": one.colours or one.colour, "symbol": one.mark or None, "size": 8
+                },
                 "line": {
                     "color": one.colour, "width": one.width,
                     "dash": "dash" if one.dashed else "solid", "shape": "hv" if one.step else None,

@@ -21,7 +21,7 @@ from tune.tracking.view import (
     sweep_id_of,
     view_link,
 )
-from tune.uris import is_server, without_login
+from tune.uris import is_server, sqlite_path, without_login
 
 
 def serve_ui(
@@ -39,23 +39,37 @@ def serve_ui(
     the next free one. Raises RequestError for an unreachable store or an unknown sweep, RunFailed
     where MLflow's server does not start.
     """
-    reader = RunReader.open(tracker_uri, create=True)
-    sweeps = [reader.sweep_run(sweep)] if sweep else reader.sweeps()[-1:]
-    for run in sweeps:
-        options = searched_in(run.data.params)
-        save_view(reader.client, run.info.experiment_id, sweep_id_of(run), options)
-    if is_server(reader.uri):
+    if is_server(tracker_uri):
+        reader, sweeps = look(tracker_uri, sweep)
         _say_links(without_login(reader.uri), reader, sweeps, say, ours=False)
         return
+    path = sqlite_path(tracker_uri)
+    if path is None or not path.is_file():  # one process alone makes the tables
+        RunReader.open(tracker_uri, create=True)
     chosen = free_port(host, port)
     if chosen != port:
         say(f"port {port} is taken, using {chosen}")
     base_url = f"http://{reached_at(host)}:{chosen}"
-    with _ended_by_signals(), mlflow_server(reader.uri, chosen, host) as server:
-        _say_links(base_url, reader, sweeps, say, ours=True)
+    found: list[tuple[RunReader, list[Any]]] = []
+
+    def meanwhile() -> None:
+        found.append(look(tracker_uri, sweep))
+
+    with _ended_by_signals(), mlflow_server(tracker_uri, chosen, host, meanwhile) as server:
+        _say_links(base_url, *found[0], say, ours=True)
         say("Ctrl-C ends it")
         status = server.wait()
         raise RunFailed(f"MLflow's server at {base_url} ended by itself with status {status}")
+
+
+def look(uri: str, sweep: str) -> tuple[RunReader, list[Any]]:
+    """(the store, the run of that sweep or of the latest one, whose view is saved now)."""
+    reader = RunReader.open(uri, create=True)
+    sweeps = [reader.sweep_run(sweep)] if sweep else reader.sweeps()[-1:]
+    for run in sweeps:
+        options = searched_in(run.data.params)
+        save_view(reader.client, run.info.experiment_id, sweep_id_of(run), options)
+    return reader, sweeps
 
 
 def serve_optuna(

@@ -117,7 +117,7 @@ def keep_checkpoints(client: MlflowClient, run_id: str, files: Sequence[Path]) -
         content, known = content_of(file), models.get(file.stem)
         if content is None or (known and known.tags.get(DIGEST_TAG) == content.digest):
             continue
-        if not _is_worth_listing(run, file, content):
+        if not is_worth_listing(run, file, content):
             continue
         _log_model(client, run, file, content)
         if known:
@@ -132,7 +132,7 @@ def keep_checkpoints(client: MlflowClient, run_id: str, files: Sequence[Path]) -
             _repository(client, run.info.artifact_uri).delete_artifacts(entry.path)
 
 
-def _is_worth_listing(run: Run, file: Path, content: Content) -> bool:
+def is_worth_listing(run: Run, file: Path, content: Content) -> bool:
     """Not of a sweep's trial that was cut off; nor a best epoch that is the last one."""
     tags = run.data.tags
     cut_off = tags.get("rbnn.kind") in OF_A_SWEEP and tags.get("rbnn.state", "") in CUT_OFF

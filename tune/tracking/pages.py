@@ -8,11 +8,15 @@ A shared view's own address shows it below a banner, and the assistant's panel c
 a browser that never saw these pages. This page puts the view where MLflow keeps what a browser last
 looked at, unless it is this sweep's already, and marks the panel as seen; then it goes there.
 
-`mlflow server --app-name rbnn` starts this app (an entry point of this project names it).
+`uvicorn tune.tracking.pages:app` serves it, on the store that the environment names as MLflow's own
+command reads it.
 """
 
 from __future__ import annotations
 
+import os
+
+from mlflow.server import constants
 from mlflow.server.fastapi_app import app
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
@@ -20,6 +24,14 @@ from starlette.routing import Route
 
 from tune.tracking.view import TAG, all_runs_link, view_link
 
+# What `mlflow server` tells the processes that it starts.
+os.environ |= {
+    constants.BACKEND_STORE_URI_ENV_VAR: os.environ["MLFLOW_BACKEND_STORE_URI"],
+    constants.REGISTRY_STORE_URI_ENV_VAR: os.environ["MLFLOW_BACKEND_STORE_URI"],
+    constants.ARTIFACTS_DESTINATION_ENV_VAR: os.environ["MLFLOW_ARTIFACTS_DESTINATION"],
+    constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
+    constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+}
 PAGE = """<!doctype html><title>rbnn</title><script>
 const [experiment, view, table] = location.pathname.split('/rbnn/')[1].split('/');
 const fallback = FALLBACK, place = PLACE;
