@@ -87,12 +87,15 @@ def settings() -> dict[str, str]:
 
 
 @contextmanager
-def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
-    """Ray initialised within: joined at `address` or RAY_ADDRESS, else started here with its
-    dashboard, which early stopping of nested trials needs, and shut down at the end. An initialised
-    Ray is used as it is.
+def connected(
+    address: str = "", gpus: Sequence[int] = (), dashboard: bool = False
+) -> Iterator[None]:
+    """Ray initialised within: joined at `address` or RAY_ADDRESS, else started here and shut down
+    at the end. An initialised Ray is used as it is.
 
     gpus: numbers of the GPUs that a Ray started here may hand out; all of them where empty.
+    dashboard: whether a Ray started here has one, ten processes more; Ray Train asks it for what a
+    trial of several workers left when it was stopped.
     Raises RequestError, one line, for a cluster that does not answer or refuses.
     """
     env = settings()
@@ -114,7 +117,10 @@ def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
             os.environ.setdefault(*NICENESS)
             with _variables(_visible(gpus)):
                 ray.init(
-                    address="local", include_dashboard=True, runtime_env={"env_vars": env}, **QUIET
+                    address="local",
+                    include_dashboard=dashboard,
+                    runtime_env={"env_vars": env},
+                    **QUIET,
                 )
     try:
         yield

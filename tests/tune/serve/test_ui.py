@@ -56,7 +56,10 @@ def test_signals_end_the_page_and_free_the_port(store: str, number: signal.Signa
         links = [line.partition(": ")[2] for line in lines[:2]]
         pages = [urllib.request.urlopen(link, timeout=60).read().decode() for link in links]
         page.send_signal(number)
-        assert page.wait(TIMEOUT_S) == 0
+        try:
+            assert page.wait(TIMEOUT_S) == 0
+        finally:
+            page.kill()
         assert page.stdout.read() == ""
     place = experiment, SWEEP_ID
     assert lines[:3] == [
