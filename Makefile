@@ -43,5 +43,5 @@ $(READY): pyproject.toml constraints.txt
 		"$$python" -m venv --clear .venv || exit 1; \
 	fi
 	@echo "installing the pinned stack into .venv (7 GB, some minutes the first time)"
-	@quiet=-q; [ ! -t 1 ] || quiet=; env -u PIP_CONSTRAINT $(PY) -m pip install $$quiet -c constraints.txt -e '.[tune,dali,dev,deploy]'
+	@quiet=-q; [ ! -t 1 ] || quiet=; env -u PIP_CONSTRAINT $(PY) -m pip install $$quiet -c constraints.txt -e '.[tune,dali,dev,deploy,dashboard]'
 	@touch $@

@@ -66,7 +66,7 @@ def run_sweep(
         check_storage_url(config.storage)
         folder = create_folder(planned, store)
         try:
-            begin_study(folder.storage_url(), planned.name, folder.info.id)
+            begin_study(folder.storage_url(), planned.name, folder.info.id, about(planned))
         except RequestError:
             shutil.rmtree(planned.directory)
             raise
@@ -100,6 +100,16 @@ def resume_sweep(
         with folder.conducting():
             folder.update(store=store, storage=record.storage)
             return SweepSession(planned, folder, listener, address, trainable, signals).run()
+
+
+def about(planned: SweepPlan) -> dict[str, str]:
+    """A sweep in words, as attributes of its study."""
+    recipe = planned.recipe
+    network = f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs"
+    found = {"question": planned.config.description, "network": network}
+    found["value"] = "val/top1 of the last epoch, percent; intermediate values are by epoch"
+    found["trial 0"] = "the documented default"
+    return found | {"go on with it": f"rbnn resume {planned.name}"}
 
 
 def create_folder(planned: SweepPlan, store: str) -> SweepFolder:
