@@ -244,6 +244,8 @@ def run(block: Block, folder: Path) -> None:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # A shell's background job ignores Ctrl-C, and so would what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         if "rbnn ui" in block.text:
             end_when_served(process, folder / "output")
