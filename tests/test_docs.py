@@ -228,6 +228,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 
 @really
+@pytest.mark.timeout(3600)  # the quickstart on a loaded machine
 @pytest.mark.parametrize(
     "page",
     [page for page in DOCS if page.stem != "index"],  # which begins as searching does
@@ -261,9 +262,14 @@ def run(block: Block, folder: Path) -> None:
             # A shell's background job ignores Ctrl-C, and so would what it starts.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        if "rbnn ui" in block.text:
-            end_when_served(process, folder / "output")
-        status = process.wait()
+        try:
+            if "rbnn ui" in block.text:
+                end_when_served(process, folder / "output")
+            status = process.wait()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
     print((folder / "output").read_text())
     assert status == 0
 
