@@ -24,7 +24,7 @@ from rbnn.data.loading import DataInfo, Loaders
 from rbnn.data.resident import loaders
 from rbnn.distributed import World
 from rbnn.engine import run_epoch, start
-from rbnn.network import obstacle
+from rbnn.hardware import obstacle
 from rbnn.recipe import Recipe
 
 LIMITS_S = {

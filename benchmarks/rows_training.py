@@ -23,7 +23,7 @@ from benchmarks.networks import (
     training_step,
 )
 from rbnn.engine import evaluate
-from rbnn.network import obstacle
+from rbnn.hardware import obstacle
 
 BATCH_SIZE = 256
 NUM_EVAL_BATCHES = 2

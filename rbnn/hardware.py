@@ -5,7 +5,9 @@ make runs repeatable.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
+import shutil
 import sys
 
 import torch
@@ -53,6 +55,23 @@ def device_of(recipe: Recipe, rank: int = 0) -> torch.device:
     """The device that a rank of a run started in this process uses."""
     gpus = gpu_ids(recipe)
     return torch.device("cuda", gpus[rank]) if gpus else torch.device("cpu")
+
+
+def obstacle(kind: str) -> str:
+    """Why code cannot be compiled here for a device of that kind ("cpu" or "cuda"), in a few words;
+    "" where it can.
+    """
+    if kind == "cuda" and not importlib.util.find_spec("triton"):
+        return "Triton is not installed"
+    variable, language, usual = (
+        ("CC", "C", ["gcc", "clang"]) if kind == "cuda" else ("CXX", "C++", ["g++", "clang++"])
+    )
+    compilers = [os.environ[variable]] if os.environ.get(variable) else usual
+    return (
+        ""
+        if any(map(shutil.which, compilers))
+        else f"there is no {language} compiler ({' or '.join(compilers)})"
+    )
 
 
 def prepare_process(recipe: Recipe, device: torch.device) -> None:

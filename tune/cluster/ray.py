@@ -25,6 +25,7 @@ import psutil
 
 from rbnn.errors import RequestError, one_line
 from rbnn.threading_env import THREADING, set_threading
+from tune.cluster.mps import served
 from tune.cluster.resources import Capacity, Node
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -87,12 +88,13 @@ def settings() -> dict[str, str]:
 
 
 @contextmanager
-def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
+def connected(address: str = "", gpus: Sequence[int] = (), mps: bool = False) -> Iterator[None]:
     """Ray initialised within: joined at `address` or RAY_ADDRESS, else started here with its
     dashboard, which early stopping of nested trials needs, and shut down at the end. An initialised
     Ray is used as it is.
 
-    gpus: numbers of the GPUs that a Ray started here may hand out; all of them where empty.
+    gpus: numbers of the GPUs that a Ray started here may hand out; all of them where empty. mps:
+    whether its processes share GPUs through `tune.cluster.mps`.
     Raises RequestError, one line, for a cluster that does not answer or refuses.
     """
     env = settings()
@@ -104,22 +106,24 @@ def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
     # a failed trial's traceback is in its error.txt, its cause is recorded
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     joining = cluster_address(address)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        if joining:
-            _join(joining)
-        else:
-            path = [str(PROJECT), os.environ.get("PYTHONPATH", "")]  # the same packages for workers
-            env["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-            os.environ.setdefault(*NICENESS)
-            with _variables(_visible(gpus)):
-                ray.init(
-                    address="local", include_dashboard=True, runtime_env={"env_vars": env}, **QUIET
-                )
-    try:
+    with ExitStack() as stack:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            if joining:
+                _join(joining)
+            else:
+                path = [str(PROJECT), os.environ.get("PYTHONPATH", "")]  # the same packages there
+                env["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+                os.environ.setdefault(*NICENESS)
+                with _variables(_visible(gpus) | stack.enter_context(served(mps))):
+                    ray.init(
+                        address="local",
+                        include_dashboard=True,
+                        runtime_env={"env_vars": env},
+                        **QUIET,
+                    )
+        stack.callback(ray.shutdown)
         yield
-    finally:
-        ray.shutdown()
 
 
 def _visible(gpus: Sequence[int]) -> dict[str, str]:
