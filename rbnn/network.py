@@ -83,9 +83,7 @@ class Network(nn.Module):
         self.device = device
         self.is_bf16 = recipe.precision == "bf16"
         self.layers = [*rotated_layers(model).values()]
-        if (
-            device.type == "cuda"
-        ):  # a rotation drawn lies in columns: each would be copied for itself
+        if device.type == "cuda":  # drawn in columns, each would be copied for itself
             for layer in self.layers:
                 layer.R1, layer.R2 = layer.R1.contiguous(), layer.R2.contiguous()
         is_alone = recipe.train_workers == 1

@@ -29,6 +29,7 @@ KEYS = {
     "space": {"lr": {"log": [0.01, 1]}, "seed": {"fixed": 7}},
     "trials": 20,
 }
+LARGE_BATCHES = {"space": {"batch_size": {"choice": [256, 512]}}}
 PlanOf = Callable[..., SweepPlan]
 
 
@@ -41,6 +42,7 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlanOf:
         for module in (hardware, session, placement):
             monkeypatch.setattr(module, "num_cores", lambda: cores)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(placement, "gpu_memory", lambda: 80e9)
         return plan(parse_sweep({**KEYS, **keys}, tmp_path), name=name, results_dir="out")
 
     return planned
@@ -57,11 +59,7 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlanOf:
         ((16, 4), {}, (5, 3, 3.0, 0.5)),
         ((16, 1), {}, (5, 3, 3.0, 0.2)),
         ((16, 1), {"trials": 99}, (8, 2, 2.0, 0.125)),
-        (
-            (16, 1),
-            {"space": {"batch_size": {"choice": [256, 512]}}, "trials": 99},
-            (4, 4, 4.0, 0.25),
-        ),
+        ((16, 1), {"trials": 99, **LARGE_BATCHES}, (4, 4, 4.0, 0.25)),
         ((16, 4), {"gpus_per_trial": 1}, (4, 4, 4.0, 1.0)),
         ((16, 4), {"gpus_per_trial": 0.5}, (5, 3, 3.0, 0.5)),
         ((16, 4), {"gpus_per_trial": 0.5, "concurrent": 8}, (8, 2, 2.0, 0.5)),
@@ -76,6 +74,15 @@ def test_a_plan_fits_its_machine(
     made = plan_of(*machine, **keys)
     assert (made.concurrent, made.recipe.threads, made.cpus, made.gpus) == placed
     assert made.concurrent * made.recipe.train_workers * made.recipe.threads <= machine[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "started"), [({}, True), ({"mps": False}, False), ({"gpus_per_trial": 1}, False)]
+)
+def test_mps_is_started_where_trials_share_a_gpu(
+    keys: dict[str, Any], started: bool, plan_of: PlanOf
+) -> None:
+    assert plan_of(16, 1, **keys).mps == started
 
 
 @pytest.mark.parametrize(
