@@ -106,13 +106,14 @@ def test_a_captured_step_is_the_eager_one_within_rounding() -> None:
     for batch in batches:
         eager.model.load_state_dict(captured.model.state_dict())
         eager.optimizer.load_state_dict(captured.optimizer.state_dict())
-        before = parameters_to_vector(captured.model.parameters())
+        before = parameters_to_vector(captured.model.parameters()).detach()
         changes = []
         for run in (eager, captured):
             run.network.train()
             take_step(run, batch)
-            changes.append(parameters_to_vector(run.model.parameters()) - before)
+            changes.append(parameters_to_vector(run.model.parameters()).detach() - before)
         assert float((changes[1] - changes[0]).norm()) <= 0.01 * float(changes[0].norm())
+    assert captured.captured(batches[0].make, take_step).graphs
 
 
 def test_captured_steps_give_the_bits_of_those_that_are_not(
