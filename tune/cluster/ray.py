@@ -25,6 +25,7 @@ import psutil
 
 from rbnn.errors import RequestError, one_line
 from rbnn.threading_env import THREADING, set_threading
+from tune.cluster.mps import served
 from tune.cluster.resources import Capacity, Node
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -88,7 +89,7 @@ def settings() -> dict[str, str]:
 
 @contextmanager
 def connected(
-    address: str = "", gpus: Sequence[int] = (), dashboard: bool = False
+    address: str = "", gpus: Sequence[int] = (), dashboard: bool = False, mps: bool = False
 ) -> Iterator[None]:
     """Ray initialised within: joined at `address` or RAY_ADDRESS, else started here and shut down
     at the end. An initialised Ray is used as it is.
@@ -96,6 +97,7 @@ def connected(
     gpus: numbers of the GPUs that a Ray started here may hand out; all of them where empty.
     dashboard: whether a Ray started here has one, ten processes more; Ray Train asks it for what a
     trial of several workers left when it was stopped.
+    mps: whether its processes share GPUs through `tune.cluster.mps`.
     Raises RequestError, one line, for a cluster that does not answer or refuses.
     """
     env = settings()
@@ -107,25 +109,24 @@ def connected(
     # a failed trial's traceback is in its error.txt, its cause is recorded
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     joining = cluster_address(address)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        if joining:
-            _join(joining)
-        else:
-            path = [str(PROJECT), os.environ.get("PYTHONPATH", "")]  # the same packages for workers
-            env["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-            os.environ.setdefault(*NICENESS)
-            with _variables(_visible(gpus)):
-                ray.init(
-                    address="local",
-                    include_dashboard=dashboard,
-                    runtime_env={"env_vars": env},
-                    **QUIET,
-                )
-    try:
+    with ExitStack() as stack:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            if joining:
+                _join(joining)
+            else:
+                path = [str(PROJECT), os.environ.get("PYTHONPATH", "")]  # the same packages there
+                env["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+                os.environ.setdefault(*NICENESS)
+                with _variables(_visible(gpus) | stack.enter_context(served(mps))):
+                    ray.init(
+                        address="local",
+                        include_dashboard=dashboard,
+                        runtime_env={"env_vars": env},
+                        **QUIET,
+                    )
+        stack.callback(ray.shutdown)
         yield
-    finally:
-        ray.shutdown()
 
 
 def _visible(gpus: Sequence[int]) -> dict[str, str]:

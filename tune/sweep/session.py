@@ -243,7 +243,7 @@ class SweepSession:
             return
         if not ray.is_initialized():  # once for both phases
             nested = self.plan.recipe.train_workers > 1
-            self.ray.enter_context(connected(self.address, dashboard=nested))
+            self.ray.enter_context(connected(self.address, dashboard=nested, mps=self.plan.mps))
             self.folder.update(ray=own_ray_session(self.address))
         self.listener.trials_began(table)
         callback = SweepCallback(self.plan, table, phase.study, stop, self.listener)
