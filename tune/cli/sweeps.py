@@ -116,10 +116,10 @@ def conclude(folder: SweepFolder, stop: Any, mirror: Any) -> int:
         report = str(publish(folder).files[0])
         mirror.sync(folder.directory)
     # The sweep has ended and its folder is complete, whatever cannot be made of it now.
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         later = f"rbnn {'sync' if report else 'report'} {folder.handle}"
-        what = "logged to MLflow" if report else "written"
-        say(f"the report could not be {what}: {one_line(error)}; later: {later}")
+        what, why = "logged to MLflow" if report else "written", one_line(error) or "interrupted"
+        say(f"the report could not be {what}: {why}; later: {later}")
     standing, pages = look_at(folder), sweep_pages(mirror.reader.uri, folder)
     print_result(standing.table, stop, standing.confirmation, folder.handle, pages)
     if report:
@@ -180,7 +180,7 @@ def resume(args: argparse.Namespace) -> int:
 
 def extend(args: argparse.Namespace) -> int:
     """Add to a sweep's budget and go on with it."""
-    from tune.sweep.session import extend_budget
+    from tune.sweep.begin import extend_budget
 
     folder = found(args)
     check_idle(folder)

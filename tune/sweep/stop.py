@@ -1,7 +1,10 @@
-"""Why a sweep ends before its last trial: Ctrl-C, `rbnn stop`, its time budget, equal failures."""
+"""Why a sweep ends before its last trial: Ctrl-C, `rbnn stop`, its time budget, equal failures, a
+disk or a storage that takes no more.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -9,13 +12,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar, cast
 
+Method = TypeVar("Method", bound=Callable[..., Any])
 POLL_INTERVAL_S = 0.5
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPING = (
-    "rbnn: stopping: the running trials end at their next step, then all is recorded; to leave at "
-    "once: Ctrl-\\, and rbnn doctor --fix puts it in order\n"
+    "rbnn: stopping: what runs ends at its next step, then all is recorded; to leave at once: "
+    "Ctrl-\\, and rbnn doctor --fix puts it in order\n"
 )
 SIGNAL, REQUEST, BUDGET = "interrupted", "stopped by rbnn stop", "time budget used up"
 
@@ -61,6 +65,25 @@ class StopSignal(Event):
         return self.reason in (SIGNAL, REQUEST)
 
 
+class Broken(BaseException):
+    """A sweep cannot go on, for the reason that this is raised from. It is no Exception, which Ray
+    Tune would take for a trial's failure, and tell the study so.
+    """
+
+
+def breaking(method: Method) -> Method:
+    """A method that Ray Tune calls in the sweep's process: what it raises ends the sweep."""
+
+    @functools.wraps(method)
+    def call(*given: Any, **named: Any) -> Any:
+        try:
+            return method(*given, **named)
+        except Exception as error:
+            raise Broken from error
+
+    return cast(Method, call)
+
+
 def stopper(stop: StopSignal | None, has_ended: Callable[[int], bool]) -> Any:
     """Ray Tune's stopper: of a sweep by a StopSignal of this process, of a trial that was ended in
     the study by somebody else.
@@ -68,9 +91,11 @@ def stopper(stop: StopSignal | None, has_ended: Callable[[int], bool]) -> Any:
     from ray.tune import Stopper
 
     class StopWhenSet(Stopper):
+        @breaking
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
             return has_ended(result["config"]["number"])
 
+        @breaking
         def stop_all(self) -> bool:
             return stop is not None and stop.poll()
 

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import logging
 import os
+import re
 import socket
 import sqlite3
 import urllib.error
@@ -41,6 +42,9 @@ SETTINGS = {
     # Of a request to a server: with MLflow's own 7 a run would end minutes after its server did.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
+# Against the user's own, for this process: its mirror has a thread of its own, which must know what
+# the store has taken.
+NEVER = {"MLFLOW_ENABLE_ASYNC_LOGGING": "false"}
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 DATABASE_REMEDY = "check the name of the database, and the password in ~/.pgpass or PGPASSWORD"
 REMEDY = (
@@ -128,6 +132,7 @@ def quiet_client(uri: str) -> MlflowClient:
     """An MLflow client that only warns and reports nothing home; the first takes seconds."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    os.environ.update(NEVER)
     from mlflow import MlflowClient
 
     if not os.environ.get("MLFLOW_LOGGING_LEVEL"):
@@ -136,20 +141,52 @@ def quiet_client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+def check_schema(uri: str, said: object = "") -> None:
+    """RequestError where another version of MLflow made a database's tables, by the revision in a
+    database file or in what MLflow said of it: MLflow itself upgrades some of them unasked.
+    """
+    found, path = (
+        re.findall(r"(?:found version|identified by) '?(\w+)", str(said)),
+        sqlite_path(uri),
+    )
+    if path is not None and path.is_file():
+        with (
+            contextlib.closing(sqlite3.connect(path)) as database,
+            contextlib.suppress(sqlite3.Error),
+        ):
+            found = [row[0] for row in database.execute("SELECT version_num FROM alembic_version")]
+    if not found:
+        return
+    import mlflow
+    from alembic.script import ScriptDirectory
+
+    known = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+    if found[0] in known.get_heads():
+        return
+    if found[0] in [each.revision for each in known.walk_revisions()]:
+        reason, remedy = "an older MLflow made its tables", f"mlflow db upgrade {shown(uri)}"
+        raise unreachable(uri, reason, f"back it up, then: {remedy}")
+    remedy = "install that version, or name another store in MLFLOW_TRACKING_URI"
+    raise unreachable(uri, f"a newer MLflow made its tables (revision {found[0]})", remedy)
+
+
 def prepare_database(uri: str) -> dict[str, str]:
     """Make MLflow's tables in a database where they are missing; returns where the files of each
     experiment go. RequestError, one line, where the database cannot be used.
     """
     check_reachable(uri)
+    from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
+    check_schema(uri)
     try:
         engine = create_engine(uri)
         engine.connect().close()  # once: MLflow itself tries a refused login again for minutes
         engine.dispose()
         experiments = quiet_client(uri).search_experiments()
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, SQLAlchemyError, CommandError) as error:
+        check_schema(uri, error)
         raise unreachable(uri, error, DATABASE_REMEDY) from error
     return {found.name: found.artifact_location for found in experiments}
