@@ -28,7 +28,7 @@ SINCE = "since"  # when a running trial took its place, in seconds since 1970
 CAUSE = "cause"
 RUN = "run"  # the id of its run
 SWEEP = "rbnn.sweep_id"  # attribute of a study: the id of the sweep that it belongs to
-PATIENCE_S = 600.0  # for a locked database file
+LOCK_WAIT_S, PATIENCE_S = 1.0, 600.0  # for a locked database file: at a time, and in all
 SUFFIX = ".confirm"  # of the study of a sweep's confirmation
 STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
 
@@ -234,7 +234,7 @@ def open_storage(url: str, remedy: str = "see that it is there and answers, then
 def _open(url: str) -> Any:
     given: dict[str, Any] = {}
     if sqlite_path(url):
-        given["connect_args"] = {"factory": PatientConnection, "timeout": 1.0}
+        given["connect_args"] = {"factory": PatientConnection, "timeout": LOCK_WAIT_S}
     return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=given))
 
 
