@@ -112,8 +112,9 @@ class Interruption:
 
     The first signal ends the sweep in good order (while no trial runs yet: by KeyboardInterrupt).
     The second, while trials run, raises KeyboardInterrupt, for what waits for Ray. Any further one
-    only says that the end is being recorded, so that nothing is left half recorded. A signal that
-    was ignored before, as SIGHUP under nohup, stays so.
+    only says that the end is being recorded, so that nothing is left half recorded. SIGHUP stays
+    ignored where it was, as under nohup; SIGINT, which a script's shell ignores for what it starts
+    with &, does not: who sends it there means it.
     """
 
     def __init__(self) -> None:
@@ -133,7 +134,7 @@ class Interruption:
     def install(self) -> None:
         """Set the handlers, again after whoever sets his own, as ray.init does."""
         for number, before in self._before.items():
-            if before != signal.SIG_IGN:
+            if number != signal.SIGHUP or before != signal.SIG_IGN:
                 signal.signal(number, self.handle)
 
     def handle(self, number: int, frame: Any) -> None:
