@@ -53,8 +53,10 @@ def without_secrets(text: str) -> str:
 
 
 def told(error: object, limit: int = 300) -> str:
-    """What an error says, in one line of at most so many characters, without passwords."""
-    return without_secrets(one_line(error))[:limit]
+    """What an error says, in one line of at most so many characters, without passwords, nor the
+    statement that a database did not take.
+    """
+    return without_secrets(one_line(error).partition(" [SQL: ")[0])[:limit]
 
 
 def shown(uri: str) -> str:

@@ -138,6 +138,8 @@ def quiet_client(uri: str) -> MlflowClient:
     if not os.environ.get("MLFLOW_LOGGING_LEVEL"):
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        # It writes tracebacks of errors that it raises as well.
+        logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
