@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import sqlite3
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rbnn.errors import RequestError
+from tune.run.listener import warn
 from tune.uris import (
     SQLITE,
     is_server,
@@ -33,7 +35,7 @@ from tune.uris import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHECK_TIMEOUT_S = 3.0
+CHECK_TIMEOUT_S, PATIENCE_S = 3.0, 60.0
 DEFAULT_URI = "sqlite:///mlflow.db"
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -69,12 +71,14 @@ def unreachable(uri: str, reason: object, remedy: str = REMEDY) -> RequestError:
     return RequestError(f"MLflow store {shown(uri)} cannot be used: {told(reason)}; {remedy}")
 
 
-def check_reachable(uri: str) -> None:
-    """RequestError within about CHECK_TIMEOUT_S where the store does not answer."""
+def check_reachable(uri: str, patience_s: float = 0.0) -> None:
+    """RequestError within about CHECK_TIMEOUT_S where the store does not answer; patience_s: for a
+    locked database file, which is waited for with a word.
+    """
     scheme = urlsplit(uri).scheme.partition("+")[0]
     path = sqlite_path(uri)
     if path is not None:
-        _check_file(uri, path)
+        _check_file(uri, path, time.monotonic() + patience_s)
     elif is_server(uri):
         _check_server(uri)
     elif scheme in DATABASE_PORTS:
@@ -110,7 +114,7 @@ def _check_port(uri: str, default_port: int) -> None:
         raise unreachable(uri, getattr(error, "strerror", None) or error) from None
 
 
-def _check_file(uri: str, path: Path) -> None:
+def _check_file(uri: str, path: Path, give_up_at: float, *, again: bool = False) -> None:
     """Open the database file, creating it, and take its write lock once."""
     if not path.parent.is_dir():
         reason = f"the folder {path.parent} does not exist"
@@ -124,6 +128,10 @@ def _check_file(uri: str, path: Path) -> None:
     except sqlite3.DatabaseError as error:
         remedy = f"choose a writable place, MLFLOW_TRACKING_URI={SQLITE}/folder/mlflow.db"
         if "locked" in str(error):
+            if time.monotonic() < give_up_at:
+                if not again:
+                    warn(f"MLflow store {shown(uri)} is locked by another program; waiting for it")
+                return _check_file(uri, path, give_up_at, again=True)
             remedy = "another process writes to it; end that one first, or use an MLflow server"
         raise unreachable(uri, error, remedy) from None
 

@@ -16,6 +16,7 @@ from rbnn.errors import RequestError
 from rbnn.recipe import FIELDS, Recipe, load_recipe
 from tune.run.record import Epoch, RunRecord
 from tune.tracking.address import (
+    PATIENCE_S,
     check_reachable,
     check_schema,
     quiet_client,
@@ -57,7 +58,7 @@ class RunReader:
         path = sqlite_path(uri)
         if path and not create and not path.is_file():
             raise RequestError(f"nothing is recorded in {shown(uri)} yet; there is no such file")
-        check_reachable(uri)
+        check_reachable(uri, PATIENCE_S)
         check_schema(uri)
         reader = cls(quiet_client(uri), uri)
         try:

@@ -14,6 +14,7 @@ from rbnn.recipe import Recipe
 from tune.run.folder import RunFolder, RunInfo
 from tune.run.journal import Journal
 from tune.run.record import read_record
+from tune.tracking import address
 from tune.tracking.address import check_reachable, check_schema, tracking_uri
 from tune.tracking.mirror import Mirror
 from tune.tracking.reader import RunReader, existing_reader
@@ -52,6 +53,25 @@ def test_the_default_store_is_a_database_in_the_working_directory(
     assert tracking_uri() == f"sqlite:///{tmp_path}/other/runs.db?timeout=9"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example.org:5000")
     assert tracking_uri() == "http://example.org:5000"
+
+
+def test_a_locked_store_is_waited_for_with_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, said = f"sqlite:///{tmp_path}/mlflow.db", []
+    holder = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr(address, "CHECK_TIMEOUT_S", 0.01)
+    with pytest.raises(RequestError, match=r"locked; another process writes to it; end that one"):
+        check_reachable(uri)
+
+    def word(text: str) -> None:
+        said.append(text)
+        holder.execute("ROLLBACK")
+
+    monkeypatch.setattr(address, "warn", word)
+    check_reachable(uri, 60)
+    assert said == [f"MLflow store {uri} is locked by another program; waiting for it"]
 
 
 @pytest.mark.parametrize(
