@@ -7,15 +7,16 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import Event
+from threading import Event, Timer
 from typing import Any, TypeVar, cast
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-POLL_INTERVAL_S = 0.5
+POLL_INTERVAL_S, AGAIN_S = 0.5, 0.05
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPING = (
     "rbnn: stopping: what runs ends at its next step, then all is recorded; to leave at once: "
@@ -121,13 +122,16 @@ class Interruption:
         self.stop: StopSignal | None = None  # of the trials that run now
         self.num_received = 0
         self._before: dict[int, Any] = {}
+        self._dropped: Callable[[Any], object] = sys.unraisablehook
 
     def __enter__(self) -> Interruption:
+        sys.unraisablehook = self._again
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
         self.install()
         return self
 
     def __exit__(self, *error: object) -> None:
+        sys.unraisablehook = self._dropped
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -136,6 +140,14 @@ class Interruption:
         for number, before in self._before.items():
             if number != signal.SIGHUP or before != signal.SIG_IGN:
                 signal.signal(number, self.handle)
+
+    def _again(self, dropped: Any) -> None:
+        """Python drops what is raised while an object is cleared away: the signal comes again."""
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            self._dropped(dropped)
+            return
+        self.num_received -= 1
+        Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     def handle(self, number: int, frame: Any) -> None:
         self.num_received += 1
