@@ -28,7 +28,14 @@ from rbnn.files import read_yaml, write_atomically
 from tune.process import Process
 from tune.run.folder import SWEEP_RECORD, RunFolder, RunInfo, State
 from tune.sweep.config import SweepConfig, parse_sweep
-from tune.uris import holds_password, shown, sqlite_path, with_absolute_path, without_secrets
+from tune.uris import (
+    holds_password,
+    shown,
+    sqlite_path,
+    sqlite_uri,
+    with_absolute_path,
+    without_secrets,
+)
 
 TRIALS, CONFIRM = "trials", "confirm"
 SWEEP_FILE, STOP_FILE, LOCK_FILE = "sweep.yaml", "stop", "sweep.lock"
@@ -91,7 +98,7 @@ class SweepFolder(RunFolder):
         beside = Path(os.path.normpath(here / os.path.relpath(path, record.home)))
         if not beside.is_file():
             return uri
-        return uri.replace(str(path), str(beside), 1)
+        return sqlite_uri(beside) + uri[len(uri.partition("?")[0]) :]
 
     def store_uri(self) -> str:
         """The MLflow store that its runs go to; RequestError where that would be another folder's.
@@ -140,7 +147,8 @@ class SweepFolder(RunFolder):
 
     def storage_url(self, record: SweepRecord | None = None) -> str:
         """The URL of its Optuna storage."""
-        return (record or self.record).storage or f"sqlite:///{self.directory.resolve()}/optuna.db"
+        own = sqlite_uri(self.directory.resolve() / "optuna.db")
+        return (record or self.record).storage or own
 
     @property
     def handle(self) -> str:

@@ -24,6 +24,8 @@ from tune.sweep.folder import (
     find_sweep,
     sweep_folders,
 )
+from tune.sweep.study import begin_study
+from tune.uris import sqlite_path, with_absolute_path
 
 
 @pytest.fixture
@@ -62,6 +64,15 @@ def test_a_record_is_on_the_disk_before_it_takes_the_place_of_the_old_one(
     monkeypatch.setattr(os, "fsync", noted)
     folder.update(trials=7)
     assert written == [(folder.path.stat().st_size, None)] and folder.record.trials == 7
+
+
+@pytest.mark.parametrize("name", ["100%25", "wh?t", "a{b}#c", "größer 'x' @y:z"])
+def test_its_databases_lie_in_it_whatever_its_name(name: str, tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path / name)
+    folder.directory.mkdir()
+    url, file = folder.storage_url(SweepRecord()), folder.directory / "optuna.db"
+    begin_study(url, "mine", "ab" * 16)
+    assert file.is_file() and sqlite_path(url) == file and with_absolute_path(url) == url
 
 
 def test_a_sweep_file_that_says_something_else_now_is_refused(folder: SweepFolder) -> None:
