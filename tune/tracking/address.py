@@ -168,12 +168,14 @@ def check_schema(uri: str, said: object = "") -> None:
     if not found:
         return
     import mlflow
-    from alembic.script import ScriptDirectory
 
-    known = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
-    if found[0] in known.get_heads():
+    folder = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    steps = "\n".join(file.read_text("utf-8") for file in folder.glob("*.py"))
+    known = re.findall(r"(?m)^revision\b[^=]*= [\"'](\w+)", steps)
+    former = re.findall(r"(?m)^down_revision\b[^=]*= [\"'](\w+)", steps)
+    if found[0] in known and found[0] not in former:  # it is the last step
         return
-    if found[0] in [each.revision for each in known.walk_revisions()]:
+    if found[0] in known:
         reason, remedy = "an older MLflow made its tables", f"mlflow db upgrade {shown(uri)}"
         raise unreachable(uri, reason, f"back it up, then: {remedy}")
     remedy = "install that version, or name another store in MLFLOW_TRACKING_URI"
