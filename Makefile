@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do \
 help:
 	@echo "make sweep   install what is needed and run experiments/quickstart.yaml: a search that a CPU-only machine finishes in minutes"
 	@echo "make test    lint, types and tests"
-	@echo "make chaos   kill parts of small sweeps at random moments, resume, and compare with undisturbed ones; about twenty minutes"
+	@echo "make chaos   accidents at random moments of small sweeps, resumed and compared with undisturbed ones; about an hour"
 	@echo "make docs    the pages of docs/ as a site, in site/; make docs-check runs the first command of each, about fifteen minutes"
 	@echo "make bench   speed, as ratios against a baseline measured in the same run"
 	@echo "             PYTHON=/path/to/python chooses the interpreter that .venv is made from (3.11 or newer)"

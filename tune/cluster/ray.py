@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -31,6 +32,7 @@ from tune.cluster.resources import Capacity, Node
 PROJECT = Path(__file__).resolve().parents[2]
 CODE = ("rbnn", "tune", "experiments")  # what a node needs of a source tree
 CONNECT_TIMEOUT_S = 5.0
+LONGEST_FOLDER = 35  # of Ray's sessions, whose sockets' paths may have 107 characters
 DEFAULT_PORT = 6379
 DAEMONS = ("raylet", "gcs_server")
 JOB_ENVIRONMENT = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
@@ -118,7 +120,10 @@ def connected(
                 path = [str(PROJECT), os.environ.get("PYTHONPATH", "")]  # the same packages there
                 env["PYTHONPATH"] = os.pathsep.join(filter(None, path))
                 os.environ.setdefault(*NICENESS)
-                with _variables(_visible(gpus) | stack.enter_context(served(mps))):
+                if not _has_token():
+                    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+                shared = stack.enter_context(served(mps))
+                with _variables(_visible(gpus) | _short_folder() | shared):
                     ray.init(
                         address="local",
                         include_dashboard=dashboard,
@@ -127,6 +132,29 @@ def connected(
                     )
         stack.callback(ray.shutdown)
         yield
+
+
+def _short_folder() -> dict[str, str]:
+    """RAY_TMPDIR for Ray's sessions where they could not be in TMPDIR: it is not there, not to be
+    written to, or so long that no socket's path would fit.
+    """
+    given = os.environ.get("TMPDIR", "")
+    if "RAY_TMPDIR" in os.environ or not given:
+        return {}
+    fits = len(given) <= LONGEST_FOLDER and os.path.isdir(given) and os.access(given, os.W_OK)
+    return {} if fits else {"RAY_TMPDIR": "/tmp"}
+
+
+def _has_token() -> bool:
+    """Whether Ray has a token, or a home to write one to."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"} & os.environ.keys():
+        return True
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # the latter: no home at all
+        return False
+    return (folder / "auth_token").exists() or os.access(folder, os.W_OK)
 
 
 def _visible(gpus: Sequence[int]) -> dict[str, str]:

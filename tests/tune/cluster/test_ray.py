@@ -99,6 +99,25 @@ def test_a_ray_started_here_is_served_by_mps_until_it_has_ended(
     assert seen == [True, "/pipes", "shut down", "ended"]
 
 
+def test_rays_sessions_lie_where_their_sockets_can_and_its_token_needs_no_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **settings: seen.update(os.environ))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    for folder, used in (("/tmp", None), ("/no/such", "/tmp"), (f"/{'long' * 20}", "/tmp")):
+        monkeypatch.setattr("os.environ", {"TMPDIR": folder, "HOME": "/proc/none"})
+        seen.clear()
+        with connected():
+            assert os.environ["TMPDIR"] == folder and "RAY_TMPDIR" not in os.environ
+        assert seen.get("RAY_TMPDIR") == used and len(seen["RAY_AUTH_TOKEN"]) == 64
+    monkeypatch.setattr("os.environ", {"HOME": str(tmp_path)})
+    seen.clear()
+    with connected():
+        assert "RAY_AUTH_TOKEN" not in seen
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("chosen", "added"), [("", 0), ("3", 3)])
 def test_a_trial_competes_as_its_sweep_does_unless_the_user_chose_and_daemons_are_found(
