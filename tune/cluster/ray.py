@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
-
 from rbnn.errors import RequestError, one_line
 from rbnn.threading_env import THREADING, set_threading
 from tune.cluster.mps import served
@@ -34,7 +32,6 @@ CODE = ("rbnn", "tune", "experiments")  # what a node needs of a source tree
 CONNECT_TIMEOUT_S = 5.0
 LONGEST_FOLDER = 35  # of Ray's sessions, whose sockets' paths may have 107 characters
 DEFAULT_PORT = 6379
-DAEMONS = ("raylet", "gcs_server")
 JOB_ENVIRONMENT = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
 TOKEN_REMEDY = (
     "copy the head's ~/.ray/auth_token to the same place here (file mode 600), or give its path "
@@ -276,31 +273,3 @@ def refused(address: str, reason: object) -> RequestError:
         text = "what answers there takes no jobs"
         remedy = "give the address of Ray's dashboard, as rbnn serve prints it"
     return RequestError(f"Ray cluster at {address} cannot be used: {text[:300]}; {remedy}")
-
-
-def own_ray_session(address: str) -> str:
-    """The folder of the Ray that this process started; "" where it joined a cluster."""
-    from ray._private.worker import global_worker
-
-    return "" if cluster_address(address) else str(global_worker.node.get_session_dir_path())
-
-
-def lost_of_own_ray() -> str:
-    """Which daemon of the Ray that this process started has ended; "" for none, or none started."""
-    from ray._private.worker import global_worker
-
-    daemons = global_worker.node.all_processes if global_worker.node else {}
-    for name in DAEMONS:
-        if any(info.process.poll() is not None for info in daemons.get(name, [])):
-            return name
-    return ""
-
-
-def ray_processes(session: str) -> list[tuple[int, str]]:
-    """(process id, program) of the daemons here of a session folder of Ray's; none for ""."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]) if session else ():
-        program, *words = process.info["cmdline"] or [""]
-        if Path(program).name in DAEMONS and any(session in word for word in words):
-            found.append((process.pid, Path(program).name))
-    return found

@@ -13,7 +13,8 @@ import ray
 
 from rbnn.errors import RequestError, RunFailed
 from rbnn.recipe import Recipe
-from tune.cluster.ray import capacity, connected, joined, lost_of_own_ray, own_ray_session
+from tune.cluster.daemons import lost_of_own_ray, own_ray_session
+from tune.cluster.ray import capacity, connected, joined
 from tune.run.failure import disk_trouble
 from tune.run.folder import State
 from tune.run.listener import Listener

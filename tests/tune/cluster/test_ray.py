@@ -14,13 +14,13 @@ import pytest
 import ray
 
 from rbnn.errors import RequestError
+from tune.cluster.daemons import ray_processes
 from tune.cluster.mps import PIPES
 from tune.cluster.ray import (
     CODE,
     check_port,
     cluster_address,
     connected,
-    ray_processes,
     settings,
     staged_code,
 )
