@@ -133,7 +133,7 @@ def connected(
 
 
 def _short_folder() -> dict[str, str]:
-    """RAY_TMPDIR where Ray's sessions cannot be in TMPDIR, or no path of their sockets would fit."""
+    """RAY_TMPDIR where Ray's sessions cannot be in TMPDIR, or no socket's path would fit."""
     given = os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))
     fits = len(given) <= LONGEST_FOLDER and os.path.isdir(given) and os.access(given, os.W_OK)
     return {} if fits else {"RAY_TMPDIR": "/tmp"}
