@@ -13,8 +13,8 @@ from rbnn.packed.engines import Run
 from rbnn.packed.layers import BinaryConv2d
 
 CLOSE = 1e-4  # two largest logits so near to each other may change places
-ROUNDING = 2.0**-21  # of a layer's largest activation: four float32 roundings
-NUM_PROBES = 16
+ROUNDING = 2.0**-19  # of a layer's largest activation: sixteen float32 roundings, as of its mean
+NUM_PROBES = 64
 
 
 @dataclass
