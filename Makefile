@@ -23,7 +23,7 @@ test: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 chaos: $(READY)
 	RBNN_CHAOS=1 $(PY) -m pytest tests/tune/test_chaos.py -v

@@ -88,13 +88,16 @@ def settings() -> dict[str, str]:
 
 
 @contextmanager
-def connected(address: str = "", gpus: Sequence[int] = (), mps: bool = False) -> Iterator[None]:
-    """Ray initialised within: joined at `address` or RAY_ADDRESS, else started here with its
-    dashboard, which early stopping of nested trials needs, and shut down at the end. An initialised
-    Ray is used as it is.
+def connected(
+    address: str = "", gpus: Sequence[int] = (), dashboard: bool = False, mps: bool = False
+) -> Iterator[None]:
+    """Ray initialised within: joined at `address` or RAY_ADDRESS, else started here and shut down
+    at the end. An initialised Ray is used as it is.
 
-    gpus: numbers of the GPUs that a Ray started here may hand out; all of them where empty. mps:
-    whether its processes share GPUs through `tune.cluster.mps`.
+    gpus: numbers of the GPUs that a Ray started here may hand out; all of them where empty.
+    dashboard: whether a Ray started here has one, ten processes more; Ray Train asks it for what a
+    trial of several workers left when it was stopped. mps: whether its processes share GPUs through
+    `tune.cluster.mps`.
     Raises RequestError, one line, for a cluster that does not answer or refuses.
     """
     env = settings()
@@ -118,7 +121,7 @@ def connected(address: str = "", gpus: Sequence[int] = (), mps: bool = False) ->
                 with _variables(_visible(gpus) | stack.enter_context(served(mps))):
                     ray.init(
                         address="local",
-                        include_dashboard=True,
+                        include_dashboard=dashboard,
                         runtime_env={"env_vars": env},
                         **QUIET,
                     )

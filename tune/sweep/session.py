@@ -232,7 +232,8 @@ class SweepSession:
         if phase.num_trials == 0:
             return
         if not ray.is_initialized():  # once for both phases
-            self.ray.enter_context(connected(self.address, mps=self.plan.mps))
+            nested, mps = self.plan.recipe.train_workers > 1, self.plan.mps
+            self.ray.enter_context(connected(self.address, dashboard=nested, mps=mps))
             self.folder.update(ray=own_ray_session(self.address))
         self.listener.trials_began(table)
         callback = SweepCallback(self.plan, table, phase.study, stop, self.listener)

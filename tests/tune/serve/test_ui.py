@@ -47,7 +47,10 @@ def test_signals_end_the_page_and_free_the_port(store: str, number: signal.Signa
         lines = [page.stdout.readline().rstrip() for _ in range(4)]
         serve_ui(base_url, sweep=SWEEP, say=said.append)
         page.send_signal(number)
-        assert page.wait(TIMEOUT_S) == 0
+        try:
+            assert page.wait(TIMEOUT_S) == 0
+        finally:
+            page.kill()
         assert page.stdout.read() == ""
     assert (
         said
