@@ -109,6 +109,8 @@ def test_a_room_imports_itself_and_lower_ones_alone() -> None:
     wrong = []
     for path in TUNE:
         own = room_of(module_name(path)) or "rbnn"  # what all rooms share knows none of them
+        if module_name(path) == "tune":  # what `import tune` offers, each when it is asked for
+            own = "cli"
         for name in imports(path):
             if room_of(name) and ROOMS.index(room_of(name)) > ROOMS.index(own):
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")

@@ -15,9 +15,9 @@ import torch
 from rbnn import hardware, session
 from rbnn.errors import RecipeError
 from tune.sweep import placement
+from tune.sweep.begin import create_folder
 from tune.sweep.config import parse_sweep
 from tune.sweep.plan import SweepPlan, plan, plan_again
-from tune.sweep.session import create_folder
 from tune.sweep.study import Study
 from tune.sweep.trial import TrialSpec
 from tune.sweep.tuner import make_scheduler, ray_directory, search_phase
