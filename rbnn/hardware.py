@@ -87,6 +87,8 @@ def prepare_process(recipe: Recipe, device: torch.device) -> None:
         Inductor's choice of how a sum is split by its speed: network.CUDA_OPTIONS
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Triton 3.9's default, of which it warns unless it is stated; the next one's gives other bits.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     keep_freed_memory()
     torch.set_num_threads(recipe.threads or num_cores())
     torch.set_flush_denormal(True)

@@ -109,7 +109,11 @@ def test_two_ranks_train_each_on_its_gpu(
         subprocess.Popen([*command, str(rank), "2", str(tmp_path)], env=environment, **pipes)
         for rank in range(2)
     ]
-    outputs = [rank.communicate(timeout=400) for rank in ranks]
+    try:
+        outputs = [rank.communicate(timeout=500) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     for rank, (output, _) in enumerate(outputs):
         found = json.loads(output.splitlines()[-1])

@@ -70,7 +70,8 @@ def memory_of(recipe: Recipe) -> float:
     training = recipe.batch_size * work.outputs * COPIES_OF_OUTPUTS
     batch = max(recipe.batch_size_test, DEVICE_BATCH if spec.in_memory else 0)
     evaluating = batch * work.largest * COPIES_OF_OUTPUTS
-    floats = work.parameters * COPIES_OF_WEIGHTS + max(training, evaluating)
+    # Captured work keeps its memory: what a step needs and what an evaluation needs do not overlap.
+    floats = work.parameters * COPIES_OF_WEIGHTS + training + evaluating
     return CONTEXT + data + floats * FLOAT
 
 

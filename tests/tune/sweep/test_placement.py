@@ -31,7 +31,7 @@ def placed(
 @pytest.mark.parametrize(
     ("given", "gpus", "concurrent"),
     [
-        ({}, 0.25, 24),
+        ({}, 0.5, 12),
         ({"most": 8}, 0.5, 8),
         ({"batch_size": 4096}, 1, 6),
         ({"gpus": 1}, 1, 6),
