@@ -77,7 +77,7 @@ def accident(
 
 def victims(sweep: Path, name: str, number: int) -> list[int]:
     """The process ids that an accident kills."""
-    from tune.cluster.ray import ray_processes
+    from tune.cluster.daemons import ray_processes
 
     if name == "stop" or name in GROUP:
         return []

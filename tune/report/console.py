@@ -141,7 +141,7 @@ def print_result(
     if confirmation:
         print("", *confirmation, "", sep="\n")
     elif board.best:
-        print(f"unconfirmed, as each ran once; to confirm: rbnn resume {handle} --confirm-seeds 3")
+        print(f"unconfirmed, as each ran once; to confirm: rbnn resume {handle} --confirm_seeds 3")
     if board.best:
         print(f"run the winner again, to the bit:  rbnn replay {board.best.run_id[:8]}")
     print(f"see every trial:                   {pages or f'rbnn ui {board.name}'}")
@@ -151,7 +151,7 @@ def print_result(
 
 
 def dry_run(plan: SweepPlan, recorded: tuple[float, str] | None) -> list[str]:
-    """What `rbnn sweep FILE --dry-run` prints; recorded: as `forecast` takes it."""
+    """What `rbnn sweep FILE --dry_run` prints; recorded: as `forecast` takes it."""
     from tune.sweep.forecast import first_points, forecast, hours
 
     found, file, recipe = forecast(plan, recorded), plan.config, plan.recipe

@@ -56,6 +56,16 @@ def create_folder(planned: SweepPlan, store: str) -> SweepFolder:
     return folder
 
 
+def about(planned: SweepPlan) -> dict[str, str]:
+    """A sweep in words, as attributes of its study."""
+    recipe = planned.recipe
+    network = f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs"
+    found = {"question": planned.config.description, "network": network}
+    found["value"] = "val/top1 of the last epoch, percent; intermediate values are by epoch"
+    found["trial 0"] = "the documented default"
+    return found | {"go on with it": f"rbnn resume {planned.name}"}
+
+
 def extend_budget(folder: SweepFolder, trials: int | None, hours: float | None) -> None:
     """Add trials to those that the sweep has or was to have, or hours from now; RequestError where
     neither can be.

@@ -143,9 +143,9 @@ def begin_run(plan: SweepPlan, spec: TrialSpec) -> RunFolder:
         run.resume()
         return run
     sweep = RunFolder(plan.directory).info
-    name, number = f"trial {spec.number} of {plan.name}", {"rbnn.trial": str(spec.number)}
+    name, number = f"trial {spec.number}", {"rbnn.trial": str(spec.number)}
     if spec.test:
-        name = f"confirm {spec.setting}, seed {spec.values['seed']}, of {plan.name}"
+        name = f"confirm {spec.setting}, seed {spec.values['seed']}"
         number = {"rbnn.confirm": str(spec.number), "rbnn.confirms": str(spec.setting)}
     sweeps = {"rbnn.sweep": plan.name, "rbnn.sweep_id": sweep.id, "rbnn.recipe": plan.config.name}
     info = RunInfo(

@@ -25,6 +25,7 @@ ABOVE_FACTOR = 1 + 1e-6
 NOT_SEARCHED = {
     "dataset": "scores would not compare; make one sweep per data set",
     "epochs": "trials compare at equal epochs; set it under base",
+    "train_images": "scores would not compare; set it under base",
     "val_fraction": "scores would not compare; set it at the top of the sweep file",
     "train_workers": "set workers_per_trial at the top of the sweep file",
     "gpus": "set gpus_per_trial at the top of the sweep file",

@@ -13,11 +13,12 @@ import ray
 
 from rbnn.errors import RequestError, RunFailed
 from rbnn.recipe import Recipe
-from tune.cluster.ray import capacity, connected, joined, lost_of_own_ray, own_ray_session
+from tune.cluster.daemons import lost_of_own_ray, own_ray_session
+from tune.cluster.ray import capacity, connected, joined
 from tune.run.failure import disk_trouble
 from tune.run.folder import State
 from tune.run.listener import Listener
-from tune.sweep.begin import create_folder
+from tune.sweep.begin import about, create_folder
 from tune.sweep.callback import SweepCallback
 from tune.sweep.config import SweepConfig
 from tune.sweep.confirm import num_confirming, settings_of
@@ -68,7 +69,7 @@ def run_sweep(
 
             def begin() -> None:
                 try:
-                    begin_study(folder.storage_url(), planned.name, folder.info.id)
+                    begin_study(folder.storage_url(), planned.name, folder.info.id, about(planned))
                 except RequestError:
                     shutil.rmtree(planned.directory)
                     raise
@@ -221,7 +222,7 @@ class SweepSession:
             return
         if not ray.is_initialized():  # once for both phases
             nested = self.plan.recipe.train_workers > 1
-            self.ray.enter_context(connected(self.address, dashboard=nested))
+            self.ray.enter_context(connected(self.address, dashboard=nested, mps=self.plan.mps))
             self.folder.update(ray=own_ray_session(self.address))
         self.listener.trials_began(table)
         callback = SweepCallback(self.plan, table, phase.study, stop, self.listener)

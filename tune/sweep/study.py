@@ -258,8 +258,11 @@ def check_storage_url(url: str) -> None:
         open_storage(url, "give e.g. postgresql://USER@HOST/NAME, or leave it out for a file")
 
 
-def begin_study(url: str, name: str, sweep_id: str) -> None:
-    """Create the study of a new sweep; RequestError where the storage holds one of that name."""
+def begin_study(url: str, name: str, sweep_id: str, about: dict[str, str] | None = None) -> None:
+    """Create the study of a new sweep; RequestError where the storage holds one of that name.
+
+    about: attributes of the study, for people who look at it in Optuna's own tools.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url)
     try:
@@ -268,7 +271,8 @@ def begin_study(url: str, name: str, sweep_id: str) -> None:
         raise RequestError(
             f"storage {shown(url)} holds a sweep '{name}' already; choose another --name"
         ) from None
-    study.set_user_attr(SWEEP, sweep_id)
+    for key, value in {SWEEP: sweep_id, **(about or {})}.items():
+        study.set_user_attr(key, value)
 
 
 def last_epoch(trial: FrozenTrial) -> int:

@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rbnn.errors import RequestError
@@ -134,6 +134,28 @@ def _check_file(uri: str, path: Path, give_up_at: float, *, again: bool = False)
                 return _check_file(uri, path, give_up_at, again=True)
             remedy = "another process writes to it; end that one first, or use an MLflow server"
         raise unreachable(uri, error, remedy) from None
+
+
+RUN = (
+    "SELECT 1 FROM runs WHERE run_uuid LIKE :word || '%' UNION ALL "
+    "SELECT 1 FROM tags WHERE key = 'rbnn.id' AND value LIKE :word || '%'"
+)
+SWEEP = f"SELECT 1 FROM tags WHERE key = 'rbnn.sweep' AND value = :word UNION ALL {RUN}"
+
+
+def may_hold(query: str, values: Any) -> bool:
+    """Whether the store can hold what a query finds in MLflow's tables: without importing MLflow,
+    which takes seconds. True for a store that is no file, and for tables that differ.
+    """
+    path = sqlite_path(tracking_uri())
+    if path is None or not path.is_file():
+        return path is None
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)
+        with contextlib.closing(connection):
+            return connection.execute(f"{query} LIMIT 1", values).fetchone() is not None
+    except sqlite3.Error:
+        return True
 
 
 def quiet_client(uri: str) -> MlflowClient:

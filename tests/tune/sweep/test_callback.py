@@ -107,7 +107,7 @@ def test_a_trial_becomes_a_run_of_the_sweep_with_its_recipe_and_data(scene: Scen
     scene.start(3)
     run = scene.run(3)
     info = run.info
-    assert (info.kind, info.name, info.parent) == ("trial", "trial 3 of look-1", "ab" * 16)
+    assert (info.kind, info.name, info.parent) == ("trial", "trial 3", "ab" * 16)
     sweep = {"rbnn.sweep": "look-1", "rbnn.sweep_id": "ab" * 16, "rbnn.recipe": "look"}
     assert info.tags == {**sweep, "rbnn.trial": "3"}
     assert run.recipe == scene.plan.recipe.replace(lr=0.2) and info.values == {"lr": 0.2}
