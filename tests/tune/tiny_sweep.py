@@ -127,7 +127,7 @@ def read_by_another(folder: Path) -> None:
     for number in (1, 2):
         os.dup2(reader.stdin.fileno(), number)
     reader.stdin.close()
-    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
 
 
 def look(sweep: Path) -> None:
