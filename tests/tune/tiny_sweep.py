@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,7 @@ def read_by_another(folder: Path) -> None:
     for number in (1, 2):
         os.dup2(reader.stdin.fileno(), number)
     reader.stdin.close()
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
 
 
 def look(sweep: Path) -> None:
@@ -233,6 +234,7 @@ def main(folder: Path, name: str) -> int:
     """Begin, or go on, as the command `rbnn` does."""
     from tune.cli import __main__ as cli
     from tune.cli import sweeps
+    from tune.cli.sweep import Sweep
 
     os.chdir(folder)
     (folder / "full").unlink(missing_ok=True)
@@ -241,7 +243,7 @@ def main(folder: Path, name: str) -> int:
     if planned.is_file() and "reader" in planned.read_text():
         read_by_another(folder)
     sweeps.begin = partial(sweeps.begin, trainable=trial)
-    sweeps.go_on = partial(sweeps.go_on, trainable=trial)
+    Sweep.resume = partialmethod(Sweep.resume, trainable=trial)  # type: ignore[assignment]
     begun = (folder / "result" / name / "sweep.json").is_file()
     sys.argv[1:] = ["resume", name] if begun else ["sweep", "sweep.yaml", "--name", name]
     return cli.command()
