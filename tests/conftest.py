@@ -21,7 +21,10 @@ import numpy as np
 import pytest
 import torch
 
+from rbnn.data import progress
+
 torch.set_num_threads(2)
+progress.PATIENCE_S = 600.0  # what a test waits for on a busy machine is not told
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -58,8 +58,8 @@ def open_source(name: str, data_path: str) -> Source:
         return _sources[name, data_path]
     from rbnn.data.progress import told_if_long
 
+    module = importlib.import_module(dataset_spec(name).module)
     with told_if_long(f"reading {name} in '{data_path}'"):
-        module = importlib.import_module(dataset_spec(name).module)
         source: Source = module.open_source(name, data_path)
     return source
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rbnn.data.progress import told_if_long
 from tune.report.console import SweepDisplay, say
 from tune.report.diagnostics import draw_diagnostics
 from tune.run.folder import RunFolder
@@ -92,4 +93,5 @@ def watched(store: str, *, tensorboard: bool = False) -> Iterator[tuple[Listener
     try:
         yield Listeners(*listeners), mirror
     finally:
-        thread.close()
+        with told_if_long("recording the end in MLflow"):
+            thread.close()

@@ -13,7 +13,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from functools import partial
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -30,6 +30,7 @@ from tests.tune import tiny_sweep
 from tests.tune.made_runs import made_run
 from tune.cli import __main__ as cli
 from tune.cli import sweeps
+from tune.cli.sweep import Sweep
 from tune.cli.sweeps import begin, go_on
 from tune.cluster.ray import connected
 from tune.process import Process
@@ -103,8 +104,8 @@ def runs(kind: str = "trial") -> list[Run]:
 
 def resumed_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that go on with a sweep go on with trials that compute nothing."""
-    given = partial(go_on, trainable=tiny_sweep.trial)
-    monkeypatch.setattr(sweeps, "go_on", given)
+    given = partialmethod(Sweep.resume, trainable=tiny_sweep.trial)
+    monkeypatch.setattr(Sweep, "resume", given)
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
