@@ -23,7 +23,7 @@ Every option of a recipe, with its default. The names are the same on the comman
 (`--lr 0.05`), in a recipe file (`lr: 0.05`), under `base` and `space` of a
 [sweep file](sweep-files.md) and in Python (`Recipe(lr=0.05)`).
 
-On the command line a yes-or-no option is `--warm_up` or `--no-warm_up`, a list
+On the command line a yes-or-no option is `--warm_up` or `--no_warm_up`, a list
 `--lr_decay_step 30 60 90`. In a recipe file write `warm_up: true` and
 `lr_decay_step: [30, 60, 90]`.
 

@@ -48,7 +48,8 @@ def options_of(*parsers: argparse.ArgumentParser) -> set[str]:
 PARSERS = {"rbnn": parser(), "python -m rbnn": plain_parser()}
 OPTIONS = {name.replace("-", "_") for name in options_of(*PARSERS.values())}
 # Of other programs, which no test here runs.
-OTHERS = {"source", "export", "head", "mlflow", "podman", "kubectl", "deploy/kubernetes/secrets.sh"}
+OTHERS = {"source", "export", "eval", "head", "mlflow", "podman", "kubectl"}
+OTHERS.add("deploy/kubernetes/secrets.sh")
 SWEEP = {"name": "s", "base": {"dataset": "digits", "epochs": 10}}
 FENCE = re.compile(r"^(?:<!-- (.+?) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`]+)`")
@@ -105,6 +106,8 @@ def spans_of(page: Path) -> list[str]:
 def program_of(words: list[str]) -> tuple[str, list[str]]:
     """What runs, and what it is given: `python -m NAME` is one program."""
     first = words[0].removeprefix(".venv/bin/")
+    if words[:3] == ["python", "-u", "experiments/main.py"]:
+        return "rbnn", ["train", *words[3:]]
     if first == "python" and words[1:2] == ["-m"]:
         return f"python -m {words[2]}", words[3:]
     return first, words[1:]
