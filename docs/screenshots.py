@@ -65,6 +65,9 @@ def take(folder: SweepFolder, target: Path) -> list[Path]:
             "the figures",
         )
         shoot(browser, "report.png")
+        browser.resize(1366, 655)
+        browser.run("document.getElementById('curves0').closest('section').scrollIntoView()")
+        shoot(browser, "curves.png")
     return files
 
 

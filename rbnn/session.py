@@ -19,9 +19,9 @@ from rbnn.data.loading import DataInfo, Loaders
 from rbnn.datasets import dataset_spec
 from rbnn.engine import LAST, Progress, Report, Run, evaluate, fit
 from rbnn.errors import RecipeError
-from rbnn.hardware import device_of, gpu_ids, num_cores, prepare_process
+from rbnn.hardware import device_of, gpu_ids, num_cores, obstacle, prepare_process
 from rbnn.models import build, check_model
-from rbnn.network import Network, obstacle
+from rbnn.network import Network
 from rbnn.options import find_checkpoint
 from rbnn.recipe import Recipe, load_recipe
 from rbnn.state import make_directory

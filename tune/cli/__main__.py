@@ -121,6 +121,12 @@ def main(arguments: list[str] | None = None) -> int:
         return status
     except (RequestError, RunFailed) as error:
         return exit_status(error, "rbnn")
+    except Exception as error:
+        from tune.run.failure import disk_trouble
+
+        if trouble := disk_trouble(error):
+            return exit_status(RunFailed(f"the disk takes no more: {trouble}; make room"), "rbnn")
+        raise
     except KeyboardInterrupt:
         print("rbnn: interrupted; what was finished is kept", file=sys.stderr)
         return INTERRUPTED

@@ -104,7 +104,7 @@ class Sweep:
 
     def extend(self, trials: int | None = None, hours: float | None = None, **given: Any) -> Sweep:
         """Add trials or hours to its budget and go on; given: as for `resume`."""
-        from tune.sweep.session import extend_budget
+        from tune.sweep.begin import extend_budget
 
         self.check_idle()
         self.folder.store_uri()
@@ -166,10 +166,10 @@ class Sweep:
                 if number := tags.get("rbnn.best_trial"):
                     mirror.sync(trial_directory(folder.directory, int(number)))
         # The sweep has ended and its folder is complete, whatever cannot be made of it now.
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             later = f"rbnn {'sync' if report else 'report'} {folder.handle}"
-            what = "logged to MLflow" if report else "written"
-            say(f"the report could not be {what}: {one_line(error)}; later: {later}")
+            what, why = "logged to MLflow" if report else "written", one_line(error)
+            say(f"the report could not be {what}: {why or 'interrupted'}; later: {later}")
         found, pages = self.summary, sweep_pages(mirror.reader.uri, folder)
         print_result(found.table, stop, found.confirmation, folder.handle, pages)
         if report:

@@ -18,6 +18,7 @@ import numpy as np
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tune.run.failure import failure_cause
+from tune.sweep.stop import breaking
 from tune.sweep.study import CAUSE, Study, last_epoch, scores_at
 from tune.sweep.table import BASELINE
 
@@ -87,6 +88,7 @@ class SuccessiveHalving(FIFOScheduler):
         """Nothing is taken from Ray's TuneConfig."""
         return True
 
+    @breaking
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP or CONTINUE for one report."""
         number = trial.config["number"]
@@ -104,6 +106,7 @@ class SuccessiveHalving(FIFOScheduler):
         stays = goes_on(sign * result[self._metric], others, self.factor)
         return str(TrialScheduler.CONTINUE if stays else TrialScheduler.STOP)
 
+    @breaking
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Notes why a trial broke while the study still takes notes: Ray tells the searcher next,
         without the cause.

@@ -6,9 +6,10 @@ number, values and scores. Steps of intermediate values are epochs completed, fr
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 
 import optuna
@@ -17,14 +18,17 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from rbnn.errors import RequestError, one_line
+from tune.run.listener import warn
 from tune.sweep.folder import CONFIRM, TRIALS
 from tune.uris import shown, sqlite_path
 
 VALUES = "values"  # the recipe values of a trial, by option name
 BUSY_S = "busy_s"  # seconds that a trial has held its place
+SINCE = "since"  # when a running trial took its place, in seconds since 1970
 CAUSE = "cause"
 RUN = "run"  # the id of its run
 SWEEP = "rbnn.sweep_id"  # attribute of a study: the id of the sweep that it belongs to
+LOCK_WAIT_S, PATIENCE_S = 1.0, 600.0  # for a locked database file: at a time, and in all
 SUFFIX = ".confirm"  # of the study of a sweep's confirmation
 STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
 
@@ -96,8 +100,8 @@ class Study:
         total = 0.0
         for trial in self.trials():
             total += trial.user_attrs.get(BUSY_S, 0.0)
-            if running and trial.state == TrialState.RUNNING and trial.datetime_start:
-                total += (datetime.now() - trial.datetime_start).total_seconds()
+            if running and trial.state == TrialState.RUNNING:
+                total += time.time() - trial.user_attrs.get(SINCE, time.time())
         return total
 
     def only_within(self, space: dict[str, Any], say: Callable[[str], object]) -> None:
@@ -170,13 +174,68 @@ class Study:
         return self._ids[number]
 
 
+class PatientCursor(sqlite3.Cursor):
+    """Waits, with a word, for a database file that somebody else holds locked."""
+
+    def execute(self, *given: Any) -> Any:
+        return patiently(super().execute, *given)
+
+    def executemany(self, *given: Any) -> Any:
+        return patiently(super().executemany, *given)
+
+
+class PatientConnection(sqlite3.Connection):
+    """A connection of such cursors."""
+
+    def cursor(self, factory: Any = PatientCursor) -> Any:
+        return super().cursor(factory)
+
+    def commit(self) -> None:
+        patiently(super().commit)
+
+
+def patiently(step: Callable[..., Any], *given: Any) -> Any:
+    """A step of a transaction, again while the file is locked: SQLite itself waits a second, so
+    that signals are heard.
+    """
+    give_up_at = None
+    while True:
+        try:
+            return step(*given)
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY"):
+                raise
+            if give_up_at is None:
+                give_up_at = time.monotonic() + PATIENCE_S
+                warn("the Optuna storage is locked by another program; waiting for it")
+            elif time.monotonic() > give_up_at:
+                raise
+
+
 def open_storage(url: str, remedy: str = "see that it is there and answers, then try again") -> Any:
     """The Optuna storage at `url`; RequestError, one line, where none can be opened there."""
     try:
-        return optuna.storages.get_storage(url)
+        try:
+            return _open(url)
+        except SQLAlchemyError as error:
+            if "already exists" not in str(error):
+                raise
+            return _open(url)  # another process was making the tables at this very moment
     except (*STORAGE_ERRORS, ImportError, ValueError, OSError, RuntimeError) as error:
-        text = f"storage {shown(url)} cannot be used: {reason_of(error)}; {remedy}"
+        if "optuna storage upgrade" in str(error):
+            remedy = f"back it up, then: optuna storage upgrade --storage {shown(url)}"
+        elif "no longer compatible" in str(error):
+            remedy = "a newer Optuna has written it; install that version, or name another storage"
+        reason = reason_of(error).partition(" Please ")[0]
+        text = f"storage {shown(url)} cannot be used: {reason.rstrip('.')}; {remedy}"
         raise RequestError(text) from None
+
+
+def _open(url: str) -> Any:
+    given: dict[str, Any] = {}
+    if sqlite_path(url):
+        given["connect_args"] = {"factory": PatientConnection, "timeout": LOCK_WAIT_S}
+    return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=given))
 
 
 def reason_of(error: BaseException) -> str:

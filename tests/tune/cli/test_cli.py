@@ -4,6 +4,7 @@ with exit status 2.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -277,6 +278,7 @@ def test_data_check_shows_its_progress_and_is_status_1_for_damage(
     [
         (RunFailed("worker 1 died"), 1, "rbnn: worker 1 died\n"),
         (KeyboardInterrupt(), INTERRUPTED, "rbnn: interrupted"),
+        (OSError(errno.EDQUOT, "Quota", "f"), 1, "rbnn: the disk takes no more: Quota: f; make"),
     ],
 )
 def test_a_failed_run_is_status_1_and_an_interrupted_one_130(

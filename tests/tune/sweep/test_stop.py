@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,20 @@ def test_while_no_trial_runs_the_first_signal_ends_what_is_done() -> None:
     with Interruption() as signals, pytest.raises(KeyboardInterrupt):
         signals.install()  # as after ray.init
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_that_comes_while_an_object_is_cleared_away_is_not_lost(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Slow:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)  # where Python looks for signals
+
+    with Interruption(), pytest.raises(KeyboardInterrupt):
+        Slow()
+        time.sleep(60)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_signal_that_was_ignored_stays_so_and_handlers_are_put_back() -> None:
