@@ -17,7 +17,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -132,12 +132,8 @@ def connected(
 
 
 def _short_folder() -> dict[str, str]:
-    """RAY_TMPDIR for Ray's sessions where they could not be in TMPDIR: it is not there, not to be
-    written to, or so long that no socket's path would fit.
-    """
-    given = os.environ.get("TMPDIR", "")
-    if "RAY_TMPDIR" in os.environ or not given:
-        return {}
+    """RAY_TMPDIR where Ray's sessions cannot be in TMPDIR, or no socket's path would fit."""
+    given = os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))
     fits = len(given) <= LONGEST_FOLDER and os.path.isdir(given) and os.access(given, os.W_OK)
     return {} if fits else {"RAY_TMPDIR": "/tmp"}
 
@@ -146,12 +142,11 @@ def _has_token() -> bool:
     """Whether Ray has a token, or a home to write one to."""
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"} & os.environ.keys():
         return True
-    try:
+    with suppress(OSError, RuntimeError):  # the latter: no home at all
         folder = Path.home() / ".ray"
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # the latter: no home at all
-        return False
-    return (folder / "auth_token").exists() or os.access(folder, os.W_OK)
+        return (folder / "auth_token").exists() or os.access(folder, os.W_OK)
+    return False
 
 
 def _visible(gpus: Sequence[int]) -> dict[str, str]:

@@ -15,10 +15,14 @@ from tune.sweep.stop import BUDGET, REQUEST, SIGNAL, Interruption, StopSignal
 
 @pytest.fixture(autouse=True)
 def _heard() -> Iterator[None]:
-    """SIGHUP is not ignored, as it is where tests run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """No signal is ignored, as some are where tests run under nohup or in the background."""
+    numbers = (signal.SIGHUP, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 def test_a_stop_has_one_reason_and_asks_for_nothing_once_it_is_set(tmp_path: Path) -> None:
