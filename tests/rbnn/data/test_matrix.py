@@ -112,7 +112,7 @@ def test_one_short_epoch(
     assert all(math.isfinite(value) for name, value in metrics.items() if name != "digest")
     assert metrics["rbnn/rotation_gain"] > 1 and 0 < metrics["rbnn/weight_flips"] < 1
     num_right = metrics["val/top1"] * NUM_VAL / 100
-    assert num_right == pytest.approx(round(num_right), abs=1e-5)
+    assert num_right == pytest.approx(round(num_right), abs=1e-4)
     again = build(model, dataset)
     checkpoint.load_weights(again, checkpoint.load(tmp_path / LAST), tmp_path)
     assert checkpoint.state_digest(again) == metrics["digest"]

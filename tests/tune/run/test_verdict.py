@@ -67,6 +67,14 @@ def test_a_diverged_loss_equals_itself_and_missing_names_are_no_difference() -> 
     assert first_difference(old, new) is None
 
 
+def test_accuracies_recorded_with_all_digits_are_those_of_today() -> None:
+    old = [Epoch(0, {}, {"val/top1": 85.13853904282116, "gpu/memory_gib": 3.0})]
+    assert (
+        first_difference(old, [Epoch(0, {}, {"val/top1": 85.1385, "gpu/memory_gib": 4.0})]) is None
+    )
+    assert first_difference(old, [Epoch(0, {}, {"val/top1": 85.1386})]) is not None
+
+
 def test_the_first_difference_names_the_largest_with_its_values() -> None:
     found = first_difference(EPOCHS, changed(2, digest="ee", train_loss=1e-9, val_top1=20.5))
     text = "epoch 2: train/loss 0.0 recorded, 1e-09 now, another digest of the weights"
