@@ -84,7 +84,9 @@ def test_the_saved_view_shows_the_trials_best_first_with_their_curves(
         "a bar for each trial",
     )
     text = browser.text()
-    assert "shared view" not in text and "MLflow Assistant" not in text
+    assert "shared view" not in text
+    fab = "return document.querySelector('.assistant-fab-label') !== null"
+    assert browser.run(fab), "the assistant's panel is open where its button should be"
     ranked = sorted(trials(reader), key=lambda run: -run.data.metrics["val/top1"])
     places = [text.index(run.info.run_name) for run in ranked]
     assert places == sorted(places), "the best trial is not first"
