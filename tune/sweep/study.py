@@ -6,12 +6,14 @@ number, values and scores. Steps of intermediate values are epochs completed, fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,6 +25,9 @@ from tune.uris import shown, sqlite_path
 VALUES = "values"  # the recipe values of a trial, by option name
 BUSY_S = "busy_s"  # seconds that a trial has held its place
 CAUSE = "cause"
+PROPOSED = "proposed"  # how the study stood when the trial was proposed
+JUDGED = "judged"  # the same by epoch, for each rung at which it was judged
+ORIGIN = "from"  # of a trial that goes on with another, or was learned: where it comes from
 RUN = "run"  # the id of its run
 SWEEP = "rbnn.sweep_id"  # attribute of a study: the id of the sweep that it belongs to
 SUFFIX = ".confirm"  # of the study of a sweep's confirmation
@@ -83,8 +88,12 @@ class Study:
             )
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """All trials by number, or those in the given states."""
-        return self.study.get_trials(deepcopy=False, states=states or None)
+        """All trials by number, or those in the given states.
+
+        Optuna's storage in memory, asked for waiting ones, misses those that were running before.
+        """
+        found = self.study.get_trials(deepcopy=False)
+        return [trial for trial in found if trial.state in states] if states else found
 
     @property
     def finished(self) -> list[FrozenTrial]:
@@ -129,6 +138,18 @@ class Study:
                 return trial
         return None
 
+    def standing(self) -> dict[str, Any]:
+        """How far the trials are now, which `as_of` goes back to: how many there are, and of each
+        that has not ended [number, epochs done, whether it waits].
+        """
+        trials = self.trials()
+        begun = [
+            [trial.number, last_epoch(trial), trial.state == TrialState.WAITING]
+            for trial in trials
+            if not trial.state.is_finished()
+        ]
+        return {"of": len(trials), "open": begun}
+
     def note(self, number: int, epoch: int, score: float) -> None:
         """The score of an epoch of a trial that has not ended; a repeated epoch replaces it."""
         with suppress(UpdateFinishedTrialError):
@@ -160,9 +181,41 @@ class Study:
             self.interrupt(number)
         return running
 
-    def add_waiting(self, attributes: dict[str, Any]) -> None:
-        """A trial that waits for its turn, with its values known."""
-        self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes))
+    def add(
+        self,
+        state: TrialState,
+        params: dict[str, Any],
+        distributions: dict[str, BaseDistribution],
+        attributes: dict[str, Any],
+        scores: dict[int, float] | None = None,
+    ) -> FrozenTrial:
+        """A new trial, at once with all that is known of it."""
+        trial = create_trial(
+            state=state,
+            params=params,
+            distributions=distributions,
+            user_attrs=attributes,
+            intermediate_values=scores,
+        )
+        self.study.add_trial(trial)
+        return self.trials()[-1]
+
+    def begin(
+        self,
+        trial: FrozenTrial,
+        params: dict[str, Any],
+        distributions: dict[str, BaseDistribution],
+        attributes: dict[str, Any],
+    ) -> FrozenTrial:
+        """A trial that waits without values, now running with these."""
+        self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+        for name, value in params.items():
+            kind = distributions[name]
+            internal = kind.to_internal_repr(value)
+            self._storage.set_trial_param(trial._trial_id, name, internal, kind)
+        for key, value in attributes.items():
+            self.tag(trial.number, key, value)
+        return self.trials()[trial.number]
 
     def _id(self, number: int) -> int:
         if number not in self._ids:
@@ -210,6 +263,23 @@ def begin_study(url: str, name: str, sweep_id: str) -> None:
             f"storage {shown(url)} holds a sweep '{name}' already; choose another --name"
         ) from None
     study.set_user_attr(SWEEP, sweep_id)
+
+
+def as_of(trials: Sequence[FrozenTrial], standing: Mapping[str, Any]) -> list[FrozenTrial]:
+    """The trials as they were when the study stood so; what ended before has not changed since."""
+    found = list(trials[: standing["of"]])
+    for number, epochs, waits in standing["open"]:
+        found[number] = then = copy.copy(trials[number])
+        then.state, then.values = (TrialState.WAITING if waits else TrialState.RUNNING), None
+        then.datetime_complete = None
+        known = then.intermediate_values.items()
+        then.intermediate_values = {epoch: score for epoch, score in known if epoch <= epochs}
+    return found
+
+
+def schedule(trial: FrozenTrial, num_epochs: int) -> int:
+    """The epochs of a trial's schedule, num_epochs where it has none of its own."""
+    return int(trial.user_attrs.get(VALUES, trial.user_attrs).get("epochs", num_epochs))
 
 
 def last_epoch(trial: FrozenTrial) -> int:

@@ -110,7 +110,7 @@ def test_trials_carry_their_recipe_values(storage: str | None) -> None:
     search = searcher(storage)
     search.suggest("a")
     overrides = search.suggest("b")["values"]
-    assert search.history.trials()[1].user_attrs == {"values": overrides}
+    assert search.history.trials()[1].user_attrs["values"] == overrides
     assert overrides["Tmin"] < overrides["Tmax"]
 
 
@@ -173,7 +173,9 @@ def test_trials_that_wait_with_their_values_are_handed_out_and_then_the_search_e
     tmp_path: Path,
 ) -> None:
     history = Study(f"sqlite:///{tmp_path}/optuna.db", "s.confirm")
-    history.add_waiting({"values": {"lr": 0.1, "seed": 9}, "setting": 4, "test": True})
+    history.add(
+        TrialState.WAITING, {}, {}, {"values": {"lr": 0.1, "seed": 9}, "setting": 4, "test": True}
+    )
     search = OptunaSearcher(history, metric="val/top1", num_epochs=NUM_EPOCHS)
     spec = TrialSpec(0, {"lr": 0.1, "seed": 9}, test=True, setting=4)
     assert search.suggest("a") == spec.to_config()

@@ -55,7 +55,7 @@ def test_what_others_line_up_outside_the_space_is_refused_in_one_line() -> None:
 
 def test_what_others_ended_takes_no_more_scores() -> None:
     study = Study(None, "look")
-    study.add_waiting({VALUES: {}})
+    study.add(TrialState.WAITING, {}, {}, {VALUES: {}})
     study.take_interrupted()
     study.study.tell(0, state=TrialState.FAIL)
     study.note(0, 1, 50.0)
