@@ -16,7 +16,7 @@ from typing import Any
 from rbnn.errors import RequestError, RunFailed
 from rbnn.options import OneLineParser, exit_status
 from rbnn.threading_env import set_threading
-from tune.cli import Argument, Run, browse, cluster, data, doctor, package, runs, sweeps
+from tune.cli import Argument, Run, browse, cluster, data, doctor, history, package, runs, sweeps
 
 INTERRUPTED = 130
 
@@ -39,7 +39,7 @@ def parser() -> OneLineParser:
             added.add_argument(*names, **given)
         return added
 
-    for group in (runs, package, sweeps, browse, doctor, cluster, data):
+    for group in (runs, package, sweeps, history, browse, doctor, cluster, data):
         group.add(add_command)
     return top
 

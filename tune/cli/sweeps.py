@@ -1,4 +1,4 @@
-"""`rbnn sweep`, `resume`, `extend`, `stop`: searches, begun, gone on with and ended."""
+"""`rbnn sweep`, `resume`, `stop`, `status`: searches, begun, gone on with and ended."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def add(command: Add) -> None:
             arg("--seed", type=int, show="N", help="seed of the sampler"),
             arg("--storage_path", show="DIR|URL", help="where all nodes keep checkpoints"),
             arg("--storage", show="URL", help="Optuna storage (default: a file of the sweep)"),
+            arg("--learn-from", nargs="+", default=[], show="SWEEP", help="earlier sweeps"),
             flag("--no-confirm", "do not train the best settings again with fresh seeds"),
             flag("--dry-run", "say what it would try and take, and do nothing"),
             flag("--submit", "hand it to the cluster at --address and return at once"),
@@ -48,10 +49,6 @@ def add(command: Add) -> None:
     )
     text = "go on with a sweep that was stopped or died, where it was"
     command("resume", resume, text, [SWEEP, seeds, RAY, RESULTS])
-    trials = arg("--trials", type=int, show="N", help="so many more trials")
-    hours = arg("--hours", type=float, show="H", help="so many more hours, trials without end")
-    text = "add trials or hours to a sweep, on the same history"
-    command("extend", extend, text, [SWEEP, trials, hours, RAY, RESULTS])
     text = "end a running sweep cleanly, from another terminal"
     command("stop", stop, text, [SWEEP, CLUSTER, RESULTS])
     text = "how a sweep stands, also while it runs elsewhere; without SWEEP, all sweeps"
@@ -74,13 +71,17 @@ def sweep(args: argparse.Namespace) -> int:
     }
     given = {name: value for name, value in changes.items() if value is not None}
     file = load_sweep(args.file, **given)
+    earlier = [find(name, args.results_dir) for name in args.learn_from]
     if args.dry_run:
-        return forecast(file, args)
+        return forecast(file, args, earlier)
+    if args.submit and earlier:
+        raise RequestError("--learn-from reads sweeps of this machine; leave out --submit")
     if args.submit:
         from tune.cli.cluster import submit
 
         return submit(file, args.name, args.address, results_dir=args.results_dir)
-    return begin(file, name=args.name, results_dir=args.results_dir, address=args.address)
+    where = {"results_dir": args.results_dir, "address": args.address}
+    return begin(file, name=args.name, learn_from=earlier, **where)
 
 
 def begin(file: SweepConfig, **given: Any) -> int:
@@ -127,10 +128,11 @@ def conclude(folder: SweepFolder, stop: Any, mirror: Any) -> int:
     return EXIT_STATUS.get(folder.record.state, 1)
 
 
-def forecast(file: SweepConfig, args: argparse.Namespace) -> int:
+def forecast(file: SweepConfig, args: argparse.Namespace, earlier: list[SweepFolder]) -> int:
     """Print what a sweep would try and take."""
     from tune.cluster.ray import capacity, joined
     from tune.report.console import dry_run
+    from tune.sweep.lineage import lessons
     from tune.sweep.plan import plan
     from tune.tracking.measured import recorded_epoch_s
     from tune.tracking.reader import existing_reader
@@ -138,17 +140,24 @@ def forecast(file: SweepConfig, args: argparse.Namespace) -> int:
     with joined(args.address):
         room = capacity(args.address)
         planned = plan(file, name=args.name, results_dir=args.results_dir, capacity=room)
+    for name, trials in lessons(file.space, planned.recipe, earlier).items():
+        print(f"learns from {len(trials)} trials of {name}")
     reader = existing_reader()
     recorded = recorded_epoch_s(planned.recipe, reader) if reader else None
     print(*dry_run(planned, recorded), sep="\n")
     return 0
 
 
-def found(args: argparse.Namespace) -> SweepFolder:
-    """The sweep that a command names."""
+def find(name: str, results_dir: str) -> SweepFolder:
+    """The sweep of that name, or in that folder."""
     from tune.sweep.folder import find_sweep
 
-    return find_sweep(args.sweep, args.results_dir)
+    return find_sweep(name, results_dir)
+
+
+def found(args: argparse.Namespace) -> SweepFolder:
+    """The sweep that a command names."""
+    return find(args.sweep, args.results_dir)
 
 
 def go_on(folder: SweepFolder, **given: Any) -> int:
@@ -175,17 +184,6 @@ def resume(args: argparse.Namespace) -> int:
             raise RequestError(f"--confirm-seeds is {args.confirm_seeds}; it must be at least 0")
         check_idle(folder)
         folder.update(confirm_seeds=args.confirm_seeds)
-    return go_on(folder, address=args.address)
-
-
-def extend(args: argparse.Namespace) -> int:
-    """Add to a sweep's budget and go on with it."""
-    from tune.sweep.session import extend_budget
-
-    folder = found(args)
-    check_idle(folder)
-    folder.store_uri()
-    extend_budget(folder, args.trials, args.hours)
     return go_on(folder, address=args.address)
 
 

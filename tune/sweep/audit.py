@@ -12,9 +12,15 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from rbnn.data.loading import DataInfo
+from rbnn.recipe import Recipe
+from tune.sweep.folder import SweepFolder
+from tune.sweep.lineage import study_of
+from tune.sweep.plan import SweepPlan
 from tune.sweep.proposals import Proposals
 from tune.sweep.scheduler import SuccessiveHalving
 from tune.sweep.study import JUDGED, ORIGIN, PROPOSED, VALUES, as_of, last_epoch, schedule
+from tune.sweep.tuner import make_scheduler, proposals_of
 
 
 @dataclass
@@ -27,6 +33,15 @@ class Audit:
     given: int = 0
     judgements: int = 0
     wrong: list[str] = field(default_factory=list)
+
+
+def audit_of(folder: SweepFolder) -> Audit:
+    """The audit of a sweep's search."""
+    config, record = folder.config, folder.record
+    recipe, study = Recipe(**record.recipe), study_of(folder)
+    data, directory = DataInfo(recipe.dataset, ""), folder.directory
+    plan = SweepPlan(config, record.name, directory, recipe, data, record.concurrent, 1, 0)
+    return audit(proposals_of(plan), make_scheduler(plan, study))
 
 
 def audit(proposals: Proposals, scheduler: SuccessiveHalving) -> Audit:
@@ -55,7 +70,7 @@ def _given(trial: FrozenTrial, trials: list[FrozenTrial], proposals: Proposals) 
     one that goes on with another.
     """
     values, subject = _plain(trial), f"trial {trial.number}"
-    if (origin := trial.user_attrs.get(ORIGIN)) is not None and not isinstance(origin, str):
+    if (origin := trial.user_attrs.get(ORIGIN)) is not None:
         if _plain(trials[origin]) != values:
             yield f"{subject} goes on with trial {origin}, and tries other values: {values}"
         return

@@ -5,7 +5,7 @@ earlier sweeps found.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -16,7 +16,7 @@ from tune.run.journal import JOURNAL
 from tune.run.remote import CheckpointStore, store_of
 from tune.sweep.folder import SweepFolder, trial_directory
 from tune.sweep.space import Space
-from tune.sweep.study import ORIGIN, VALUES, Study
+from tune.sweep.study import LEARNED, ORIGIN, VALUES, Study
 from tune.sweep.table import STATES, ranked, rows_of
 from tune.sweep.trial import trial_store
 
@@ -87,6 +87,25 @@ def extend_epochs(folder: SweepFolder, epochs: int, top: int) -> None:
     more(folder, study, len(best))
 
 
+def extend_budget(folder: SweepFolder, trials: int | None, hours: float | None) -> None:
+    """Add trials to those that the sweep has or was to have, or hours from now; RequestError where
+    neither can be.
+    """
+    if trials is None and hours is None:
+        raise RequestError("extend adds nothing; give --trials N or --hours H")
+    if trials is not None and trials < 1:
+        raise RequestError(f"--trials is {trials}; it must be at least 1")
+    if hours is not None and not 0 < hours < float("inf"):
+        raise RequestError(f"--hours is {hours:g}; it must be above 0")
+    record, config = folder.record, folder.config
+    begun = len(study_of(folder).finished)
+    if config.sampler == "grid" and begun >= len(config.space.grid()):
+        text = "has tried its whole grid; widen the space in a new sweep"
+        raise RequestError(f"sweep '{record.name}' {text}")
+    budget = None if trials is None else max(record.trials or 0, begun) + trials
+    folder.update(trials=budget, budget_s=None if hours is None else folder.used_s + hours * 3600)
+
+
 def study_of(folder: SweepFolder) -> Study:
     """The study of a sweep's search; RequestError where it is gone."""
     record = folder.record
@@ -101,25 +120,30 @@ def more(folder: SweepFolder, study: Study, num_trials: int) -> None:
     folder.update(trials=max(folder.record.trials or 0, len(study.finished)) + num_trials)
 
 
-def learn(study: Study, space: Space, recipe: Recipe, earlier: Sequence[SweepFolder]) -> list[str]:
-    """Tell the study of a new sweep the finished trials of earlier ones, each with where it comes
-    from, and line up the best of each; in words what was taken. RequestError where a sweep has none
-    that serves: its recipe differs in searched options alone, and the space holds it.
+def lessons(
+    space: Space, recipe: Recipe, earlier: Sequence[SweepFolder]
+) -> dict[str, list[FrozenTrial]]:
+    """By name of earlier sweeps, the finished trials that a new one's sampler learns from, each
+    with where it comes from; RequestError where a sweep has none that serves: its recipe differs in
+    searched options alone, and the space holds it.
     """
-    said = []
-    for folder in earlier:
-        name, found = folder.record.name, list(_serving(folder, space, recipe))
-        if not found:
+    found = {folder.record.name: list(_serving(folder, space, recipe)) for folder in earlier}
+    for name, trials in found.items():
+        if not trials:
             raise RequestError(
                 f"sweep '{name}' has no finished trial of the same recipe within the space; "
                 "leave it out of --learn-from"
             )
-        whole = [trial for trial in found if trial.state == TrialState.COMPLETE]
+    return found
+
+
+def teach(study: Study, known: Mapping[str, Sequence[FrozenTrial]]) -> None:
+    """Line up the best of each earlier sweep in a new study, and tell it all of their trials."""
+    for trials in known.values():
+        whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         for trial in sorted(whole, key=lambda each: -(each.value or 0.0))[:TRIED_EARLY]:
-            study.study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
-        study.study.add_trials(found)
-        said.append(f"learns from {len(found)} trials of {name}")
-    return said
+            study.study.enqueue_trial(trial.params, {LEARNED: trial.user_attrs[LEARNED]})
+        study.study.add_trials(trials)
 
 
 def _serving(folder: SweepFolder, space: Space, recipe: Recipe) -> Iterator[FrozenTrial]:
@@ -141,7 +165,7 @@ def _serving(folder: SweepFolder, space: Space, recipe: Recipe) -> Iterator[Froz
             value=trial.value,
             params=params,
             distributions=space.distributions,
-            user_attrs={ORIGIN: f"{record.name}/{trial.number}", **own},
+            user_attrs={LEARNED: f"{record.name}/{trial.number}", **own},
             intermediate_values=trial.intermediate_values,
         )
 

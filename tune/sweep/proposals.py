@@ -130,7 +130,7 @@ class Proposals:
         """The best trial of a level whose setting goes on to the next, if one is due: one in
         `factor` of those that ended.
         """
-        own = [trial for trial in trials if VALUES in trial.user_attrs and not is_other(trial)]
+        own = [t for t in trials if VALUES in t.user_attrs and ORIGIN not in t.user_attrs]
         length, longest = self.lengths[level], self.lengths[-1]
         ended = [
             trial
@@ -196,11 +196,6 @@ class Proposals:
         if self.short or trial.state != TrialState.RUNNING:
             epochs = schedule(trial, epochs) if self.short else last_epoch(trial)
         return max(bisect.bisect_right(self.lengths, epochs) - 1, 0)
-
-
-def is_other(trial: FrozenTrial) -> bool:
-    """Whether a trial goes on with another one or was learned, and was not proposed."""
-    return ORIGIN in trial.user_attrs
 
 
 def seed_of(seed: int, number: int) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -24,6 +24,7 @@ from tune.sweep.callback import SweepCallback
 from tune.sweep.config import SweepConfig
 from tune.sweep.confirm import num_confirming, settings_of
 from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord, private_mode
+from tune.sweep.lineage import lessons, teach
 from tune.sweep.plan import SweepPlan, plan, plan_again, search_params
 from tune.sweep.repair import examine, missing_study
 from tune.sweep.stop import BUDGET, SIGNAL, Interruption, StopSignal
@@ -37,7 +38,14 @@ from tune.sweep.study import (
 )
 from tune.sweep.table import TrialTable, table_of
 from tune.sweep.trial import run_trial
-from tune.sweep.tuner import Phase, Trainable, confirm_phase, run, search_phase
+from tune.sweep.tuner import (
+    Phase,
+    Trainable,
+    confirm_phase,
+    proposals_of,
+    run,
+    search_phase,
+)
 from tune.uris import shown, with_absolute_path
 
 Began = Callable[[SweepPlan, SweepFolder], object]
@@ -54,22 +62,30 @@ def run_sweep(
     signals: Interruption | None = None,
     began: Began = lambda plan, folder: None,
     trainable: Trainable = run_trial,
+    learn_from: Sequence[SweepFolder] = (),
 ) -> tuple[SweepFolder, StopSignal]:
     """Run a sweep file to its end, or until it is stopped, and say why it ended.
 
     Raises RequestError before anything is started. store: URI of the MLflow store that the sweep
     belongs to. address: of a running Ray cluster; "" for RAY_ADDRESS, and without that a Ray of its
-    own. began: called when the folder is there and nothing runs yet.
+    own. began: called when the folder is there and nothing runs yet. learn_from: earlier sweeps
+    whose trials the sampler learns from.
     """
     with joined(address):
         planned = plan(config, name=name, results_dir=results_dir, capacity=capacity(address))
         check_storage_url(config.storage)
+        known = lessons(config.space, planned.recipe, learn_from)
         folder = create_folder(planned, store)
         try:
             begin_study(folder.storage_url(), planned.name, folder.info.id)
         except RequestError:
             shutil.rmtree(planned.directory)
             raise
+        if known:
+            study = Study(folder.storage_url(), planned.name)
+            proposals_of(planned).enqueue(study)
+            teach(study, known)
+            folder.update(params={**folder.record.params, "sweep/learn_from": " ".join(known)})
         with folder.conducting():
             began(planned, folder)
             session = SweepSession(planned, folder, listener, address, trainable, signals)
@@ -266,23 +282,3 @@ class SweepSession:
         if lost := lost_of_own_ray():  # Ray Tune would wait for ever
             what = f"its {lost} is gone, perhaps killed for lack of memory"
             raise RunFailed(f"Ray ended: {what}; rbnn resume {self.folder.handle}")
-
-
-def extend_budget(folder: SweepFolder, trials: int | None, hours: float | None) -> None:
-    """Add trials to those that the sweep has or was to have, or hours from now; RequestError where
-    neither can be.
-    """
-    if trials is None and hours is None:
-        raise RequestError("extend adds nothing; give --trials N or --hours H")
-    if trials is not None and trials < 1:
-        raise RequestError(f"--trials is {trials}; it must be at least 1")
-    if hours is not None and not 0 < hours < float("inf"):
-        raise RequestError(f"--hours is {hours:g}; it must be above 0")
-    record, config = folder.record, folder.config
-    study = Study.existing(folder.storage_url(record), record.name)
-    begun = len(study.finished) if study else 0
-    if config.sampler == "grid" and begun >= len(config.space.grid()):
-        text = "has tried its whole grid; widen the space in a new sweep"
-        raise RequestError(f"sweep '{record.name}' {text}")
-    budget = None if trials is None else max(record.trials or 0, begun) + trials
-    folder.update(trials=budget, budget_s=None if hours is None else folder.used_s + hours * 3600)
