@@ -24,6 +24,7 @@ from tune.sweep.surrogate import Array, Cube, Surrogate
 MAX_STARTUP_TRIALS = 10
 LEAST_FOR_GP = 4  # ended trials below which gp draws at random
 WHOLE_BEFORE_BASELINE = 3
+EVERY = 4  # draw of gp follows the prior's theta in place of the fitted one
 FITTED_AT = [
     4,
     6,
@@ -186,7 +187,10 @@ class Proposals:
             known = places[:fitted], levels[:fitted], scores[:fitted]
             self._theta = {key: Surrogate(*known, len(self.lengths)).fit()}
         surrogate = Surrogate(places[:num], levels[:num], scores, len(self.lengths))
-        surrogate.condition(self._theta[key], places[num:], levels[num:])
+        theta = self._theta[key]
+        if len(trials) % EVERY == 0:  # in case that few scores have hidden that an option matters
+            theta = surrogate.theta
+        surrogate.condition(theta, places[num:], levels[num:])
         rng = np.random.default_rng([self.seed, len(trials)])
         return self.cube.params(surrogate.improve(self.cube, rng))
 

@@ -145,7 +145,9 @@ class Surrogate:
         best, tried = np.argsort(-known)[:NUM_BEST], [rng.random((NUM_ANYWHERE, num))]
         for size in (0.15, 0.05):
             steps = rng.normal(0, size, (NUM_NEAR, num)) * (rng.random((NUM_NEAR, num)) < 0.5)
-            tried.append(np.clip(self.places[rng.choice(best, NUM_NEAR)] + steps, 0, 1))
+            near = np.clip(self.places[rng.choice(best, NUM_NEAR)] + steps, 0, 1)
+            anew = cube.of_choices & (rng.random(near.shape) < 0.3)  # small steps change no choice
+            tried.append(np.where(anew, rng.random(near.shape), near))
         places = cube.snapped(np.vstack(tried))
         mean, deviation = self.predict(places, top)
         z = (mean - known.max()) / deviation
@@ -173,6 +175,8 @@ class Cube:
 
     def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
         self.known = dict(distributions)
+        kinds = [[isinstance(d, CategoricalDistribution)] * _width(d) for d in self.known.values()]
+        self.of_choices = np.array([each for kind in kinds for each in kind])
 
     def places(self, points: Sequence[Mapping[str, Any]]) -> Array:
         """The places of raw values by option name."""
