@@ -158,7 +158,9 @@ class Proposals:
             at_random = self.random_point(len(trials))
             if self.sampler == "random" or any(PROPOSED in each.user_attrs for each in trials):
                 return at_random
-            return at_random | self.cube.middle
+            middle = at_random | self.cube.middle
+            given = [self.space.values(point, rounded=True) for point in self.points]
+            return at_random if self.space.values(middle, rounded=True) in given else middle
         if self.sampler == "gp":
             return self._improved(trials, scored)
         sampler = TPESampler(
