@@ -50,6 +50,7 @@ def parser() -> OneLineParser:
         default="*",
         help='only benchmarks whose name holds it, e.g. "loader*dali"',
     )
+    top.add_argument("--device", choices=("cpu", "cuda"), default="", help="only on this device")
     return top
 
 
@@ -97,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="rbnn-bench-") as folder:
         began = time.perf_counter()
         for benchmark in chosen:
-            rows += shown(benchmark, Setting(args.full, Path(folder)))
+            rows += shown(benchmark, Setting(args.full, Path(folder), args.device))
             keep(record, rows, args.json, args.markdown)
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
     print(f"\n{len(rows)} rows in {minutes}:{seconds:02}")

@@ -42,11 +42,12 @@ class Row:
 @dataclass(frozen=True)
 class Setting:
     """How the benchmarks run. full: all networks, more rounds. folder: for files, removed
-    afterwards.
+    afterwards. kind: of the devices to use, "" for all.
     """
 
     full: bool
     folder: Path
+    kind: str = ""
 
     @property
     def rounds(self) -> int:
@@ -55,7 +56,8 @@ class Setting:
     @property
     def devices(self) -> list[torch.device]:
         """The CPU, and a GPU where there is one."""
-        return [torch.device("cpu")] + [torch.device("cuda", 0)] * torch.cuda.is_available()
+        found = [torch.device("cpu")] + [torch.device("cuda", 0)] * torch.cuda.is_available()
+        return [device for device in found if self.kind in ("", device.type)]
 
 
 @dataclass(frozen=True)

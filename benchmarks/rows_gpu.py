@@ -24,13 +24,14 @@ from rbnn.data.loading import DataInfo, Loaders
 from rbnn.data.resident import loaders
 from rbnn.distributed import World
 from rbnn.engine import run_epoch, start
-from rbnn.network import obstacle
+from rbnn.hardware import obstacle
 from rbnn.recipe import Recipe
+from tune.cluster.mps import served
 
 LIMITS_S = {
-    "resnet20_1w1a": 1.0,
-    "resnet18_1w1a": 4.0,
-}  # of an epoch on CIFAR-10, evaluation included, on one H200
+    "resnet20_1w1a": 0.5,
+    "resnet18_1w1a": 3.0,
+}  # of an epoch on CIFAR-10, evaluation included, on one H100
 IMAGENET_BATCH = 256
 PRECISIONS: tuple[Literal["float32", "tf32", "bf16"], ...] = ("float32", "tf32", "bf16")
 TOGETHER = (1, 2, 4, 8)
@@ -122,37 +123,39 @@ def together_rows(
     their own.
     """
     each: dict[int, list[float]] = {}
-    for num in TOGETHER:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.one_trial",
-            device.type,
-            str(num_images),
-            str(num_epochs),
-        ]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        pipes = {"stdout": subprocess.PIPE, "text": True, "cwd": ROOT, "env": environment}
-        trials = [subprocess.Popen(command, **pipes) for _ in range(num)]  # type: ignore[call-overload]
-        outputs = [trial.communicate()[0] for trial in trials]
-        if any(trial.returncode for trial in trials):
-            raise RuntimeError(
-                f"{num} trials together on {device.type}: exit statuses "
-                f"{[t.returncode for t in trials]}"
-            )
-        epochs = [json.loads(output.splitlines()[-1]) for output in outputs]
-        each[num] = [statistics.fmean(values) / num for values in zip(*epochs, strict=True)]
-    alone = each[1]
+    with served(device.type == "cuda") as variables:
+        for num in TOGETHER:
+            each[num] = trained_together(num, device, num_images, num_epochs, variables)
+    alone, how = each[1], ", by MPS" if variables else ""
     return [
         compared(
             f"{num} resnet20 trials together, {device.type}",
             ALONE,
             each[num],
             alone,
-            note=f"{num_images / statistics.median(each[num]):,.0f} images/s in all",
+            note=f"{num_images / statistics.median(each[num]):,.0f} images/s in all{how}",
         )
         for num in TOGETHER[1:]
     ]
+
+
+def trained_together(
+    num: int, device: torch.device, num_images: int, num_epochs: int, variables: dict[str, str]
+) -> list[float]:
+    """Seconds of each epoch, divided by the number of trials."""
+    module = [sys.executable, "-m", "benchmarks.one_trial"]
+    command = [*module, device.type, str(num_images), str(num_epochs)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    trials = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+        for _ in range(num)
+    ]
+    outputs = [trial.communicate()[0] for trial in trials]
+    statuses = [trial.returncode for trial in trials]
+    if any(statuses):
+        raise RuntimeError(f"{num} trials together on {device.type}: exit statuses {statuses}")
+    epochs = [json.loads(output.splitlines()[-1]) for output in outputs]
+    return [statistics.fmean(values) / num for values in zip(*epochs, strict=True)]
 
 
 def on_gpu(measure: partial[list[Row]], name: str, baseline: str, setting: Setting) -> list[Row]:
@@ -168,8 +171,8 @@ def epoch_rows(setting: Setting, network: str, device: torch.device) -> list[Row
 
 
 MEASURES = {
-    "epoch resnet20": ("1 s", partial(epoch_rows, network="resnet20_1w1a")),
-    "epoch resnet18": ("4 s", partial(epoch_rows, network="resnet18_1w1a")),
+    "epoch resnet20": ("0.5 s", partial(epoch_rows, network="resnet20_1w1a")),
+    "epoch resnet18": ("3 s", partial(epoch_rows, network="resnet18_1w1a")),
     "training step resnet18, ImageNet": (f"{UNFUSED}; {FLOAT}", partial(imagenet_rows)),
     "resnet20 trials together": (ALONE, partial(together_rows)),
 }

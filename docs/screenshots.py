@@ -1,5 +1,5 @@
 """Takes the README's pictures: of a sweep that ran to its end, in MLflow's own pages and in its
-report.
+report. Each page is shown as it opens in a browser that never saw it, on a screen of 1366 x 768.
 
     python -m docs.screenshots FOLDER SWEEP
 
@@ -18,20 +18,10 @@ from docs.browser import Browser, chromium_missing
 from tune.serve.mlflow import free_port, mlflow_server
 from tune.sweep.folder import SweepFolder, find_sweep
 from tune.tracking.mirror import Mirror
-from tune.tracking.view import view_link
+from tune.tracking.view import opening_link
 
-WIDTH = 1280
+WIDTH, HEIGHT = 1366, 768
 COLOURS = 256  # of a picture: enough for pages and charts, and small files
-CLOSE_PANELS = """
-document.querySelector('[data-component-id="mlflow.assistant.chat_panel.close"]')?.click();
-const buttons = [...document.querySelectorAll('button')];
-const shared = buttons.find(b => b.textContent == 'Exit shared view');
-if (shared) {
-  let alert = shared;
-  while (alert && alert.querySelectorAll('button').length < 3) alert = alert.parentElement;
-  [...alert.querySelectorAll('button')].at(-1).click(); }
-return true
-"""
 CURVES = "return document.querySelectorAll('.js-plotly-plot .scatterlayer .js-line').length"
 
 
@@ -55,33 +45,29 @@ def take(folder: SweepFolder, target: Path) -> list[Path]:
         shrink(target / name)
         files.append(target / name)
 
-    with mlflow_server(record.store, port), Browser(WIDTH, 900) as browser:
+    with mlflow_server(record.store, port), Browser(WIDTH, HEIGHT) as browser:
         pages = f"http://127.0.0.1:{port}"
-        browser.resize(1500, 760)  # the table draws no column that does not fit
-        browser.open(view_link(pages, experiment, record.id, charts=False))
-        browser.wait_for_text("Tmin")
-        browser.run(CLOSE_PANELS)
+        browser.resize(WIDTH, HEIGHT)
+        browser.open(opening_link(pages, experiment, record.id, "table"))
         browser.wait_for_text("rbnn.state")
         shoot(browser, "table.png")
-        browser.resize(1400, 1180)
-        browser.open(view_link(pages, experiment, record.id))
+        browser.open(opening_link(pages, experiment, record.id))
         browser.wait_for(CURVES, "the curves")
-        browser.run(CLOSE_PANELS)
         shoot(browser, "charts.png")
-        browser.resize(WIDTH, 980)
         browser.open(
             f"{pages}/#/experiments/{experiment}/runs/{best}?workflowType=machine_learning"
         )
         browser.wait_for_text("Parameters")
-        browser.run(CLOSE_PANELS)
         shoot(browser, "trial.png")
-        browser.resize(WIDTH, 2050)
         browser.open((folder.directory / "report.html").resolve().as_uri())
         browser.wait_for(
             "return document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5",
             "the figures",
         )
         shoot(browser, "report.png")
+        browser.resize(1366, 655)
+        browser.run("document.getElementById('curves0').closest('section').scrollIntoView()")
+        shoot(browser, "curves.png")
     return files
 
 

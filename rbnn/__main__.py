@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
-from rbnn.console import EpochPrinter, evaluation_lines, run_directory, show_any_character
+from rbnn.console import EpochPrinter, evaluation_lines, show_any_character
 from rbnn.errors import RequestError, RunFailed
 from rbnn.options import OneLineParser, add_recipe_options, exit_status, recipe_from
 from rbnn.packed.command import (
@@ -54,11 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
             refuse_engine(args)
             args.evaluate = args.file
         recipe = recipe_from(args)
-        from rbnn.session import Session, evaluate_file, resolve
+        from rbnn.session import evaluate_file, resolve, train
 
-        recipe = resolve(recipe)
         if recipe.evaluate:
-            metrics, info = evaluate_file(recipe, recipe.evaluate)
+            metrics, info = evaluate_file(resolve(recipe), recipe.evaluate)
             if getattr(args, "json", False):
                 print(json.dumps({"file": recipe.evaluate, "data": info.name, **metrics}))
             else:
@@ -66,10 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
                     *evaluation_lines(recipe.evaluate, metrics, info.sizes["validation"]), sep="\n"
                 )
             return 0
-        session = Session.open(recipe, run_directory(recipe))
-        printer = EpochPrinter(recipe)
-        session.train(printer, printer.progress)
-        print(f"best val/top1 {printer.best:.2f} %; checkpoints in {Path(session.directory)}")
+        done = train(recipe, shown=EpochPrinter)
+        print(f"best val/top1 {done.best_top1:.2f} %; checkpoints in {done.directory}")
         return 0
     except (RequestError, RunFailed) as error:
         return exit_status(error, "rbnn")

@@ -50,8 +50,8 @@ class EpochPrinter:
             f"epoch {done:{len(str(self.recipe.epochs))}}/{self.recipe.epochs}  "
             f"loss {metrics['train/loss']:.3f}  train {metrics['train/top1']:5.2f} %  "
             f"val {metrics['val/top1']:5.2f} % (best {self.best:5.2f})  "
-            f"lr {metrics['lr']:.4f}  t {metrics['t']:.3g}  {metrics['time/epoch_s']:.1f} "
-            f"s{self._finish(done)}",
+            f"lr {metrics['lr']:.4f}  t {metrics['t']:.3g}  {metrics['time/epoch_s']:.1f} s  "
+            f"{speed(metrics)}{self._finish(done)}",
             flush=True,
         )
 
@@ -84,11 +84,42 @@ class EpochPrinter:
         if self.first_step is None:
             self.first_step = now, done
         began, first = self.first_step
-        finish = ""
+        pace = ""
+        if done > first and now > began:
+            pace = f"  {(done - first) * self.recipe.batch_size / (now - began):,.0f} images/s"
         if self.recipe.time_estimate and done > first:
             left = self.recipe.epochs * num_steps - done
-            finish = f"  finish {finish_time((now - began) / (done - first) * left)}"
-        print(f"  epoch {epoch + 1}, step {step}/{num_steps}{finish}", file=sys.stderr, flush=True)
+            pace += f"  finish {finish_time((now - began) / (done - first) * left)}"
+        print(f"  epoch {epoch + 1}, step {step}/{num_steps}{pace}", file=sys.stderr, flush=True)
+
+
+class TrainingBar(EpochPrinter):
+    """The same as one bar, in a terminal or a notebook, that an epoch or print_freq steps move."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        from rbnn.data.progress import printer
+
+        super().__init__(recipe)
+        self.note = ""
+        self.show = printer(f"{recipe.model} on {recipe.dataset}", "epochs")
+
+    def __call__(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        self.best = max(self.best, metrics["val/top1"])
+        self.note = f"val/top1 {metrics['val/top1']:.2f} % (best {self.best:.2f}), {speed(metrics)}"
+        self._move(metrics["epoch"] + 1.0)
+
+    def progress(self, epoch: int, step: int, num_steps: int) -> None:
+        self._move(epoch + step / num_steps)
+
+    def _move(self, done: float) -> None:
+        self.show(done, self.recipe.epochs, self.note)
+
+
+def speed(metrics: dict[str, Any]) -> str:
+    """Images a second, and the most memory that was taken on a GPU."""
+    text = f"{metrics['time/images_per_s']:,.0f} images/s"
+    memory = metrics.get("gpu/memory_gib")
+    return f"{text}, {memory:.1f} GiB" if memory else text
 
 
 def finish_time(seconds_left: float) -> str:

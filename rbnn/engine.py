@@ -185,6 +185,8 @@ def run_epoch(
     run.metrics = {"epoch": epoch, **train, **val, "lr": lr, "t": t, "k": k, **diagnostics}
     run.metrics["time/epoch_s"] = time.perf_counter() - began
     run.metrics["time/images_per_s"] = loaders.train.num_images * run.world.size / train_s
+    if run.device.type == "cuda":
+        run.metrics["gpu/memory_gib"] = torch.cuda.max_memory_reserved(run.device) / 2**30
     run.metrics["digest"] = ckpt.state_digest(run.model)
     run.world.check_equal(run.metrics["digest"], f"weights and rotations after epoch {epoch}")
     if keeper and run.world.leads:

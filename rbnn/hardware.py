@@ -5,7 +5,9 @@ make runs repeatable.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
+import shutil
 import sys
 
 import torch
@@ -55,11 +57,34 @@ def device_of(recipe: Recipe, rank: int = 0) -> torch.device:
     return torch.device("cuda", gpus[rank]) if gpus else torch.device("cpu")
 
 
+def obstacle(kind: str) -> str:
+    """Why code cannot be compiled here for a device of that kind ("cpu" or "cuda"), in a few words;
+    "" where it can.
+    """
+    if kind == "cuda" and not importlib.util.find_spec("triton"):
+        return "Triton is not installed"
+    variable, language, usual = (
+        ("CC", "C", ["gcc", "clang"]) if kind == "cuda" else ("CXX", "C++", ["g++", "clang++"])
+    )
+    compilers = [os.environ[variable]] if os.environ.get(variable) else usual
+    return (
+        ""
+        if any(map(shutil.which, compilers))
+        else f"there is no {language} compiler ({' or '.join(compilers)})"
+    )
+
+
 def prepare_process(recipe: Recipe, device: torch.device) -> None:
     """Set threads, deterministic kernels, precision and denormal flushing for this process: the
-    recipe's bits depend on them.
+    recipe's bits depend on them. BN weights of 1e-8 make denormals, which are slow on CPUs.
 
-    BN weights of 1e-8 make denormals, which are slow on CPUs.
+    What gives other bits each time on a GPU, and what excludes it:
+        sums by atomic additions (index_add_, scatter_add_, index_put_ with accumulate, backward of
+        interpolation, grid_sample, adaptive and max pooling in some forms): torch then raises an
+        error or takes another way; compiled code has none
+        cuDNN's choice of an algorithm by its speed: benchmark is off, the choice a rule
+        cuBLAS with a workspace that streams share: CUBLAS_WORKSPACE_CONFIG
+        Inductor's choice of how a sum is split by its speed: network.CUDA_OPTIONS
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     keep_freed_memory()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rbnn.data.loading import Batch, Drawn
+from rbnn.values import PERCENT_DIGITS
 
 
 @torch.no_grad()
@@ -60,8 +61,8 @@ class Counts:
         loss, top1, top5, num = self.sums.tolist()
         return {
             f"{prefix}/loss": loss / num,
-            f"{prefix}/top1": 100 * top1 / num,
-            f"{prefix}/top5": 100 * top5 / num,
+            f"{prefix}/top1": round(100 * top1 / num, PERCENT_DIGITS),
+            f"{prefix}/top5": round(100 * top5 / num, PERCENT_DIGITS),
         }
 
 

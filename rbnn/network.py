@@ -11,10 +11,8 @@ of one process repeats is captured: see `rbnn.graphs`.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +25,7 @@ from torch.nn import functional as F
 
 from rbnn.errors import RecipeError
 from rbnn.graphs import Captured
+from rbnn.hardware import obstacle
 from rbnn.layers import rotated_layers
 from rbnn.metrics import counted
 from rbnn.recipe import Recipe
@@ -37,8 +36,9 @@ from rbnn.weights import update_rotations, weights_given
 # ms (2-core machine, one thread).
 OPTIONS: dict[str, Any] = {"realize_reads_threshold": 16, "realize_opcount_threshold": 200}
 GRAPHS = {"triton.cudagraphs": True}  # torch's own, of forward and backward
-# Small kernels that do not wait for one another become one.
-CUDA_OPTIONS = OPTIONS | {"combo_kernels": True}
+# Small kernels that do not wait for one another become one. Without deterministic, how a kernel
+# splits its sums, and so their bits, is chosen by speed in the process that compiles it first.
+CUDA_OPTIONS = OPTIONS | {"combo_kernels": True, "deterministic": True}
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -63,23 +63,6 @@ def use_cache() -> None:
         os.environ.pop(CACHE, None)
 
 
-def obstacle(kind: str) -> str:
-    """Why code cannot be compiled here for a device of that kind ("cpu" or "cuda"), in a few words;
-    "" where it can.
-    """
-    if kind == "cuda" and not importlib.util.find_spec("triton"):
-        return "Triton is not installed"
-    variable, language, usual = (
-        ("CC", "C", ["gcc", "clang"]) if kind == "cuda" else ("CXX", "C++", ["g++", "clang++"])
-    )
-    compilers = [os.environ[variable]] if os.environ.get(variable) else usual
-    return (
-        ""
-        if any(map(shutil.which, compilers))
-        else f"there is no {language} compiler ({' or '.join(compilers)})"
-    )
-
-
 def losses(network: Callable[[Tensor], Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:
     """(mean cross-entropy, `metrics.counted`) of a batch of images and labels."""
     images, labels = batch
@@ -100,6 +83,9 @@ class Network(nn.Module):
         self.device = device
         self.is_bf16 = recipe.precision == "bf16"
         self.layers = [*rotated_layers(model).values()]
+        if device.type == "cuda":  # drawn in columns, each would be copied for itself
+            for layer in self.layers:
+                layer.R1, layer.R2 = layer.R1.contiguous(), layer.R2.contiguous()
         is_alone = recipe.train_workers == 1
         self.captures = device.type == "cuda" and recipe.compile == "on" and is_alone
         self.score: Callable[[Tensor, Tensor], Tensor] = self.counted

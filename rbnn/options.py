@@ -17,7 +17,7 @@ from rbnn.recipe import FIELDS, TYPES, Recipe, check_milestones, load_recipe
 
 class OneLineParser(argparse.ArgumentParser):
     """Argument errors in one line, exit status 2; options are never guessed from their beginnings,
-    but the nearest is named.
+    but the nearest is named. The words of an option, joined by `_` here, may be joined by `-`.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -25,7 +25,8 @@ class OneLineParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; what is left over is this parser's own error, which knows its options."""
-        namespace, rest = super().parse_known_args(args, namespace)
+        words = [self._as_named(word) for word in (sys.argv[1:] if args is None else args)]
+        namespace, rest = super().parse_known_args(words, namespace)
         if rest:
             word = next((word for word in rest if word.startswith("-")), rest[0]).partition("=")[0]
             options = [
@@ -39,8 +40,20 @@ class OneLineParser(argparse.ArgumentParser):
             )
         return namespace, rest
 
+    def _as_named(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        known = f"{name[:2]}{name[2:].replace('-', '_')}"
+        return known + equals + value if known in self._option_string_actions else word
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class OnOff(argparse.Action):
+    """--NAME and --no_NAME."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, not str(option).startswith("--no_"))
 
 
 def add_recipe_options(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
@@ -62,9 +75,8 @@ def add_recipe_options(parser: argparse.ArgumentParser, *, positional: bool = Tr
         flags = [f"--{name}"] + ([f"-{spec.metadata['short']}"] if spec.metadata["short"] else [])
         text = f"{spec.metadata['meaning']} (default: {_shown(spec.default)})".replace("%", "%%")
         if TYPES[name] is bool:
-            group.add_argument(
-                *flags, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
-            )
+            flags.append(f"--no_{name}")
+            group.add_argument(*flags, action=OnOff, nargs=0, default=argparse.SUPPRESS, help=text)
         elif name == "lr_decay_step":
             group.add_argument(
                 *flags, nargs="+", metavar="EPOCH", default=argparse.SUPPRESS, help=text

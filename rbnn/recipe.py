@@ -91,6 +91,9 @@ class Recipe:
         "set's own split",
         FRACTION,
     )
+    train_images: int = option(
+        0, "training images to use, the first of a fixed stratified order; 0: all", FROM_ZERO
+    )
     seed: int = option(
         1234, "seed of initialisation, data order and augmentation", SEED, affects="bits"
     )
@@ -125,9 +128,7 @@ class Recipe:
         affects="bits",
     )
     data_path: str = option("./data", "folder that holds the data set", affects="nothing")
-    results_dir: str = option(
-        "./result", "folder that results are written under", affects="nothing"
-    )
+    results_dir: str = option("./result", "folder that results go under", affects="nothing")
     save: str = option(
         "",
         "name of this run's folder under results_dir; default: recipe and time",
@@ -148,9 +149,7 @@ class Recipe:
     keep_checkpoints: int = option(
         0, "of those of checkpoint_every, keep the newest n; 0: all", FROM_ZERO, affects="nothing"
     )
-    resume: str = option(
-        "", "checkpoint file, or folder of a run, to continue from", affects="nothing"
-    )
+    resume: str = option("", "checkpoint, or folder of a run, to continue from", affects="nothing")
     evaluate: str = option(
         "", "checkpoint file to evaluate instead of training", short="e", affects="nothing"
     )
@@ -187,7 +186,7 @@ class Recipe:
             )
         if self.use_dali and self.loader != "auto":
             raise RecipeError(
-                f"loader is '{self.loader}' and use_dali is on; pass --no-use_dali, or leave "
+                f"loader is '{self.loader}' and use_dali is on; pass --no_use_dali, or leave "
                 "loader at auto"
             )
         if self.loader == "resident" and not dataset_spec(self.dataset).in_memory:
@@ -286,13 +285,13 @@ def check_milestones(layers: Sequence[Mapping[str, Any]], recipe: Recipe) -> Non
     that is not of lr_type step.
 
     A layer that states lr_type takes the place of earlier ones, milestones and all. One that states
-    every option (a sweep file keeps val_fraction elsewhere) was recorded, and may hold milestones
-    that were searched together with lr_type.
+    every option (but val_fraction, which a sweep file keeps elsewhere, and what is newer) was
+    recorded, and may hold milestones that were searched together with lr_type.
     """
     given = False
     for layer in layers:
         stands = given and "lr_type" not in layer
-        is_whole = layer.keys() >= FIELDS.keys() - {"val_fraction"}
+        is_whole = layer.keys() >= FIELDS.keys() - {"val_fraction", "train_images"}
         given = stands or (bool(layer.get("lr_decay_step")) and not is_whole)
     if given and recipe.lr_type != "step":
         stated = f"lr_decay_step is {list(recipe.lr_decay_step)}, and lr_type {recipe.lr_type}"

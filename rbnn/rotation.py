@@ -15,13 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-QUINTIC_STEPS, CUBIC_STEPS = 18, 7
+from rbnn.polar import Asked, polar_factors
+
 Group = tuple[
     Tensor, Tensor, Tensor
 ]  # X (L, O, a, b), R1 (L, a, a), R2 (L, b, b): layers of one shape together
-Asked = tuple[
-    Tensor, Tensor
-]  # D (L, n, n) whose polar factor is wanted, and the rotation that it will replace
 Update = Generator[Asked, Any, tuple[Tensor, Tensor]]
 
 
@@ -119,60 +117,6 @@ def _update(X: Tensor, R1: Tensor, R2: Tensor, rounds: int) -> Update:
         torch.bmm(R1.mT, Xs.view(wide), out=product.view(wide))
         R2 = yield torch.bmm(product.view(tall).mT, B.view(tall)), R2
     return R1, R2
-
-
-def polar_factors(asked: Sequence[Asked]) -> list[Tensor]:
-    """U V^T of D = U S V^T for every matrix of each D (L, n, n): the orthogonal R that maximises
-    tr(R^T D).
-
-    By SVD on a CPU; on a GPU, whose SVD waits for the host, by `newton_schulz_together`.
-    """
-    if any(D.is_cuda for D, _ in asked):
-        return newton_schulz_together(asked)
-    return [U @ Vh for U, _, Vh in (torch.linalg.svd(D) for D, _ in asked)]
-
-
-def newton_schulz_together(asked: Sequence[Asked]) -> list[Tensor]:
-    """`newton_schulz` of matrices of several sizes, as one batch of the largest.
-
-    The smaller ones stand in a corner, zeros beside them, so that no product mixes the two; what
-    `near` fills the rest with is cut off again.
-    """
-    largest, num = max(D.shape[-1] for D, _ in asked), sum(len(D) for D, _ in asked)
-    Ds = asked[0][0].new_zeros(num, largest, largest)
-    nears = torch.eye(largest, dtype=Ds.dtype, device=Ds.device).repeat(num, 1, 1)
-    places, start = [], 0
-    for D, near in asked:
-        places.append((slice(start, start + len(D)), slice(D.shape[-1]), slice(D.shape[-1])))
-        Ds[places[-1]], nears[places[-1]] = D, near
-        start += len(D)
-    found = newton_schulz(Ds, nears)
-    return [found[place] for place in places]
-
-
-def newton_schulz(D: Tensor, near: Tensor) -> Tensor:
-    """U V^T of every matrix of D, by matrix products alone, in float64, as TF32 may be on;
-    orthogonal to D's dtype's rounding.
-
-    QUINTIC_STEPS of a quintic that brings every singular value above 1e-9 of the norm near 1, then
-    CUBIC_STEPS that square the distance. A singular D is made regular by 1e-5 of `near`, whose
-    directions fill those that D leaves open.
-    """
-    a, b, c = (
-        3.4445,
-        -4.7750,
-        2.0315,
-    )  # Jordan et al. 2024: steepest at 0, all of (0, 1] to within 0.32 of 1
-    Y = D.double()
-    norm = torch.linalg.matrix_norm(Y, keepdim=True)
-    Y = Y + (1e-5 * norm).clamp_min(1e-30) * near.double()
-    Y = Y / torch.linalg.matrix_norm(Y, keepdim=True)
-    for _ in range(QUINTIC_STEPS):
-        S = Y @ Y.mT
-        Y = torch.baddbmm(Y, torch.baddbmm(S, S, S, beta=b, alpha=c), Y, beta=a)
-    for _ in range(CUBIC_STEPS):
-        Y = torch.baddbmm(Y, Y @ Y.mT, Y, beta=1.5, alpha=-0.5)
-    return Y.to(D.dtype)
 
 
 def objective(X: Tensor, R1: Tensor, R2: Tensor) -> Tensor:

@@ -5,20 +5,25 @@ reports it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from rbnn import checkpoint as ckpt
+from rbnn.console import EpochPrinter, TrainingBar, run_directory
 from rbnn.data import describe_data, num_train_images, open_loaders
 from rbnn.data.loading import DataInfo, Loaders
 from rbnn.datasets import dataset_spec
 from rbnn.engine import LAST, Progress, Report, Run, evaluate, fit
 from rbnn.errors import RecipeError
-from rbnn.hardware import device_of, gpu_ids, num_cores, prepare_process
+from rbnn.hardware import device_of, gpu_ids, num_cores, obstacle, prepare_process
 from rbnn.models import build, check_model
-from rbnn.network import Network, obstacle
+from rbnn.network import Network
 from rbnn.options import find_checkpoint
-from rbnn.recipe import Recipe
+from rbnn.recipe import Recipe, load_recipe
 from rbnn.state import make_directory
 
 # Images that a process trains on from which compiling pays: resnet20 gains 1 to 3 ms an image on a
@@ -124,6 +129,49 @@ class Session:
     @property
     def last(self) -> Path:
         return self.directory / LAST
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training. epochs: the metrics of each, by name; best_top1: the best val/top1
+    (percent), epochs before a resume included; model: the network as it is after the last epoch.
+    """
+
+    recipe: Recipe
+    directory: Path
+    epochs: list[dict[str, Any]]
+    best_top1: float
+    model: nn.Module
+
+
+def train(
+    recipe: Recipe | str | Path,
+    *,
+    shown: Callable[[Recipe], EpochPrinter] | None = TrainingBar,
+    **options: Any,
+) -> Trained:
+    """Train a recipe, by name, file or as it is, in this process, with `options` on top.
+
+    shown: what tells how far it is: TrainingBar, a bar in a terminal or a notebook; EpochPrinter, a
+    line an epoch; None, nothing. Raises RequestError, one line, before anything is written;
+    RunFailed where training cannot go on.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, **options)
+    elif options:
+        recipe = recipe.replace(**options)
+    recipe = resolve(recipe)
+    session = Session.open(recipe, run_directory(recipe))
+    teller = shown(recipe) if shown else None
+    epochs: list[dict[str, Any]] = []
+
+    def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        epochs.append(metrics)
+        if teller:
+            teller(metrics, checkpoint)
+
+    run = session.train(report, teller.progress if teller else None)
+    return Trained(recipe, session.directory, epochs, run.best_top1, run.model.eval())
 
 
 def evaluate_file(recipe: Recipe, path: str) -> tuple[dict[str, float], DataInfo]:

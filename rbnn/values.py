@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from rbnn.errors import RecipeError
 
+PERCENT_DIGITS = 4  # decimals of accuracies; one of a million images is still seen
 Check = tuple[Callable[[Any], bool], str]
 POSITIVE: Check = (lambda v: math.isfinite(v) and v > 0, "a finite number above 0")
 NOT_NEGATIVE: Check = (lambda v: math.isfinite(v) and v >= 0, "a finite number of at least 0")

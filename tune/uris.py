@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from rbnn.errors import one_line
 
@@ -20,14 +20,24 @@ SECRET_OPTION = re.compile(
 
 def sqlite_path(uri: str) -> Path | None:
     """The absolute path of the database file behind a sqlite URI; None for every other store."""
-    named = uri.partition("?")[0].removeprefix(SQLITE)
+    named = unquote(uri.partition("?")[0].removeprefix(SQLITE))
     return Path(named).absolute() if uri.startswith(SQLITE) and named else None
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of a database file. What means something in a URI, or in Optuna's, is written as %XX,
+    which SQLAlchemy reads back.
+
+    >>> sqlite_uri(Path("/100% sure?/mlflow.db"))
+    'sqlite:////100%25 sure%3F/mlflow.db'
+    """
+    return SQLITE + re.sub(r"[%?#{}]", lambda found: f"%{ord(found[0]):02X}", str(path))
 
 
 def with_absolute_path(uri: str) -> str:
     """`uri`, a database file being named by its absolute path."""
     path = sqlite_path(uri)
-    return uri if path is None else SQLITE + str(path) + uri[len(uri.partition("?")[0]) :]
+    return uri if path is None else sqlite_uri(path) + uri[len(uri.partition("?")[0]) :]
 
 
 def is_server(uri: str) -> bool:
@@ -53,8 +63,10 @@ def without_secrets(text: str) -> str:
 
 
 def told(error: object, limit: int = 300) -> str:
-    """What an error says, in one line of at most so many characters, without passwords."""
-    return without_secrets(one_line(error))[:limit]
+    """What an error says, in one line of at most so many characters, without passwords, nor the
+    statement that a database did not take.
+    """
+    return without_secrets(one_line(error).partition(" [SQL: ")[0])[:limit]
 
 
 def shown(uri: str) -> str:

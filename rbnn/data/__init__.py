@@ -56,22 +56,26 @@ def open_source(name: str, data_path: str) -> Source:
     """
     if (name, data_path) in _sources:
         return _sources[name, data_path]
-    source: Source = importlib.import_module(dataset_spec(name).module).open_source(name, data_path)
+    from rbnn.data.progress import told_if_long
+
+    module = importlib.import_module(dataset_spec(name).module)
+    with told_if_long(f"reading {name} in '{data_path}'"):
+        source: Source = module.open_source(name, data_path)
     return source
 
 
 def num_train_images(recipe: Recipe) -> int:
-    """Images of the training split: as published where a data set is held in memory, which is read
-    whole; else as found.
+    """Images that a recipe trains on, held-out ones included: as it states; as published where a
+    data set is held in memory, which is read whole; else as found.
 
     Raises as `open_source`, which a run of the recipe in this process then need not ask again.
     """
     spec = dataset_spec(recipe.dataset)
-    return (
-        spec.num_train
-        if spec.in_memory
-        else len(open_source(recipe.dataset, recipe.data_path).train)
-    )
+    if recipe.train_images:
+        return recipe.train_images
+    if spec.in_memory:
+        return spec.num_train
+    return len(open_source(recipe.dataset, recipe.data_path).train)
 
 
 def loader_kind(recipe: Recipe) -> str:
@@ -92,7 +96,7 @@ def loader_module(recipe: Recipe) -> ModuleType:
             raise
         raise DataError(
             "use_dali needs NVIDIA DALI; run: pip install nvidia-dali-cuda130, or pass "
-            "--no-use_dali"
+            "--no_use_dali"
         ) from None
 
 

@@ -162,6 +162,26 @@ def stratified_holdout(
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
+def stratified_part(labels: NDArray[np.int64], num: int) -> NDArray[np.int64]:
+    """The first `num` images of an order that is drawn once and for all, rising; of a smaller part
+    each is in a larger one too. In every part a class has its share, to within two images.
+
+    DataError for fewer images than classes, or more than there are.
+    """
+    classes = np.unique(labels)
+    if not len(classes) <= num <= len(labels):
+        raise DataError(
+            f"train_images is {num}; it must be from {len(classes)}, the number of classes, to "
+            f"{len(labels)}, that of all training images, or 0 for all"
+        )
+    rng = np.random.default_rng(SPLIT_SEED)
+    places = np.empty(len(labels))
+    for label in classes:  # spread evenly from 0 to 1, whatever the class's size
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        places[rows] = (np.arange(len(rows)) + rng.random()) / len(rows)
+    return np.sort(np.argsort(places, kind="stable")[:num])
+
+
 def holdout_size(num_images: int, num_classes: int, fraction: float) -> int:
     """Number of training images that `val_fraction` holds out; DataError where a class would lose
     or gain none.

@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rbnn.data.loading import DataInfo, holdout_size, stratified_holdout
+from rbnn.data.loading import (
+    DataInfo,
+    array_fingerprint,
+    holdout_size,
+    stratified_holdout,
+    stratified_part,
+)
 from rbnn.recipe import Recipe
 
 
@@ -104,10 +110,15 @@ class Source:
 def splits_of_run(source: Source, recipe: Recipe) -> tuple[Split, Split, DataInfo]:
     """What a run trains on and validates on.
 
-    With val_fraction above 0 the validation images come out of `train`, stratified, and `val` stays
-    unseen as "test".
+    With train_images above 0 it is a part of `train`, with a fingerprint of its own. With
+    val_fraction above 0 the validation images come out of that, stratified, and `val` stays unseen
+    as "test".
     """
-    train, val, sizes = source.train, source.val, {}
+    train, val, sizes, fingerprint = source.train, source.val, {}, source.fingerprint
+    if recipe.train_images:
+        part = stratified_part(train.labels, recipe.train_images)
+        train = train.subset(part)
+        fingerprint = array_fingerprint(np.frombuffer(fingerprint.encode(), np.uint8), part)
     if recipe.val_fraction:
         sizes["test"] = len(val)
         num_classes = len(np.unique(train.labels))
@@ -116,4 +127,4 @@ def splits_of_run(source: Source, recipe: Recipe) -> tuple[Split, Split, DataInf
         )
         train, val = train.subset(kept), train.subset(held)
     sizes |= {"train": len(train), "validation": len(val)}
-    return train, val, DataInfo(recipe.dataset, source.fingerprint, sizes)
+    return train, val, DataInfo(recipe.dataset, fingerprint, sizes)

@@ -42,7 +42,7 @@ def add_package_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="compare predictions on the first N validation images (default: all)",
     )
-    parser.add_argument("--no-latency", action="store_true", help="do not measure latency")
+    parser.add_argument("--no_latency", action="store_true", help="do not measure latency")
     add_recipe_options(parser, positional=False)
     parser.set_defaults(**PACKAGE_DEFAULTS)
 

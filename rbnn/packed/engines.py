@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ def open_engine(folder: Path, engine: str, num_threads: int = 0) -> Run:
     try:
         if engine == "onnx":
             return run_onnx(paths[0].read_bytes(), num_threads)
-        core = needed("openvino").Core()
-        return run_openvino(core.read_model(paths[0], paths[1]), num_threads)
+        model = openvino_core().read_model(paths[0], paths[1])
+        return run_openvino(model, num_threads)
     except RequestError:
         raise
     except Exception as error:  # the engines' own kinds, none of which they document
@@ -66,12 +67,20 @@ def run_onnx(content: bytes, num_threads: int = 0) -> Run:
     return run
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """The process's only one. Each has a signal stack, and of two that end in another order than
+    they began, the later puts back a stack that is unmapped: the next signal ends the process.
+    """
+    return needed("openvino").Core()
+
+
 def run_openvino(model: Any, num_threads: int = 0) -> Run:
     """An OpenVINO model on the CPU, compiled for the first batch's size; smaller ones are filled
     up, larger ones compile it again.
     """
-    ov = needed("openvino")
-    core, options = ov.Core(), {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
+    core = openvino_core()
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
     options |= {"INFERENCE_NUM_THREADS": num_threads} if num_threads else {}
     requests: dict[int, Any] = {}
 

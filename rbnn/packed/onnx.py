@@ -1,12 +1,14 @@
 """The ONNX form: operations of the standard alone, binary weights as bits that a table unpacks when
 the file is opened.
 
-onnxruntime has no 1-bit convolution, and its 8-bit one (ConvInteger) takes 5 times as long as
-float32 (2-core machine, one thread): the convolution is in float32, over signs, which is exact.
+onnxruntime has no 1-bit convolution; its 8-bit arithmetic is exact for signs and, on one thread of
+an AVX-512 machine, 1.1 to 3.6 times as fast as its float32 convolution: QLinearConv where 8 bits
+hold every sum, else MatMulInteger over the taps side by side. (ConvInteger takes 5 times as long.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,10 +52,10 @@ class Builder:
     def axes(self, *axes: int) -> str:
         return self.constant(axes, np.int64, "axes" + "_".join(map(str, axes)))
 
-    def signs(self, layer: BinaryConv2d) -> str:
-        """The weights (O, I, kh, kw), float32: each byte names a row of a table of eight signs."""
+    def signs(self, layer: BinaryConv2d, dtype: type) -> str:
+        """The weights (O, I, kh, kw): each byte names a row of a table of eight signs."""
         rows = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-        table = self.constant(rows * 2.0 - 1.0, name="signs_of_byte")
+        table = self.constant(rows * 2.0 - 1.0, dtype, f"signs_of_byte_{dtype.__name__}")
         bits = self.constant(layer.bits.numpy(), np.uint8)
         places = self.node("Cast", bits, to=self.onnx.TensorProto.INT32)
         flat = self.node("Reshape", self.node("Gather", table, places), self.axes(-1))
@@ -64,13 +66,56 @@ class Builder:
     def binary_conv(self, x: str, layer: BinaryConv2d) -> str:
         mean = self.node("ReduceMean", x, self.axes(1, 2, 3), keepdims=1)
         if layer.a32:
-            bx = self._standardized(x, mean)
-        else:
-            largest = self.node("ReduceMax", x, self.axes(1, 2, 3), keepdims=1)
-            is_positive = self.node("GreaterOrEqual", x, self.node("Min", mean, largest))
-            plus, minus = self.constant(1.0, name="plus"), self.constant(-1.0, name="minus")
-            bx = self.node("Where", is_positive, plus, minus)
-        return self._conv([bx, self.signs(layer)], layer.shape[2:], layer.stride, layer.padding)
+            inputs = [self._standardized(x, mean), self.signs(layer, np.float32)]
+            return self._conv("Conv", inputs, layer.shape[2:], layer.stride, layer.padding)
+        largest = self.node("ReduceMax", x, self.axes(1, 2, 3), keepdims=1)
+        is_positive = self.node("GreaterOrEqual", x, self.node("Min", mean, largest))
+        # -1, 0 (padding) and +1 as 0, 1 and 2: the kernels take activations without a sign
+        zero = self.constant(1, np.uint8, "zero_of_signs")
+        bx = self.node(
+            "Where",
+            is_positive,
+            self.constant(2, np.uint8, "plus_sign"),
+            self.constant(0, np.uint8, "minus_sign"),
+        )
+        num_out, num_in, *size = layer.shape
+        num_terms = math.prod([num_in, *size])
+        # with an even number of channels every sum is even, also at the border
+        step = 2 if num_in % 2 == 0 else 1
+        if num_terms <= 127 * step:
+            one, none = self.constant(1.0, name="plus"), self.constant(0, np.int8, "int8_zero")
+            scale, middle = self.constant(step), self.constant(128, np.uint8, "middle")
+            inputs = [bx, one, zero, self.signs(layer, np.int8), one, none, scale, middle]
+            sums = self._conv("QLinearConv", inputs, size, layer.stride, layer.padding)
+            return self.node("DequantizeLinear", sums, scale, middle)
+        taps = self._taps(bx, layer)
+        turned = self.node("Transpose", self.signs(layer, np.int8), perm=[2, 3, 1, 0])
+        w = self.node("Reshape", turned, self.axes(num_terms, num_out))
+        sums = self.node("MatMulInteger", taps, w, zero)
+        wide = self.node("Cast", sums, to=self.onnx.TensorProto.FLOAT)
+        return self.node("Transpose", wide, perm=[0, 3, 1, 2])
+
+    def _taps(self, bx: str, layer: BinaryConv2d) -> str:
+        """What each output of a convolution sums over, side by side: (N, H', W', kh * kw * I)."""
+        height, width = layer.shape[2:]
+        last = self.node("Transpose", bx, perm=[0, 2, 3, 1])
+        padded = last
+        if any(layer.padding):
+            sides = self.axes(0, *layer.padding, 0, 0, *layer.padding, 0)
+            padded = self.node("Pad", last, sides, self.constant(1, np.uint8, "zero_of_signs"))
+        for axis, size, stride in ((2, width, layer.stride[1]), (1, height, layer.stride[0])):
+            padded = self._shifted(padded, axis, size, stride)
+        return padded
+
+    def _shifted(self, x: str, axis: int, size: int, stride: int) -> str:
+        """x (N, H, W, C) from each tap of a window along an axis on, side by side in C."""
+        parts = []
+        for first in range(size):
+            # the window's other taps end as far from the border as this one begins
+            end = first - size + 1 or 2**31 - 1
+            bounds = self.axes(first), self.axes(end), self.axes(axis), self.axes(stride)
+            parts.append(self.node("Slice", x, *bounds))
+        return self.node("Concat", *parts, axis=3) if size > 1 else parts[0]
 
     def _standardized(self, x: str, mean: str) -> str:
         """(x - mean) / std, 0 for a constant sample."""
@@ -91,24 +136,26 @@ class Builder:
 
     def _conv(
         self,
+        kind: str,
         inputs: Sequence[str],
         size: Sequence[int],
         stride: Sequence[int],
         padding: Sequence[int],
     ) -> str:
         return self.node(
-            "Conv", *inputs, kernel_shape=list(size), strides=list(stride), pads=[*padding] * 2
+            kind, *inputs, kernel_shape=list(size), strides=list(stride), pads=[*padding] * 2
         )
 
     def affine(self, x: str, layer: Affine) -> str:
-        scaled = self.node("Mul", x, self.per_channel(layer.scale))
-        return self.node("Add", scaled, self.per_channel(layer.shift))
+        none, one = torch.zeros_like(layer.shift), torch.ones_like(layer.scale)
+        parts = [self.constant(part.numpy()) for part in (layer.scale, layer.shift, none, one)]
+        return self.node("BatchNormalization", x, *parts, epsilon=0.0)  # one pass, not two
 
     def conv(self, x: str, layer: nn.Conv2d) -> str:
         inputs = [x, self.constant(layer.weight.numpy())]
         inputs += [] if layer.bias is None else [self.constant(layer.bias.numpy())]
         padding = [int(p) for p in layer.padding]
-        return self._conv(inputs, layer.kernel_size, layer.stride, padding)
+        return self._conv("Conv", inputs, layer.kernel_size, layer.stride, padding)
 
     def linear(self, x: str, layer: nn.Linear) -> str:
         weight, bias = self.constant(layer.weight.numpy()), self.constant(layer.bias.numpy())

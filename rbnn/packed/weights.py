@@ -29,7 +29,8 @@ MAX_CONFIG_BYTES = 1 << 16
 MAX_HEADER_BYTES = 1 << 20
 MAX_FILE_BYTES = 1 << 28  # 256 MiB; the float32 form of the largest network takes a third
 EVALUATED = (
-    "dataset", "data_path", "model", "a32", "semantics", "val_fraction", "loader", "use_dali",
+    "dataset", "data_path", "model", "a32", "semantics", "train_images", "val_fraction", "loader",
+    "use_dali",
 )  # fmt: skip
 DTYPES = {"U8": torch.uint8, "F32": torch.float32, "F16": torch.float16}
 

@@ -103,7 +103,7 @@ def test_what_is_measured_on_a_gpu_runs(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(rows_gpu, "compile_mode", lambda device: "off")
     setting = Setting(full=False, folder=tmp_path)
     row = rows_gpu.epoch_row(setting, "resnet20_1w1a", CPU, num_train=4, num_val=4)
-    assert row.theirs == 1.0 and row.ratios and "images/s" in row.note
+    assert row.theirs == 0.5 and row.ratios and "images/s" in row.note
     monkeypatch.setattr(rows_gpu, "PRECISIONS", ("bf16",))
     assert [row.baseline for row in rows_gpu.imagenet_rows(setting, CPU, batch_size=2)] == [
         UNFUSED,

@@ -5,16 +5,27 @@ it is.
 from __future__ import annotations
 
 import re
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 
 import pytest
 
 from rbnn import console
-from rbnn.console import EpochPrinter, evaluation_lines, finish_time, run_directory
+from rbnn.console import (
+    EpochPrinter,
+    TrainingBar,
+    evaluation_lines,
+    finish_time,
+    run_directory,
+)
+from rbnn.data import progress
 from rbnn.recipe import Recipe
 
 METRICS = {"train/loss": 1.5, "train/top1": 40.0, "lr": 0.1, "t": 0.01, "time/epoch_s": 2.0}
+METRICS |= {"time/images_per_s": 1234.5, "gpu/memory_gib": 3.14}
 
 
 def printed(
@@ -31,7 +42,7 @@ def test_a_line_an_epoch_with_the_best_so_far(capsys: pytest.CaptureFixture[str]
     assert len(lines) == 3
     assert lines[0].startswith(
         "epoch  1/10  loss 1.500  train 40.00 %  val 20.00 % (best 20.00)  lr 0.1000  t 0.01  2.0 "
-        "s  finish "
+        "s  1,234 images/s, 3.1 GiB  finish "
     )
     assert "val 25.00 % (best 30.00)" in lines[2]
 
@@ -60,7 +71,7 @@ def test_progress_goes_to_stderr_with_the_finish_time_of_an_epoch_of_hours(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "finish_time", lambda seconds: f"in {seconds:.0f} s")
-    for time_estimate, finish in ((1, "  finish in 230 s"), (0, "")):
+    for time_estimate, finish in ((1, "  256 images/s  finish in 230 s"), (0, "  256 images/s")):
         printer = EpochPrinter(Recipe(epochs=3, time_estimate=time_estimate))
         for now, step in ((50.0, 20), (80.0, 50)):
             monkeypatch.setattr(console.time, "monotonic", lambda now=now: now)
@@ -69,6 +80,37 @@ def test_progress_goes_to_stderr_with_the_finish_time_of_an_epoch_of_hours(
             "",
             f"  epoch 2, step 20/140\n  epoch 2, step 50/140{finish}\n",
         )
+
+
+def test_a_notebook_has_one_bar_that_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages: list[str] = []
+    kernel = type("ZMQInteractiveShell", (), {})()
+    shown = SimpleNamespace(update=pages.append)
+    tools = SimpleNamespace(HTML=str, display=lambda page, display_id: pages.append(page) or shown)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel))
+    monkeypatch.setitem(sys.modules, "IPython.display", tools)
+    monkeypatch.setattr(progress, "REDRAW_S", 0.0)
+    bar = TrainingBar(Recipe(dataset="digits", epochs=2))
+    bar.progress(0, 5, 10)
+    bar({**METRICS, "epoch": 1, "val/top1": 20.0}, None)
+    first, last = pages
+    assert first.endswith("> resnet20_1w1a on digits: 0.5 of 2 epochs")
+    assert last.startswith('<progress value="2.0" max="2"></progress> ')
+    assert last.endswith(", val/top1 20.00 % (best 20.00), 1,234 images/s, 3.1 GiB")
+
+
+def test_what_takes_long_is_told_while_and_after_it_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with progress.told_if_long("reading"):
+        pass
+    assert capsys.readouterr().err == ""
+    told = Event()
+    monkeypatch.setattr(progress, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(progress, "print", lambda *a, **k: (print(*a, **k), told.set()), False)
+    with progress.told_if_long("reading"):
+        assert told.wait(60)
+    assert capsys.readouterr().err == "reading ...\nreading: 0 s\n"
 
 
 def test_the_folder_of_a_run() -> None:

@@ -10,34 +10,6 @@ import torch
 
 from rbnn.distributed import World
 
-RANK_SCRIPT = """
-import sys
-from datetime import timedelta
-import torch
-from torch import distributed as dist
-from rbnn.distributed import World
-
-rank, folder = int(sys.argv[1]), sys.argv[2]
-store = dist.FileStore(folder + "/store", 2)
-dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-world = World.current()
-generator = torch.Generator().manual_seed(rank)
-tensors = [
-    torch.randn(3, 4, generator=generator),
-    torch.randn(5, generator=generator, dtype=torch.float64),
-    torch.arange(4) + rank,
-    torch.randn(4, 6, generator=generator).T,
-    torch.tensor([0.0, -0.0, float("nan"), 1e-42]) if rank == 0 else torch.ones(4),
-    torch.nn.Parameter(torch.randn(2, 2, generator=generator)),
-]
-world.broadcast_(tensors)
-total = torch.tensor([1.0 + rank, 10.0])
-world.sum_(total)
-tensors = [tensor.detach() for tensor in tensors]
-torch.save((world.rank, world.size, world.leads, total, tensors), f"{folder}/{rank}.pt")
-dist.destroy_process_group()
-"""
-
 
 def bits(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().numpy().tobytes()
@@ -53,7 +25,7 @@ def test_a_single_process_leads_and_changes_nothing() -> None:
 
 
 def test_two_processes_end_with_the_bits_of_rank_0(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RANK_SCRIPT]
+    command = [sys.executable, str(Path(__file__).with_name("world_rank.py"))]
     processes = [
         subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE)
         for rank in (0, 1)

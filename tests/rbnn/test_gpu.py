@@ -5,20 +5,26 @@ there is none.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
+from rbnn import graphs
 from rbnn.binarize import set_surrogate
 from rbnn.data import open_loaders
 from rbnn.data.loading import Batch
 from rbnn.distributed import World
 from rbnn.engine import LAST, fit, rotate_and_broadcast, start, train_epoch
+from rbnn.graphs import WARM_UPS
 from rbnn.layers import RotatedConv2d
+from rbnn.polar import newton_schulz, newton_schulz_in_one
 from rbnn.recipe import Recipe
 from rbnn.rotation import bi_rotation_update, objective, orthogonality_error
+from rbnn.step import take_step
 
 pytestmark = pytest.mark.gpu
 RECIPE = Recipe(
@@ -92,6 +98,33 @@ def test_a_run_resumed_within_an_epoch_ends_as_an_uninterrupted_one(tmp_path: Pa
     assert trained(tmp_path / "cut", resume=tmp_path / "cut" / LAST, recipe=recipe) == whole
 
 
+def test_a_captured_step_is_the_eager_one_within_rounding() -> None:
+    device = torch.device("cuda", 0)
+    recipe = RECIPE.replace(batch_size=64)
+    eager, captured = (start(recipe.replace(compile=how), device) for how in ("off", "on"))
+    batches = [*islice(open_loaders(recipe, device).train.epoch(0), WARM_UPS + 3)]
+    for batch in batches:
+        eager.model.load_state_dict(captured.model.state_dict())
+        eager.optimizer.load_state_dict(captured.optimizer.state_dict())
+        before = parameters_to_vector(captured.model.parameters()).detach()
+        changes = []
+        for run in (eager, captured):
+            run.network.train()
+            take_step(run, batch)
+            changes.append(parameters_to_vector(run.model.parameters()).detach() - before)
+        assert float((changes[1] - changes[0]).norm()) <= 0.01 * float(changes[0].norm())
+    assert captured.captured(batches[0].make, take_step).graphs
+
+
+def test_captured_steps_give_the_bits_of_those_that_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe = RECIPE.replace(batch_size=64, compile="on")
+    captured = trained(tmp_path / "captured", recipe=recipe)
+    monkeypatch.setattr(graphs, "WARM_UPS", 10**9)
+    assert trained(tmp_path / "compiled", recipe=recipe) == captured
+
+
 def test_the_layer_computes_what_it_computes_on_a_cpu() -> None:
     layer = RotatedConv2d(16, 32, 3, stride=2, padding=1).double()
     set_surrogate(layer, 0.3, 1 / 0.3)
@@ -120,6 +153,14 @@ def test_the_rotation_update_raises_the_objective_and_stays_orthogonal() -> None
     assert objective(X, R1, R2) > before
     assert orthogonality_error(R1) < 1e-5
     assert orthogonality_error(R2) < 1e-5
+
+
+@pytest.mark.parametrize("n", [1, 12, 24, 36, 64])
+def test_one_kernel_finds_the_polar_factors_that_products_find(n: int) -> None:
+    D, near = torch.randn(3, n, n, device="cuda"), torch.eye(n, device="cuda").repeat(3, 1, 1)
+    found = newton_schulz_in_one(D, near)
+    torch.testing.assert_close(found, newton_schulz(D, near), rtol=1e-5, atol=1e-5)
+    assert max(orthogonality_error(one) for one in found) < 1e-6
 
 
 @pytest.mark.parametrize(

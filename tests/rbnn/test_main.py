@@ -112,9 +112,11 @@ def test_a_locale_without_utf8_changes_no_file(tmp_path: Path) -> None:
 def test_training_in_a_fresh_process_loads_no_orchestration(tmp_path: Path) -> None:
     code = (
         "import runpy, sys\nfrom rbnn import session\n"
-        "session.Session.train = lambda self, report, progress: report({'epoch': 0, 'train/loss': "
-        "1, 'train/top1': 1,"
-        " 'val/top1': 50, 'lr': 1, 't': 1, 'time/epoch_s': 1}, None)\n"
+        "from types import SimpleNamespace; from unittest.mock import MagicMock\n"
+        "names = 'train/loss train/top1 lr t time/epoch_s time/images_per_s'\n"
+        "metrics = dict.fromkeys(names.split(), 1) | {'epoch': 0, 'val/top1': 50}\n"
+        "session.Session.train = lambda self, report, progress: (report(metrics, None), "
+        "SimpleNamespace(best_top1=50, model=MagicMock()))[1]\n"
         "sys.argv = ['rbnn', 'train', '--dataset', 'digits', '--epochs', '1']\n"
         "try:\n    runpy.run_module('rbnn', run_name='__main__')\n"
         "except SystemExit as end:\n    print(end.code, *{'ray', 'mlflow', 'optuna', 'tune'} & "

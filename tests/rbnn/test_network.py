@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from rbnn import network
 from rbnn.binarize import set_surrogate
 from rbnn.errors import RecipeError
+from rbnn.hardware import obstacle
 from rbnn.layers import RotatedConv2d
-from rbnn.network import CACHE, Network, cache_directory, obstacle
+from rbnn.network import CACHE, Network, cache_directory
 from rbnn.recipe import Recipe
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rbnn import rotation, weights
+from rbnn import polar, rotation, weights
 from rbnn.data.loading import Batch
 from rbnn.diagnostics import Diagnosis
 from rbnn.distributed import World
@@ -97,7 +97,7 @@ def test_no_step_reads_from_the_device_or_brings_anything_there() -> None:
 def test_the_rotation_update_of_a_network_is_few_operations(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rotation, "polar_factors", rotation.newton_schulz_together)  # as on a GPU
+    monkeypatch.setattr(rotation, "polar_factors", polar.newton_schulz_together)  # as on a GPU
     monkeypatch.setattr(weights, "on_gpu", lambda layers: True)
     run, watch = run_on_meta(), Watch()
     with watch:

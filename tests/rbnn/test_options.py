@@ -85,7 +85,8 @@ def test_every_recipe_field_is_an_option_under_all_its_names(name: str) -> None:
     words, value = other_value(name)
     assert FIELDS[name].default != value
     short = FIELDS[name].metadata["short"]
-    for flag in [f"--{name}", *([f"-{short}"] if short else [])]:
+    dashed = f"--{name.replace('_', '-')}"
+    for flag in [f"--{name}", dashed, *([f"-{short}"] if short else [])]:
         args = parsed(shlex.join([flag, *words]))
         given = given_options(args)
         assert list(given) == [name]
@@ -102,7 +103,7 @@ def test_what_is_not_given_is_not_there() -> None:
     "line",
     [
         "cifar10_resnet18_1w1a --epochs 400 --no-warm_up",
-        "--recipe cifar10_resnet18_1w1a --epochs 400 --no-warm_up",
+        "--recipe cifar10_resnet18_1w1a --epochs 400 --no_warm_up",
     ],
 )
 def test_what_is_given_wins_over_the_recipe(line: str) -> None:

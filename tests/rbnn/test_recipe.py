@@ -70,7 +70,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": 1}, "batch_size is 1 for 1 worker(s); it must be at least 2"),
     (
         {"use_dali": True, "loader": "torchvision"},
-        "loader is 'torchvision' and use_dali is on; pass --no-use_dali, or leave loader at auto",
+        "loader is 'torchvision' and use_dali is on; pass --no_use_dali, or leave loader at auto",
     ),
     (
         {"dataset": "imagenet", "loader": "resident"},

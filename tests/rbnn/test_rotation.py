@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from rbnn.binarize import sign, standardize
+from rbnn.polar import newton_schulz_together
 from rbnn.rotation import (
     bi_rotation_update,
     bi_rotation_updates,
     factor_pair,
-    newton_schulz,
-    newton_schulz_together,
     objective,
     orthogonality_error,
-    polar_factors,
     random_orthogonal,
     rotate,
 )
@@ -156,37 +154,6 @@ def test_layers_updated_together_are_updated_as_each_alone() -> None:
     for index, alone in enumerate(problems):
         for one, all_of_them in zip(bi_rotation_update(*alone), together, strict=True):
             torch.testing.assert_close(all_of_them[index], one, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("n", [1, 12, 24, 72])
-@pytest.mark.parametrize("kind", ["random", "ill-conditioned", "singular", "zero"])
-def test_newton_schulz_finds_the_polar_factor_by_products_alone(n: int, kind: str) -> None:
-    generator = torch.Generator().manual_seed(n)
-    D = torch.randn(2, n, n, generator=generator)
-    near = torch.stack([random_orthogonal(n, generator) for _ in range(2)])
-    if kind == "ill-conditioned":
-        U, _, Vh = torch.linalg.svd(D)
-        D = U @ torch.diag_embed(torch.logspace(0, -4, n).expand(2, n)) @ Vh
-    elif kind != "random":
-        D[:, :, : 1 if kind == "singular" else n] = 0
-    R = newton_schulz(D, near)
-    assert R.dtype == D.dtype
-    assert max(orthogonality_error(one) for one in R) < 1e-6
-    reached, best = ((D * factor).sum((1, 2)) for factor in (R, *polar_factors([(D, near)])))
-    assert bool((reached >= best - 2e-5 * best.abs()).all())
-
-
-def test_polar_factors_of_several_sizes_are_found_together_as_each_alone() -> None:
-    generator = torch.Generator().manual_seed(7)
-    asked = []
-    for num, n in ((2, 12), (1, 18), (3, 1)):
-        near = torch.stack([random_orthogonal(n, generator) for _ in range(num)])
-        asked.append((torch.randn(num, n, n, generator=generator), near))
-    asked[0][0][0, :, :3] = 0
-    for (D, near), together in zip(asked, newton_schulz_together(asked), strict=True):
-        assert together.shape == D.shape
-        torch.testing.assert_close(together, newton_schulz(D, near), rtol=1e-5, atol=1e-5)
-        assert max(orthogonality_error(R) for R in together) < 1e-6
 
 
 def test_groups_updated_in_step_with_products_alone_reach_the_objective_of_the_svd(

@@ -14,7 +14,7 @@ import yaml
 from docs.browser import Browser, chromium_missing
 from tune.serve.mlflow import free_port, mlflow_server
 from tune.tracking.reader import RunReader
-from tune.tracking.view import sweep_id_of, view_link
+from tune.tracking.view import opening_link, sweep_id_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,7 +62,7 @@ def pages(reader: RunReader) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with Browser(1500, 1000) as opened:
+    with Browser(1366, 768) as opened:
         yield opened
 
 
@@ -75,7 +75,7 @@ def test_the_saved_view_shows_the_trials_best_first_with_their_curves(
 ) -> None:
     parent = reader.sweep_run("tiny")
     where = (pages, parent.info.experiment_id, sweep_id_of(parent))
-    browser.open(view_link(*where))
+    browser.open(opening_link(*where))
     browser.wait_for_text("4 matching runs")
     drawn = "return document.querySelectorAll('.js-plotly-plot .scatterlayer .js-line').length"
     assert browser.wait_for(drawn, "a curve") >= 4
@@ -84,10 +84,11 @@ def test_the_saved_view_shows_the_trials_best_first_with_their_curves(
         "a bar for each trial",
     )
     text = browser.text()
+    assert "shared view" not in text and "MLflow Assistant" not in text
     ranked = sorted(trials(reader), key=lambda run: -run.data.metrics["val/top1"])
     places = [text.index(run.info.run_name) for run in ranked]
     assert places == sorted(places), "the best trial is not first"
-    browser.open(view_link(*where, charts=False))
+    browser.open(opening_link(*where, "table"))
     for column in ("rbnn.state", "lr", "warm_up", "val/top1", "rbnn.epochs"):
         browser.wait_for_text(column)
 

@@ -2,7 +2,8 @@
 undisturbed one, in all stores.
 
 The short form kills a trial, the sweep's process and Ray's raylet; `make chaos` (RBNN_CHAOS=1)
-kills many more, the GCS and the workers of trials that have several too.
+kills many more, the GCS and the workers of trials that have several too, and sends signals, ends
+the reader of the output, fills the disk and locks the stores.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def swept(
     for _ in accidents:
         if status == 0:
             break
+        assert "Traceback" not in output, output
         status, output = session(folder, NAME)
-    assert status == 0, output
+    assert status == 0 and "Traceback" not in output, output
     happened = [f"{NAME}-accident-{'-'.join(map(str, accident))}" for accident in accidents]
     assert sorted(path.name for path in folder.glob(f"{NAME}-accident-*")) == sorted(happened)
     return folder
@@ -165,18 +167,25 @@ def test_a_sweep_that_loses_a_trial_its_process_and_its_ray_ends_as_an_undisturb
     )
 
 
+KINDS = {  # of accidents: each series has five of one kind
+    "killed": ["trial", "trial", "sweep", "sweep", "sweep", "raylet", "raylet", "gcs"],
+    "signals": ["int", "term", "hup"] * 2,
+    "terminal": ["reader", "reader", "reader", "hup", "hup"],
+    "disk": ["full"] * 5,
+    "locks": ["optuna", "mlflow"] * 3,
+}
+
+
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not os.environ.get("RBNN_CHAOS"), reason="long: make chaos runs it")
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", KINDS)
 def test_any_series_of_accidents_changes_nothing(
-    tiny_sweep: Session, undisturbed: Path, seed: int
+    tiny_sweep: Session, undisturbed: Path, kind: str, seed: int
 ) -> None:
-    victims = random.Random(seed).sample(
-        ["trial", "trial", "sweep", "sweep", "sweep", "raylet", "raylet", "gcs"], 5
-    )
-    accidents = accidents_of(undisturbed, seed, victims)
-    assert_equal_in_all_stores(
-        swept(tiny_sweep, undisturbed.parent / f"disturbed-{seed}", accidents), undisturbed
-    )
+    accidents = accidents_of(undisturbed, seed, random.Random(seed).sample(KINDS[kind], 5))
+    folder = undisturbed.parent / f"{kind}-{seed}"
+    assert_equal_in_all_stores(swept(tiny_sweep, folder, accidents), undisturbed)
 
 
 @pytest.mark.timeout(1200)  # seven sessions whose trials start two processes each

@@ -6,18 +6,23 @@ where NAME is there already. FOLDER/NAME-accidents.json lists accidents [number,
 victim]: when trial `number` reaches `epoch` (0-based) at that moment (before, checkpoint, journal,
 report), the victim (trial, sweep, raylet, gcs) is killed with SIGKILL, once. Where a trial has
 several workers, `worker` is the last of them, `leader` the one that writes, `trial` the process
-that drives them. Two are not killed: `stop` asks for the end as `rbnn stop` does, `look` notes the
-status in FOLDER/look.json.
+that drives them. Others are not killed: `stop` asks for the end as `rbnn stop` does, `look` notes
+the status in FOLDER/look.json; `int`, `term` and `hup` are signals to the whole group, as a
+terminal sends them; `reader` is who reads the output; `full` is the disk until the next session, as
+every fsync has it; `optuna` and `mlflow` are databases that another program locks for LOCKED_S.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +34,18 @@ def score(values: dict[str, Any], epoch: int) -> float:
     )
 
 
-VICTIMS = ("trial", "leader", "sweep", "raylet", "gcs", "stop", "look")
+LOCKED_S = 7  # longer than SQLite waits where nobody told it how long
+GROUP = {"int": signal.SIGINT, "term": signal.SIGTERM, "hup": signal.SIGHUP}
+PASSING = ("look", "reader", "full", "optuna", "mlflow")  # the trial goes on
+VICTIMS = ("trial", "leader", "sweep", "raylet", "gcs", "stop", *GROUP, *PASSING)
+LOCK = """
+import sqlite3, sys, time
+file = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+file.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+time.sleep(float(sys.argv[2]))
+file.execute("ROLLBACK")
+"""
 
 
 def accident(
@@ -46,9 +62,11 @@ def accident(
         if not file.is_file() or planned not in json.loads(file.read_text()) or done.exists():
             continue
         done.touch()
-        if victim == "look":
-            look(sweep)
+        if victim in PASSING:
+            pass_by(sweep, victim)
             continue
+        if victim in GROUP:
+            os.killpg(os.getpgid(victims(sweep, "sweep", number)[0]), GROUP[victim])
         for pid in victims(sweep, victim, number):
             os.kill(pid, signal.SIGKILL)
         if victim == "stop":
@@ -59,9 +77,9 @@ def accident(
 
 def victims(sweep: Path, name: str, number: int) -> list[int]:
     """The process ids that an accident kills."""
-    from tune.cluster.ray import ray_processes
+    from tune.cluster.daemons import ray_processes
 
-    if name == "stop":
+    if name == "stop" or name in GROUP:
         return []
     record = json.loads((sweep / "sweep.json").read_text())
     if name == "sweep":
@@ -71,6 +89,44 @@ def victims(sweep: Path, name: str, number: int) -> list[int]:
     if name in ("worker", "leader"):
         return [os.getpid()]
     return [pid for pid, program in ray_processes(record["ray"]) if program.startswith(name)]
+
+
+def pass_by(sweep: Path, name: str) -> None:
+    """An accident that leaves the trial's process alone."""
+    folder = sweep.parents[1]
+    if name == "look":
+        look(sweep)
+    elif name == "reader":
+        os.kill(int((folder / "reader").read_text()), signal.SIGKILL)
+    elif name == "full":
+        (folder / "full").touch()
+    else:
+        file = (sweep if name == "optuna" else folder) / f"{name}.db"
+        command = [sys.executable, "-c", LOCK, str(file), str(LOCKED_S)]
+        holder = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+        assert holder.stdout and holder.stdout.readline()
+
+
+def on_small_disk(folder: Path) -> None:
+    """In this process the disk is full while FOLDER/full is there."""
+    synced = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if (folder / "full").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        synced(descriptor)
+
+    os.fsync = fsync  # type: ignore[assignment]
+
+
+def read_by_another(folder: Path) -> None:
+    """Let what this process says go through another one, as through `less`, to where it goes."""
+    reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True)
+    (folder / "reader").write_text(str(reader.pid))
+    assert reader.stdin
+    for number in (1, 2):
+        os.dup2(reader.stdin.fileno(), number)
+    reader.stdin.close()
 
 
 def look(sweep: Path) -> None:
@@ -166,6 +222,7 @@ def trial(config: dict[str, Any], **given: Any) -> None:
 
     sweep, number = Path(given["sweep_directory"]), config["number"]
     (sweep / f"driver-{number}").write_text(str(os.getpid()))
+    on_small_disk(sweep.parents[1])
     several = given["base"]["train_workers"] > 1
     if several:
         workers.train_rank = rank(sweep, number)
@@ -173,15 +230,21 @@ def trial(config: dict[str, Any], **given: Any) -> None:
 
 
 def main(folder: Path, name: str) -> int:
-    """Begin, or go on."""
-    from tune.cli.sweeps import begin, go_on
-    from tune.sweep.config import load_sweep
-    from tune.sweep.folder import find_sweep
+    """Begin, or go on, as the command `rbnn` does."""
+    from tune.cli import __main__ as cli
+    from tune.cli import sweeps
 
     os.chdir(folder)
-    if (folder / "result" / name / "sweep.json").is_file():
-        return go_on(find_sweep(name), trainable=trial)
-    return begin(load_sweep(folder / "sweep.yaml"), name=name, trainable=trial)
+    (folder / "full").unlink(missing_ok=True)
+    on_small_disk(folder)
+    planned = folder / f"{name}-accidents.json"
+    if planned.is_file() and "reader" in planned.read_text():
+        read_by_another(folder)
+    sweeps.begin = partial(sweeps.begin, trainable=trial)
+    sweeps.go_on = partial(sweeps.go_on, trainable=trial)
+    begun = (folder / "result" / name / "sweep.json").is_file()
+    sys.argv[1:] = ["resume", name] if begun else ["sweep", "sweep.yaml", "--name", name]
+    return cli.command()
 
 
 if __name__ == "__main__":

@@ -37,3 +37,4 @@ RAY = arg(
     default="",
     help="Ray cluster to run on (default: RAY_ADDRESS, or here)",
 )
+TENSORBOARD = flag("--tensorboard", "write TensorBoard's event files, into the runs' folders")

@@ -6,10 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rbnn.errors import RequestError
 from rbnn.packed.command import PACKAGE_DEFAULTS
 from tune.cli import ANY_SWEEP, JSON, RESULTS, SWEEP, Add, arg, flag
+
+if TYPE_CHECKING:
+    from tune.sweep.folder import SweepFolder
 
 
 def add(command: Add) -> None:
@@ -17,7 +21,8 @@ def add(command: Add) -> None:
     port = arg("--port", type=int, default=5000, help="port (default 5000, or the next free one)")
     host = arg("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     text = "open MLflow's pages on the recorded runs, with a link straight to a sweep's trials"
-    command("ui", ui, text, [ANY_SWEEP, port, host])
+    optuna = flag("--optuna", "show the sweep's study in optuna-dashboard instead")
+    command("ui", ui, text, [ANY_SWEEP, optuna, port, host, RESULTS])
     out = arg("--out", show="DIR", default="", help="folder to write into (default: the sweep's)")
     text = "write what a sweep found: an interactive page, a picture and a table"
     command("report", report, text, [ANY_SWEEP, out, RESULTS, JSON])
@@ -30,9 +35,20 @@ def add(command: Add) -> None:
 
 
 def ui(args: argparse.Namespace) -> int:
-    """Serve MLflow's pages until Ctrl-C."""
+    """Serve MLflow's pages, or Optuna's, until Ctrl-C."""
+    if args.optuna:
+        from tune.serve.ui import serve_optuna
+
+        serve_optuna(latest_or(args.sweep, args.results_dir), args.port, args.host)
+        return 0
+    from tune.tracking.address import SWEEP as KNOWN
+    from tune.tracking.address import may_hold, tracking_uri
+    from tune.uris import shown
+
+    if args.sweep and not may_hold(KNOWN, {"word": args.sweep}):
+        where = shown(tracking_uri())
+        raise RequestError(f"sweep '{args.sweep}' in {where} is unknown; see rbnn status")
     from tune.serve.ui import serve_ui
-    from tune.tracking.address import tracking_uri
 
     serve_ui(tracking_uri(), args.port, args.host, sweep=args.sweep)
     return 0
@@ -45,13 +61,9 @@ def report(args: argparse.Namespace) -> int:
     from tune.report.console import print_summary
     from tune.report.page import write_report
     from tune.report.table import verdict
-    from tune.sweep.folder import find_sweep, sweep_folders
     from tune.tracking.mirror import Mirror
 
-    known = sweep_folders(args.results_dir)
-    if not args.sweep and not known:
-        raise RequestError("there is no sweep here; start one with rbnn sweep, or give its folder")
-    folder = find_sweep(args.sweep, args.results_dir) if args.sweep else known[-1]
+    folder = latest_or(args.sweep, args.results_dir)
     written = write_report(folder, Path(args.out) if args.out else None)
     if args.json:
         print(json.dumps(written.to_dict(), indent=2))
@@ -65,6 +77,16 @@ def report(args: argparse.Namespace) -> int:
     except Exception as error:
         print(f"rbnn: the report is written, and not logged: {error}", file=sys.stderr)
     return 0
+
+
+def latest_or(name: str, results_dir: str) -> SweepFolder:
+    """The sweep of that name, or the latest; RequestError where there is none."""
+    from tune.sweep.folder import find_sweep, sweep_folders
+
+    known = sweep_folders(results_dir)
+    if not name and not known:
+        raise RequestError("there is no sweep here; start one with rbnn sweep, or give its folder")
+    return find_sweep(name, results_dir) if name else known[-1]
 
 
 def best(args: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ def add(command: Add) -> None:
         help="of MLflow, postgresql://USER@HOST/NAME (default: mlflow.db)",
     )
     option("--users", **names, help="who may log in, e.g. ann,ben")
-    option("--allowed-hosts", **names, help="further names of this machine")
+    option("--allowed_hosts", **names, help="further names of this machine")
     option(
         "--home",
         default=".",
@@ -46,14 +46,14 @@ def add(command: Add) -> None:
         help="where sweeps that are handed over run (default: here)",
     )
     option(
-        "--mlflow-port", default=5000, **number, help="of MLflow (default 5000, or the next free)"
+        "--mlflow_port", default=5000, **number, help="of MLflow (default 5000, or the next free)"
     )
     option(
-        "--dashboard-port", default=8265, **number, help="of Ray's jobs and pages (default 8265)"
+        "--dashboard_port", default=8265, **number, help="of Ray's jobs and pages (default 8265)"
     )
-    option("--ray-port", default=6379, **number, help="of Ray's head, for nodes (default 6379)")
-    option("--num-cpus", **number, help="cores that Ray may use (default: all)")
-    option("--num-gpus", **number, help="GPUs that Ray may use (default: all)")
+    option("--ray_port", default=6379, **number, help="of Ray's head, for nodes (default 6379)")
+    option("--num_cpus", **number, help="cores that Ray may use (default: all)")
+    option("--num_gpus", **number, help="GPUs that Ray may use (default: all)")
     option(
         "--state", default="", **folder, help="folder of logs and secrets (default ~/.rbnn/serve)"
     )

@@ -189,7 +189,7 @@ def leftovers(folder: SweepFolder) -> list[Finding]:
     """Half-written files, a request to stop that nobody waits for, and a Ray that outlived its
     sweep.
     """
-    from tune.cluster.ray import ray_processes
+    from tune.cluster.daemons import ray_processes
     from tune.sweep.repair import Finding
 
     found = []

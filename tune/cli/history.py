@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rbnn.errors import RequestError
-from tune.cli import JSON, RAY, RESULTS, SWEEP, Add, arg, sweeps
+from tune.cli import JSON, RAY, RESULTS, SWEEP, TENSORBOARD, Add, arg, sweeps
 
 
 def add(command: Add) -> None:
@@ -15,39 +15,38 @@ def add(command: Add) -> None:
     epochs = arg("--epochs", type=int, show="N", help="train the best anew, so many epochs each")
     top = arg("--top", type=int, show="N", default=3, help="of the best, with --epochs (default 3)")
     text = "add trials, hours, or longer trainings of the best to a sweep, on the same history"
-    command("extend", extend, text, [SWEEP, trials, hours, epochs, top, RAY, RESULTS])
+    command("extend", extend, text, [SWEEP, trials, hours, epochs, top, TENSORBOARD, RAY, RESULTS])
     numbers = arg("numbers", type=int, nargs="+", show="TRIAL", help="number of a stopped trial")
     text = "go on with trials that were stopped, from their checkpoints"
-    command("promote", promote, text, [SWEEP, numbers, RAY, RESULTS])
+    command("promote", promote, text, [SWEEP, numbers, TENSORBOARD, RAY, RESULTS])
     text = "derive every proposal and every stop of a sweep again from its history"
     command("audit", audit, text, [SWEEP, JSON, RESULTS])
 
 
 def extend(args: argparse.Namespace) -> int:
     """Add to a sweep's budget, or train its best longer, and go on with it."""
-    from tune.sweep.lineage import extend_budget, extend_epochs
+    from tune.sweep.lineage import extend_epochs
 
-    folder = sweeps.found(args)
-    sweeps.check_idle(folder)
-    folder.store_uri()
+    sweep, given = sweeps.opened(args), {"address": args.address, "tensorboard": args.tensorboard}
     if args.epochs is None:
-        extend_budget(folder, args.trials, args.hours)
-    elif args.trials is not None or args.hours is not None:
+        return sweeps.status_of(sweep.extend(args.trials, args.hours, **given))
+    if args.trials is not None or args.hours is not None:
         raise RequestError("--epochs goes alone; extend by --trials or --hours before or after it")
-    else:
-        extend_epochs(folder, args.epochs, args.top)
-    return sweeps.go_on(folder, address=args.address)
+    sweep.check_idle()
+    sweep.folder.store_uri()
+    extend_epochs(sweep.folder, args.epochs, args.top)
+    return sweeps.status_of(sweep.resume(**given))
 
 
 def promote(args: argparse.Namespace) -> int:
     """Go on with stopped trials of a sweep."""
     from tune.sweep.lineage import promote as line_up
 
-    folder = sweeps.found(args)
-    sweeps.check_idle(folder)
-    folder.store_uri()
-    line_up(folder, args.numbers)
-    return sweeps.go_on(folder, address=args.address)
+    sweep = sweeps.opened(args)
+    sweep.check_idle()
+    sweep.folder.store_uri()
+    line_up(sweep.folder, args.numbers)
+    return sweeps.status_of(sweep.resume(address=args.address, tensorboard=args.tensorboard))
 
 
 def audit(args: argparse.Namespace) -> int:
@@ -57,7 +56,7 @@ def audit(args: argparse.Namespace) -> int:
 
     from tune.sweep.audit import audit_of
 
-    found = audit_of(sweeps.found(args))
+    found = audit_of(sweeps.opened(args).folder)
     if args.json:
         print(json.dumps(dataclasses.asdict(found), indent=1))
         return 1 if found.wrong else 0

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from rbnn.data.progress import told_if_long
 from tune.report.console import SweepDisplay, say
 from tune.report.diagnostics import draw_diagnostics
 from tune.run.folder import RunFolder
+from tune.run.journal import epoch_metrics, is_digest
 from tune.run.listener import Listener, Listeners
 from tune.tracking.mirror import Mirror
 from tune.tracking.thread import MirrorThread
@@ -54,8 +57,29 @@ class DiagnosticsPicture(Listener):
         draw_diagnostics(run.directory)
 
 
+class EventFiles(Listener):
+    """Writes a run's metrics by epoch for TensorBoard, into the run's folder."""
+
+    def __init__(self) -> None:
+        self.writers: dict[Path, Any] = {}
+
+    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
+        from tensorboardX import SummaryWriter
+
+        if run.directory not in self.writers:
+            self.writers[run.directory] = SummaryWriter(str(run.directory))
+        for name, value in epoch_metrics(metrics).items():
+            if not is_digest(name):
+                self.writers[run.directory].add_scalar(name, value, metrics["epoch"])
+        self.writers[run.directory].flush()
+
+    def run_ended(self, run: RunFolder) -> None:
+        if writer := self.writers.pop(run.directory, None):
+            writer.close()
+
+
 @contextmanager
-def watched(store: str) -> Iterator[tuple[Listener, Mirror]]:
+def watched(store: str, *, tensorboard: bool = False) -> Iterator[tuple[Listener, Mirror]]:
     """(what hears of a sweep or a run, the mirror in the store at that URI, "" for the default).
 
     At its end the store has everything, or it was said that it has not. RequestError where the
@@ -63,7 +87,11 @@ def watched(store: str) -> Iterator[tuple[Listener, Mirror]]:
     """
     mirror = Mirror.open(store, say=say)
     thread = MirrorThread(mirror)
+    listeners: list[Listener] = [SweepTerminal(), DiagnosticsPicture(), thread]
+    if tensorboard:
+        listeners.append(EventFiles())
     try:
-        yield Listeners(SweepTerminal(), DiagnosticsPicture(), thread), mirror
+        yield Listeners(*listeners), mirror
     finally:
-        thread.close()
+        with told_if_long("recording the end in MLflow"):
+            thread.close()

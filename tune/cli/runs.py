@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 from rbnn.errors import RequestError
 from rbnn.options import add_recipe_options, given_options, recipe_from
 from rbnn.packed.command import add_engine_option, evaluate_package, is_package, refuse_engine
-from tune.cli import JSON, Add, arg, flag
+from tune.cli import JSON, TENSORBOARD, Add, arg, flag, run
 
 if TYPE_CHECKING:
     from tune.run.record import RunRecord
-    from tune.run.train import TrainResult
 
 
 def add(command: Add) -> None:
     """The parsers of these commands."""
     text = "list the named recipes with their documented accuracies"
     command("recipes", list_recipes, text, [JSON])
-    add_recipe_options(command("train", train, "train a recipe and record it in MLflow"))
+    text = "train a recipe and record it in MLflow"
+    add_recipe_options(command("train", train, text, [TENSORBOARD]))
     text = "run a named recipe, a recipe file or a recorded run again, and give a verdict"
     target = "recipe name or file, id of a recorded run, or file of rbnn export"
     again = command(
@@ -35,6 +35,7 @@ def add(command: Add) -> None:
                 "--tolerance", type=float, show="POINTS", help="of --verify's final val/top1 (0.5)"
             ),
             arg("--seeds", type=int, show="N", help="a recipe: the mean of N seeds is judged"),
+            TENSORBOARD,
         ],
     )
     add_recipe_options(again, positional=False)
@@ -105,88 +106,25 @@ def train(args: argparse.Namespace) -> int:
     recipe = recipe_from(args)
     if recipe.evaluate:
         return print_evaluation(recipe.evaluate, args, as_json=False)
-    from rbnn.session import resolve
-    from tune.cli.listeners import watched
-    from tune.run.train import train_recorded
-
-    recipe = resolve(recipe)
-    name = args.start_from_option or args.start_from or f"{recipe.dataset}_{recipe.model}"
-    with watched("") as (listener, _):
-        done = train_recorded(recipe, listener, name=name)
-    print_result(done)
+    name = args.start_from_option or args.start_from or ""
+    done = run.train(recipe, name=name, tensorboard=args.tensorboard)
+    print(run.result_line(done))
     print(f"again, to the bit: rbnn replay {done.run_id[:8]}      see it: rbnn ui")
     return 0
 
 
-def print_result(done: TrainResult) -> None:
-    """Where a finished run is, and how good."""
-    where = f"checkpoints in {done.directory}; run {done.run_id}"
-    print(f"best val/top1 {done.best_top1:.2f} %; {where}")
-
-
 def replay(args: argparse.Namespace) -> int:
     """Replay a recipe or a run; exit status 1 where a verdict is negative."""
-    _check_replay_options(args)
-    from rbnn.session import resolve
-    from tune.run import replay as again
-
-    given = given_options(args)
-    # What cannot be run is refused before anything is written, MLflow's database too.
-    if args.verify:
-        resolve(again.find_record(args.target, find).to_recipe())
-    else:
-        resolve(again.find_recipe(args.target, given, find)[0])
-    from tune.cli.listeners import watched
-
-    verdict: Any
-    with watched("") as (listener, _):
-        if args.verify:
-            tolerance = again.TOLERANCE if args.tolerance is None else args.tolerance
-            done, verdict = again.replay_and_verify(
-                args.target, given, find, listener, tolerance=tolerance
-            )
-        elif args.seeds:
-            runs, verdict = again.replay_seeds(args.target, given, find, listener, args.seeds)
-        else:
-            done, verdict = again.replay(args.target, given, find, listener)
-    if args.seeds:
-        print(*again.seeds_table(runs, verdict), sep="\n")
-    else:
-        print_result(done)
-    if verdict:
-        print(f"verdict: {verdict.text}")
-    return 0 if verdict is None or verdict.positive else 1
-
-
-def _check_replay_options(args: argparse.Namespace) -> None:
-    if args.seeds is not None and args.seeds < 1:
-        raise RequestError(f"--seeds is {args.seeds}; it must be at least 1")
-    if args.seeds and args.verify:
-        raise RequestError(
-            "--seeds goes with a recipe and --verify with a recorded run; give one of them"
-        )
-    if args.tolerance is not None and not (args.verify and args.tolerance >= 0):
-        raise RequestError(
-            f"--tolerance is {args.tolerance:g}; it must be at least 0, and goes with --verify"
-        )
-
-
-def find(target: str) -> RunRecord:
-    """The recorded run of an id, or of its beginning, in the store."""
-    from tune.tracking.address import tracking_uri
-    from tune.tracking.reader import existing_reader
-    from tune.uris import shown
-
-    reader = existing_reader()
-    if reader is None:
-        raise RequestError(f"run '{target}' in {shown(tracking_uri())} is unknown: no such file")
-    return reader.record_of(target)
+    asked = {name: getattr(args, name) for name in ("verify", "seeds", "tolerance", "tensorboard")}
+    done = run.replay(args.target, **asked, **given_options(args))
+    print(*done.lines, sep="\n")
+    return 0 if done.verdict is None or done.verdict.positive else 1
 
 
 def _record(target: str) -> RunRecord:
     from tune.run.record import is_record, read_record
 
-    return read_record(Path(target)) if is_record(Path(target)) else find(target)
+    return read_record(Path(target)) if is_record(Path(target)) else run.find_run(target)
 
 
 def export_run(args: argparse.Namespace) -> int:

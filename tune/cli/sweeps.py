@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import time
 from typing import TYPE_CHECKING, Any
 
-from rbnn.errors import RequestError, one_line
-from tune.cli import JSON, RAY, RESULTS, SWEEP, Add, arg, flag
+from rbnn.errors import RequestError
+from tune.cli import JSON, RAY, RESULTS, SWEEP, TENSORBOARD, Add, arg, flag
+from tune.cli.sweep import Sweep, open_sweep, run_sweep
 
 if TYPE_CHECKING:
     from tune.sweep.config import SweepConfig
     from tune.sweep.folder import SweepFolder
 
-STOP_WAIT_S = 120.0
-LOOK_INTERVAL_S = 0.2
 CLUSTER = arg(
     "--address", show="URL", default="", help="of the cluster that a submitted sweep runs on"
 )
@@ -32,23 +30,24 @@ def add(command: Add) -> None:
             arg("--name", default="", help="of the sweep (default: the file's, and the time)"),
             arg("--trials", type=int, show="N", help="number of trials, instead of the file's"),
             arg("--concurrent", type=int, show="N", help="trials at once (default: as fits here)"),
-            arg("--time-budget", type=float, show="MINUTES", help="stop the search after so long"),
+            arg("--time_budget", type=float, show="MINUTES", help="stop the search after so long"),
             arg("--seed", type=int, show="N", help="seed of the sampler"),
             arg("--storage_path", show="DIR|URL", help="where all nodes keep checkpoints"),
             arg("--storage", show="URL", help="Optuna storage (default: a file of the sweep)"),
-            arg("--learn-from", nargs="+", default=[], show="SWEEP", help="earlier sweeps"),
-            flag("--no-confirm", "do not train the best settings again with fresh seeds"),
-            flag("--dry-run", "say what it would try and take, and do nothing"),
+            arg("--learn_from", nargs="+", default=[], show="SWEEP", help="earlier sweeps"),
+            flag("--no_confirm", "do not train the best settings again with fresh seeds"),
+            flag("--dry_run", "say what it would try and take, and do nothing"),
             flag("--submit", "hand it to the cluster at --address and return at once"),
+            TENSORBOARD,
             RAY,
             RESULTS,
         ],
     )
     seeds = arg(
-        "--confirm-seeds", type=int, show="N", help="confirm the best with N fresh seeds; 0: do not"
+        "--confirm_seeds", type=int, show="N", help="confirm the best with N fresh seeds; 0: do not"
     )
     text = "go on with a sweep that was stopped or died, where it was"
-    command("resume", resume, text, [SWEEP, seeds, RAY, RESULTS])
+    command("resume", resume, text, [SWEEP, seeds, TENSORBOARD, RAY, RESULTS])
     text = "end a running sweep cleanly, from another terminal"
     command("stop", stop, text, [SWEEP, CLUSTER, RESULTS])
     text = "how a sweep stands, also while it runs elsewhere; without SWEEP, all sweeps"
@@ -71,61 +70,32 @@ def sweep(args: argparse.Namespace) -> int:
     }
     given = {name: value for name, value in changes.items() if value is not None}
     file = load_sweep(args.file, **given)
-    earlier = [find(name, args.results_dir) for name in args.learn_from]
+    earlier = [open_sweep(name, args.results_dir).folder for name in args.learn_from]
     if args.dry_run:
         return forecast(file, args, earlier)
     if args.submit and earlier:
-        raise RequestError("--learn-from reads sweeps of this machine; leave out --submit")
+        raise RequestError("--learn_from reads sweeps of this machine; leave out --submit")
     if args.submit:
         from tune.cli.cluster import submit
 
         return submit(file, args.name, args.address, results_dir=args.results_dir)
-    where = {"results_dir": args.results_dir, "address": args.address}
-    return begin(file, name=args.name, learn_from=earlier, **where)
+    where = {"name": args.name, "results_dir": args.results_dir, "address": args.address}
+    return begin(file, tensorboard=args.tensorboard, learn_from=earlier, **where)
 
 
 def begin(file: SweepConfig, **given: Any) -> int:
-    """Run a sweep file, watched and recorded; given: as `run_sweep` takes it."""
-    from tune.cli.listeners import watched
-    from tune.report.console import opening
-    from tune.sweep.session import run_sweep
-    from tune.sweep.stop import Interruption
-
-    with Interruption() as signals:
-        with watched("") as (listener, mirror):
-            folder, stop = run_sweep(
-                file,
-                store=mirror.reader.uri,
-                listener=listener,
-                signals=signals,
-                began=lambda plan, folder: print(opening(plan), flush=True),
-                **given,
-            )
-        return conclude(folder, stop, mirror)
+    """Run a sweep file; given: as `run_sweep` takes it."""
+    return status_of(run_sweep(file, **given))
 
 
-def conclude(folder: SweepFolder, stop: Any, mirror: Any) -> int:
-    """Write and log the report of a sweep that has ended, and say what it found."""
-    from tune.report.console import print_result
-    from tune.report.publish import publish
-    from tune.sweep.summary import look_at
-    from tune.tracking.thread import say
-    from tune.tracking.view import sweep_pages
+def go_on(folder: SweepFolder, **given: Any) -> int:
+    """Resume a sweep; given: as for `Sweep.resume`."""
+    return status_of(Sweep(folder).resume(**given))
 
-    report = ""
-    try:
-        report = str(publish(folder).files[0])
-        mirror.sync(folder.directory)
-    # The sweep has ended and its folder is complete, whatever cannot be made of it now.
-    except Exception as error:
-        later = f"rbnn {'sync' if report else 'report'} {folder.handle}"
-        what = "logged to MLflow" if report else "written"
-        say(f"the report could not be {what}: {one_line(error)}; later: {later}")
-    standing, pages = look_at(folder), sweep_pages(mirror.reader.uri, folder)
-    print_result(standing.table, stop, standing.confirmation, folder.handle, pages)
-    if report:
-        print(f"report:                            {report}")
-    return EXIT_STATUS.get(folder.record.state, 1)
+
+def status_of(sweep: Sweep) -> int:
+    """The exit status of a command that ran a sweep."""
+    return EXIT_STATUS.get(sweep.folder.record.state, 1)
 
 
 def forecast(file: SweepConfig, args: argparse.Namespace, earlier: list[SweepFolder]) -> int:
@@ -148,49 +118,17 @@ def forecast(file: SweepConfig, args: argparse.Namespace, earlier: list[SweepFol
     return 0
 
 
-def find(name: str, results_dir: str) -> SweepFolder:
-    """The sweep of that name, or in that folder."""
-    from tune.sweep.folder import find_sweep
-
-    return find_sweep(name, results_dir)
-
-
-def found(args: argparse.Namespace) -> SweepFolder:
-    """The sweep that a command names."""
-    return find(args.sweep, args.results_dir)
-
-
-def go_on(folder: SweepFolder, **given: Any) -> int:
-    """Resume a sweep, watched and recorded where its runs are; given: as for `resume_sweep`."""
-    from tune.cli.listeners import watched
-    from tune.run.folder import run_folders
-    from tune.sweep.session import resume_sweep
-    from tune.sweep.stop import Interruption
-
-    store = folder.store_uri()
-    with Interruption() as signals:
-        with watched(store) as (listener, mirror):
-            stop = resume_sweep(folder, store=store, listener=listener, signals=signals, **given)
-            for run in run_folders(folder.directory):  # what an earlier session could not record
-                listener.sweep_changed(run)
-        return conclude(folder, stop, mirror)
-
-
 def resume(args: argparse.Namespace) -> int:
     """Go on with a sweep."""
-    folder = found(args)
+    sweep, given = opened(args), {"address": args.address, "tensorboard": args.tensorboard}
     if args.confirm_seeds is not None:
-        if args.confirm_seeds < 0:
-            raise RequestError(f"--confirm-seeds is {args.confirm_seeds}; it must be at least 0")
-        check_idle(folder)
-        folder.update(confirm_seeds=args.confirm_seeds)
-    return go_on(folder, address=args.address)
+        return status_of(sweep.confirm(args.confirm_seeds, **given))
+    return status_of(sweep.resume(**given))
 
 
-def check_idle(folder: SweepFolder) -> None:
-    """RequestError where a process conducts the sweep."""
-    if folder.conducted():
-        raise folder.busy()
+def opened(args: argparse.Namespace) -> Sweep:
+    """The sweep that a command names."""
+    return open_sweep(args.sweep, args.results_dir)
 
 
 def on_cluster(args: argparse.Namespace) -> bool:
@@ -205,7 +143,7 @@ def on_cluster(args: argparse.Namespace) -> bool:
     if not args.sweep:
         return not sweep_folders(args.results_dir)
     try:
-        found(args)
+        opened(args)
     except RequestError:
         return True
     return False
@@ -217,33 +155,9 @@ def stop(args: argparse.Namespace) -> int:
         from tune.cli.cluster import print_stopped
 
         return print_stopped(args.sweep, args.address)
-    ended, sentence = stop_sweep(found(args))
+    ended, sentence = opened(args).stop()
     print(sentence)
     return 0 if ended else 1
-
-
-def stop_sweep(folder: SweepFolder, *, wait_s: float = STOP_WAIT_S) -> tuple[bool, str]:
-    """(whether it has ended, what happened in a sentence); of a dead one, what it left is put in
-    order.
-    """
-    name = folder.record.name
-    if not folder.conducted():
-        if folder.state != "died":
-            return True, f"sweep {name} has ended already: {folder.record.state}"
-        from tune.cli.doctor import mend_sweep
-
-        number = mend_sweep(folder)
-        return True, f"sweep {name}: its process had died; {number} things were put in order"
-    folder.stop_file.touch()
-    deadline = time.monotonic() + wait_s
-    while folder.conducted():
-        if time.monotonic() > deadline:
-            return False, (
-                f"sweep {name} was asked to stop and still runs after {wait_s:g} s; see rbnn "
-                f"status {folder.handle}"
-            )
-        time.sleep(LOOK_INTERVAL_S)
-    return True, f"sweep {name} stopped; go on with it: rbnn resume {folder.handle}"
 
 
 def status(args: argparse.Namespace) -> int:
@@ -255,10 +169,10 @@ def status(args: argparse.Namespace) -> int:
 
         return print_status(args.sweep, args.address, args.json)
     from tune.report.console import print_list, print_summary
-    from tune.sweep.summary import look_at, look_at_all
+    from tune.sweep.summary import look_at_all
 
     if args.sweep:
-        standing = look_at(found(args))
+        standing = opened(args).summary
         if args.json:
             print(json.dumps(standing.to_dict(), indent=1))
         else:

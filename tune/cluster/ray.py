@@ -11,27 +11,27 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shutil
 import socket
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
-
 from rbnn.errors import RequestError, one_line
 from rbnn.threading_env import THREADING, set_threading
+from tune.cluster.mps import served
 from tune.cluster.resources import Capacity, Node
 
 PROJECT = Path(__file__).resolve().parents[2]
 CODE = ("rbnn", "tune", "experiments")  # what a node needs of a source tree
 CONNECT_TIMEOUT_S = 5.0
+LONGEST_FOLDER = 35  # of Ray's sessions, whose sockets' paths may have 107 characters
 DEFAULT_PORT = 6379
-DAEMONS = ("raylet", "gcs_server")
 JOB_ENVIRONMENT = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
 TOKEN_REMEDY = (
     "copy the head's ~/.ray/auth_token to the same place here (file mode 600), or give its path "
@@ -87,12 +87,16 @@ def settings() -> dict[str, str]:
 
 
 @contextmanager
-def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
-    """Ray initialised within: joined at `address` or RAY_ADDRESS, else started here with its
-    dashboard, which early stopping of nested trials needs, and shut down at the end. An initialised
-    Ray is used as it is.
+def connected(
+    address: str = "", gpus: Sequence[int] = (), dashboard: bool = False, mps: bool = False
+) -> Iterator[None]:
+    """Ray initialised within: joined at `address` or RAY_ADDRESS, else started here and shut down
+    at the end. An initialised Ray is used as it is.
 
     gpus: numbers of the GPUs that a Ray started here may hand out; all of them where empty.
+    dashboard: whether a Ray started here has one, ten processes more; Ray Train asks it for what a
+    trial of several workers left when it was stopped.
+    mps: whether its processes share GPUs through `tune.cluster.mps`.
     Raises RequestError, one line, for a cluster that does not answer or refuses.
     """
     env = settings()
@@ -104,22 +108,45 @@ def connected(address: str = "", gpus: Sequence[int] = ()) -> Iterator[None]:
     # a failed trial's traceback is in its error.txt, its cause is recorded
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     joining = cluster_address(address)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        if joining:
-            _join(joining)
-        else:
-            path = [str(PROJECT), os.environ.get("PYTHONPATH", "")]  # the same packages for workers
-            env["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-            os.environ.setdefault(*NICENESS)
-            with _variables(_visible(gpus)):
-                ray.init(
-                    address="local", include_dashboard=True, runtime_env={"env_vars": env}, **QUIET
-                )
-    try:
+    with ExitStack() as stack:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            if joining:
+                _join(joining)
+            else:
+                path = [str(PROJECT), os.environ.get("PYTHONPATH", "")]  # the same packages there
+                env["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+                os.environ.setdefault(*NICENESS)
+                if not _has_token():
+                    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+                shared = stack.enter_context(served(mps))
+                with _variables(_visible(gpus) | _short_folder() | shared):
+                    ray.init(
+                        address="local",
+                        include_dashboard=dashboard,
+                        runtime_env={"env_vars": env},
+                        **QUIET,
+                    )
+        stack.callback(ray.shutdown)
         yield
-    finally:
-        ray.shutdown()
+
+
+def _short_folder() -> dict[str, str]:
+    """RAY_TMPDIR where Ray's sessions cannot be in TMPDIR, or no socket's path would fit."""
+    given = os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))
+    fits = len(given) <= LONGEST_FOLDER and os.path.isdir(given) and os.access(given, os.W_OK)
+    return {} if fits else {"RAY_TMPDIR": "/tmp"}
+
+
+def _has_token() -> bool:
+    """Whether Ray has a token, or a home to write one to."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"} & os.environ.keys():
+        return True
+    with suppress(OSError, RuntimeError):  # the latter: no home at all
+        folder = Path.home() / ".ray"
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / "auth_token").exists() or os.access(folder, os.W_OK)
+    return False
 
 
 def _visible(gpus: Sequence[int]) -> dict[str, str]:
@@ -241,31 +268,3 @@ def refused(address: str, reason: object) -> RequestError:
         text = "what answers there takes no jobs"
         remedy = "give the address of Ray's dashboard, as rbnn serve prints it"
     return RequestError(f"Ray cluster at {address} cannot be used: {text[:300]}; {remedy}")
-
-
-def own_ray_session(address: str) -> str:
-    """The folder of the Ray that this process started; "" where it joined a cluster."""
-    from ray._private.worker import global_worker
-
-    return "" if cluster_address(address) else str(global_worker.node.get_session_dir_path())
-
-
-def lost_of_own_ray() -> str:
-    """Which daemon of the Ray that this process started has ended; "" for none, or none started."""
-    from ray._private.worker import global_worker
-
-    daemons = global_worker.node.all_processes if global_worker.node else {}
-    for name in DAEMONS:
-        if any(info.process.poll() is not None for info in daemons.get(name, [])):
-            return name
-    return ""
-
-
-def ray_processes(session: str) -> list[tuple[int, str]]:
-    """(process id, program) of the daemons here of a session folder of Ray's; none for ""."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]) if session else ():
-        program, *words = process.info["cmdline"] or [""]
-        if Path(program).name in DAEMONS and any(session in word for word in words):
-            found.append((process.pid, Path(program).name))
-    return found

@@ -95,7 +95,9 @@ def _values(values: dict[str, Any]) -> str:
 
 
 def opening(plan: SweepPlan) -> str:
-    """What is about to run, in four lines."""
+    """What is about to run, in four or five lines."""
+    from tune.sweep.confirm import num_confirming
+
     recipe, data = plan.recipe, plan.data
     space = "  ".join(f"{name} {text}" for name, _, text in plan.config.space.describe())
     each = f"{recipe.threads} thread(s)"
@@ -105,12 +107,18 @@ def opening(plan: SweepPlan) -> str:
     selection = f"the validation split {data.name} comes with"
     if recipe.val_fraction:
         selection = f"{recipe.val_fraction:.0%} of the training images, held out"
+    budget, file = "", plan.config
+    if file.time_budget_min:
+        budget = f"time budget: the search ends after {file.time_budget_min:g} minutes"
+        if runs := num_confirming(file.confirm_top, file.confirm_seeds, file.trials):
+            budget += f"; confirming the best, up to {runs} runs, comes after it"
+        budget += "\n"
     return (
         f"sweep {plan.name}: up to {plan.config.trials} trials of {recipe.model} on "
         f"{recipe.dataset}, {recipe.epochs} epochs, {plan.concurrent} at once, {each} each\n"
         f"searching {space}\n"
         f"{data.name}: {sizes}; trials are compared on {selection}\n"
-        f"results in {plan.directory}"
+        f"{budget}results in {plan.directory}"
     )
 
 
@@ -133,7 +141,7 @@ def print_result(
     if confirmation:
         print("", *confirmation, "", sep="\n")
     elif board.best:
-        print(f"unconfirmed, as each ran once; to confirm: rbnn resume {handle} --confirm-seeds 3")
+        print(f"unconfirmed, as each ran once; to confirm: rbnn resume {handle} --confirm_seeds 3")
     if board.best:
         print(f"run the winner again, to the bit:  rbnn replay {board.best.run_id[:8]}")
     print(f"see every trial:                   {pages or f'rbnn ui {board.name}'}")
@@ -143,7 +151,7 @@ def print_result(
 
 
 def dry_run(plan: SweepPlan, recorded: tuple[float, str] | None) -> list[str]:
-    """What `rbnn sweep FILE --dry-run` prints; recorded: as `forecast` takes it."""
+    """What `rbnn sweep FILE --dry_run` prints; recorded: as `forecast` takes it."""
     from tune.sweep.forecast import first_points, forecast, hours
 
     found, file, recipe = forecast(plan, recorded), plan.config, plan.recipe

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rbnn.data.progress import told_if_long
+from rbnn.errors import RequestError
 from tune.report.data import SweepData, gather
 from tune.report.figures import BLUE, FIGURES, SCALE, Figure, Panel, Series, scales, why_missing
 from tune.report.picture import draw
@@ -23,6 +25,7 @@ from tune.sweep.folder import SweepFolder
 HTML, PNG = "report.html", "report.png"
 ASSETS = Path(__file__).with_name("assets")
 NUM_ROWS = 20
+ALONE = ("history", "curves", "parallel", "importance")  # figures of one plot each
 MODULE = re.compile(r"[ ,][\w$]+=[\w$]+\(\((?:[\w$]+,([\w$]+))?\)=>\{")
 LARGE = 250_000  # characters
 MANY = 5_000  # points beyond which WebGL draws them; a browser has few of its contexts
@@ -50,12 +53,13 @@ def write_report(folder: SweepFolder, directory: Path | None = None) -> Report:
     """report.html and report.png of a sweep, in its folder or in `directory`; of a running one, as
     it stands.
     """
-    data = gather(folder)
     directory = directory or folder.directory
     directory.mkdir(parents=True, exist_ok=True)
     text, picture = directory / HTML, directory / PNG
-    text.write_text(page(data), "utf-8")
-    draw(data, picture)
+    with told_if_long("writing the report"):
+        data = gather(folder)
+        text.write_text(page(data), "utf-8")
+        draw(data, picture)
     return Report(data, (text, picture))
 
 
@@ -136,14 +140,10 @@ def _section(figure: Figure, data: SweepData, drawn: dict[str, Any]) -> str:
     head = f"<section><h2>{figure.title}</h2>"
     if why := why_missing(figure.key, data):
         return f'{head}<p class="dim">{html.escape(why)}</p></section>'
-    legend = ""
+    plots, legend = plots_of(figure, data), ""
     if figure.panels:
-        panels = figure.panels(data)
-        plots = [of_panel(panel, 280 if len(panels) > 1 else 400) for panel in panels]
-        names = {one.name: one for panel in panels for one in panel.series}
+        names = {one.name: one for panel in figure.panels(data) for one in panel.series}
         legend = "".join(_legend(one) for one in names.values())
-    else:
-        plots = [of_scales(data) if figure.key == "parallel" else of_importance(data)]
     places = ""
     for number, plot in enumerate(plots):
         drawn[f"{figure.key}{number}"] = plot
@@ -156,12 +156,39 @@ def _section(figure: Figure, data: SweepData, drawn: dict[str, Any]) -> str:
     )
 
 
+def plots_of(figure: Figure, data: SweepData) -> list[dict[str, Any]]:
+    """A figure's plots, as plotly's data and layout."""
+    if figure.key == "parallel":
+        return [of_scales(data)]
+    if figure.panels is None:
+        return [of_importance(data)]
+    panels = figure.panels(data)
+    return [of_panel(panel, 280 if len(panels) > 1 else 400) for panel in panels]
+
+
 def _legend(one: Series) -> str:
     sign = {"": "━", "x": "✕", "circle": "●", "diamond-open": "◇", "cross-open": "+"}
     text = "╍" if one.dashed else sign.get(one.mark, "○")
     colour = "inherit" if one.colours else one.colour
     name = html.escape(one.name)
     return f'<button data-name="{name}"><b style="color:{colour}">{text}</b> {name}</button>'
+
+
+def figure(key: str, data: SweepData) -> Any:
+    """One of the figures that have a single plot, as plotly's Figure; RequestError for another, or
+    where the sweep has none yet.
+    """
+    from plotly.graph_objects import Figure as Plot
+
+    known = {one.key: one for one in FIGURES if one.key in ALONE}
+    if key not in known:
+        raise RequestError(f"figure '{key}' is unknown; choose {', '.join(known)}")
+    if why := why_missing(key, data):
+        raise RequestError(f"figure '{key}' of sweep {data.name}: {why}")
+    (plot,) = plots_of(known[key], data)
+    plot.pop("width", None)
+    layout = {"title": {"text": f"{data.name}: {known[key].title.lower()}"}, "showlegend": True}
+    return Plot(plot).update_layout(layout, margin_t=60)
 
 
 def of_panel(panel: Panel, height: int) -> dict[str, Any]:
@@ -176,7 +203,9 @@ def of_panel(panel: Panel, height: int) -> dict[str, Any]:
                 "y": [None if value is None else round(value, 6) for value in one.y],
                 "opacity": one.opacity, "text": one.texts,
                 "hovertemplate": "%{text}<extra></extra>" if one.mark and one.texts else None,
-                "marker": {"color": one.colours or one.colour, "symbol": one.mark, "size": 8},
+                "marker": {
+                    "color": one.colours or one.colour, "symbol": one.mark or None, "size": 8
+                },
                 "line": {
                     "color": one.colour, "width": one.width,
                     "dash": "dash" if one.dashed else "solid", "shape": "hv" if one.step else None,

@@ -4,11 +4,14 @@ opens on its trials.
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 from tune.report.data import SweepData
-from tune.report.page import Report, write_report
+from tune.report.page import PNG, Report, write_report
 from tune.report.table import as_markdown, verdict
-from tune.sweep.folder import SweepFolder
-from tune.tracking.view import view_link
+from tune.run.folder import RunFolder
+from tune.sweep.folder import SweepFolder, trial_directory
+from tune.tracking.view import BASELINE, COLOUR_TAG, GREEN, colour_of, view_link
 
 NUM_ROWS = 8
 ARTIFACTS = "report"
@@ -19,9 +22,19 @@ def publish(folder: SweepFolder) -> Report:
     report = write_report(folder)
     best, tags = report.data.table.best, dict(folder.record.tags)
     if best:
+        before = tags.get("rbnn.best_trial", str(best.number))
         tags |= {"rbnn.best_run": best.run_id, "rbnn.best_trial": str(best.number)}
+        _colour(folder, int(before), colour_of(int(before)))  # of an earlier session
+        _colour(folder, best.number, GREEN)
     folder.update(tags=tags, description=description(report.data, folder))
     return report
+
+
+def _colour(folder: SweepFolder, number: int, colour: str) -> None:
+    """Give a trial's run a colour, by which MLflow's charts draw it."""
+    run = RunFolder(trial_directory(folder.directory, number))
+    if run.exists and number != BASELINE and run.info.tags.get(COLOUR_TAG) != colour:
+        run.update(tags={**run.info.tags, COLOUR_TAG: colour})
 
 
 def description(data: SweepData, folder: SweepFolder) -> str:
@@ -41,17 +54,21 @@ def description(data: SweepData, folder: SweepFolder) -> str:
         "none": "none",
     }[file.scheduler.name]
     link = view_link("", folder.mirrored.get("experiment", "0"), record.id).lstrip("/")
+    of_run = {"path": f"{ARTIFACTS}/{PNG}", "run_uuid": folder.run_id}
+    picture = f"get-artifact?{urlencode(of_run)}"
     lines = [
         f"**{verdict(data.table)}.** [See the trials, best first, with their curves]({link}); the "
         f"report is in `{ARTIFACTS}/`, among the artifacts.",
+        "",
+        *as_markdown(data.table, NUM_ROWS),
+        "",
+        f"![the report's figures]({picture})",
         "",
         f"**Question.** {file.description} Which {searched} suit {recipe['model']} on "
         f"{recipe['dataset']} in {recipe['epochs']} epochs?",
         "",
         f"**Budget.** {budget}; sampler {file.sampler} (seed {file.seed}), early stopping "
         f"{stopping}, recipe seed {recipe['seed']}.",
-        "",
-        *as_markdown(data.table, NUM_ROWS),
     ]
     best = data.table.best
     if best and best.run_id:

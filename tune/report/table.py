@@ -94,7 +94,7 @@ def print_table(table: TrialTable, num_rows: int) -> str:
 
 def verdict(table: TrialTable) -> str:
     """What the search gained over the documented default, in one sentence: of the last epochs, as
-    trials are compared, with the default's best epoch where it was better.
+    trials are compared, with the best epochs where those were better.
     """
     best, base = table.best, table.baseline
     if best is None:
@@ -111,8 +111,8 @@ def verdict(table: TrialTable) -> str:
     gain = (best.top1 or 0.0) - base.top1
     stopped = "" if base.state == "complete" else f", {base.state} after {base.epochs} epochs"
     return (
-        f"trial {best.number} reaches {reached}, {gain:+.2f} points against the documented "
-        f"default's {percent(base.top1)} %{stopped}{_peak(base)}"
+        f"trial {best.number} reaches {reached}{_peak(best)}, {gain:+.2f} points against the "
+        f"documented default's {percent(base.top1)} %{stopped}{_peak(base)}"
     )
 
 

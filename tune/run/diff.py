@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rbnn.recipe import FIELDS
+from rbnn.values import PERCENT_DIGITS
 from tune.run.record import Epoch, RunRecord
 
 SCORE = "val/top1"
+NOT_OF_THE_RUN = ("time/", "gpu/")  # metrics of the machine
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ def first_difference(old: Sequence[Epoch], new: Sequence[Epoch]) -> EpochDiffere
         metrics = {}
         for name, value in epoch.metrics.items():
             now = other.metrics.get(name, value)
-            if not name.startswith("time/") and not _same(value, now):
+            if name.endswith(("top1", "top5")):  # which rbnn-tune 0.1 recorded with all digits
+                value, now = round(value, PERCENT_DIGITS), round(now, PERCENT_DIGITS)
+            if not name.startswith(NOT_OF_THE_RUN) and not _same(value, now):
                 metrics[name] = (value, now)
         if digests or metrics:
             return EpochDifference(epoch.epoch, tuple(digests), metrics)

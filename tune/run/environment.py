@@ -105,6 +105,12 @@ def _nvidia_smi(field: str) -> list[str]:
     return found.splitlines()
 
 
+def gpu_memory() -> float:
+    """Bytes of this machine's GPU that has least; 0 where nobody says."""
+    found = [line.split()[0] for line in _nvidia_smi("memory.total")]  # of "81559 MiB" each
+    return min((float(mib) for mib in found if mib.isdigit()), default=0.0) * 2**20
+
+
 def _git(*arguments: str) -> str | None:
     return _output("git", "-C", str(ROOT), *arguments)
 

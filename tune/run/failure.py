@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,8 @@ MEMORY_SIGNS = (
     "MemoryError",
     "can't allocate memory",
 )
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+FULL_SQLITE = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR")
 GONE = "its process ended"
 KILLED = "died: its process was killed, perhaps for lack of memory"
 
@@ -32,16 +36,28 @@ def cause_of(error: BaseException) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def failure_cause(trial: Any) -> str:
-    """Why a trial of Ray Tune's failed, from the file that Ray has just written
-    (`get_pickled_error` reads its later copy).
+def failure_of(trial: Any) -> Exception | None:
+    """What a trial of Ray Tune's raised, from the file that Ray has just written
+    (`get_pickled_error` reads its later copy); None where its process ended.
     """
     from ray import cloudpickle
 
     file = trial.pickled_error_file
     if not file or not Path(file).is_file():
+        return None
+    error: Exception = cloudpickle.loads(Path(file).read_bytes())
+    return error
+
+
+def failure_cause(trial: Any) -> str:
+    """Why a trial of Ray Tune's failed. Raises what it raised where that is the disk's doing, which
+    no other trial fares better with.
+    """
+    error = failure_of(trial)
+    if error is None:
         return GONE
-    error = cloudpickle.loads(Path(file).read_bytes())
+    if disk_trouble(error):
+        raise error
     return named(cause_of(error), f"{type(error).__name__}: {error}")
 
 
@@ -53,6 +69,39 @@ def named(cause: str, whole: str = "") -> str:
     return f"{OUT_OF_MEMORY}: {cause}; {remedy}"
 
 
+def disk_trouble(error: BaseException | None) -> str:
+    """Why a disk takes no more, as it is full, over its quota or read-only, where that is behind an
+    error, of Ray's and of a database's too; "" where it is not.
+    """
+    rest, seen = [error], set[int]()
+    while rest:
+        one = rest.pop()
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, OSError) and one.errno in FULL:
+            return f"{one.strerror}: {one.filename}" if one.filename else str(one.strerror)
+        if getattr(one, "sqlite_errorname", "").startswith(FULL_SQLITE):
+            return str(one)
+        names = ("__cause__", "__context__", "cause", "orig", "controller_failure")
+        rest += [getattr(one, name, None) for name in names]
+        rest += getattr(one, "worker_failures", {}).values()
+    return ""
+
+
+@contextmanager
+def naming_the_disk() -> Iterator[None]:
+    """Raise a disk's trouble as itself: torch hides it behind an error of its own, and Ray takes
+    along that one alone.
+    """
+    try:
+        yield
+    except Exception as error:
+        if trouble := disk_trouble(error):
+            raise OSError(errno.ENOSPC, trouble) from None
+        raise
+
+
 def end_of(error: BaseException) -> tuple[Literal["killed", "failed"], str]:
     """(state, cause) of a run that an error ends: stopped by people, or failed."""
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -62,9 +111,9 @@ def end_of(error: BaseException) -> tuple[Literal["killed", "failed"], str]:
 
 
 def lasting_error(worker_exceptions: Mapping[int, Exception]) -> Exception | None:
-    """The first of the workers' errors that would come again with the same recipe and data."""
+    """The first of the workers' errors that would come again: recipe, data and disk stay."""
     for _, error in sorted(worker_exceptions.items()):
-        if isinstance(error, (RequestError, NonFiniteLoss)):
+        if isinstance(error, (RequestError, NonFiniteLoss)) or disk_trouble(error):
             return error
     return None
 

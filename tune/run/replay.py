@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from rbnn.console import run_directory
-from rbnn.errors import RecipeError, RequestError
+from rbnn.errors import RequestError
 from rbnn.files import write_atomically
-from rbnn.recipe import FIELDS, Recipe, documented_accuracies, load_recipe, recipe_files
+from rbnn.recipe import Recipe, documented_accuracies, load_recipe, recipe_files
 from rbnn.session import resolve
 from tune.run.environment import run_environment
 from tune.run.folder import RunFolder, RunInfo
 from tune.run.listener import Listener
-from tune.run.record import RunRecord, is_record, read_record
+from tune.run.record import RunRecord
+from tune.run.target import Find, find_recipe, find_record, with_folders
 from tune.run.train import TrainResult, going_on, train_recorded, training
 from tune.run.verdict import (
     TOLERANCE,
@@ -27,10 +28,8 @@ from tune.run.verdict import (
     verify,
 )
 
-FOLDERS = ("save", "resume", "evaluate")
 VERDICT = "verdict.json"
 Say = Callable[[str], Any]
-Find = Callable[[str], RunRecord]  # the recorded run of an id, or of its beginning
 
 
 def replay(
@@ -70,7 +69,7 @@ def replay_and_verify(
     record, linked to the old.
     """
     recorded = find_record(target, find)
-    recipe = resolve(_again(target, recorded.to_recipe(), given))
+    recipe = resolve(with_folders(target, recorded.to_recipe(), given))
     here = run_environment(recipe)
     changed = environment_differences(recorded.environment, here)
     what = f"{recorded.recipe_name or recorded.name}, run {recorded.run_id}"
@@ -202,43 +201,3 @@ def _record_seeds(parent: RunFolder, done: list[TrainResult], verdict: SeedsVerd
     note = "\n".join([f"**Verdict: {verdict.text}.**", "", *seeds_table(done, verdict)])
     content = {"runs": [each.run_id for each in done], **verdict.to_dict()}
     record_verdict(parent, content, verdict_tags(verdict), note)
-
-
-def find_record(target: str, find: Find) -> RunRecord:
-    """What is to be compared with: the exported file of that name, or the run of that id."""
-    if is_recipe(target) and not is_record(Path(target)):
-        raise RequestError(
-            f"--verify compares with a recorded run, and '{target}' is a recipe; use --seeds N, or "
-            "give a run id"
-        )
-    return read_record(Path(target)) if Path(target).is_file() else find(target)
-
-
-def find_recipe(target: str, given: dict[str, Any], find: Find) -> tuple[Recipe, str, str]:
-    """(recipe, its name, the run it comes from or "")."""
-    if is_record(Path(target)):
-        record = read_record(Path(target))
-    elif is_recipe(target) or "/" in target or not looks_like_an_id(target):
-        return load_recipe(target, **given), target, ""
-    else:
-        record = find(target)
-    return _again(target, record.to_recipe(), given), record.recipe_name, record.run_id
-
-
-def is_recipe(target: str) -> bool:
-    """Whether a word names a recipe, or a file of one."""
-    return target in recipe_files() or target.endswith((".yaml", ".yml"))
-
-
-def looks_like_an_id(text: str) -> bool:
-    """Whether a word may be the beginning of a run's id rather than a recipe's name."""
-    return bool(text) and all(letter in "0123456789abcdef" for letter in text.lower())
-
-
-def _again(target: str, recipe: Recipe, given: dict[str, Any]) -> Recipe:
-    """A recorded recipe in a new folder, with options that cannot change its result on top."""
-    for name in given:
-        if FIELDS[name].metadata["affects"] != "nothing":
-            remedy = "to vary it, export its recipe and edit that file"
-            raise RecipeError(f"{name} would change run {target}; {remedy}")
-    return recipe.replace(**dict.fromkeys(FOLDERS, "")).replace(**given)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ ALL_ADDRESSES = ("", "0.0.0.0", "::")
 NUM_PORTS_TRIED = 20
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 10.0
+OURS = "tune.tracking.pages:app"  # MLflow's app, and the page that opens it
 # where the database takes several writers at once; each loads MLflow, seconds of a core
 NUM_WORKERS = 2
 # Settings of MLflow's login; who may log in may read and write every experiment, as one team. A
@@ -67,13 +68,21 @@ def server_settings(uri: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def mlflow_server(uri: str, port: int, host: str = "127.0.0.1") -> Iterator[Process]:
-    """An MLflow server for one user that answers inside the block; ended with its processes."""
+def mlflow_server(
+    uri: str, port: int, host: str = "127.0.0.1", meanwhile: Callable[[], object] = lambda: None
+) -> Iterator[Process]:
+    """An MLflow server for one user that answers inside the block; ended with its processes.
+
+    It is started as MLflow's own command would, without that command, which imports MLflow once
+    more: seconds. meanwhile: what to do while it starts.
+    """
     environment = {**os.environ, **server_settings(uri)}
+    command = [sys.executable, "-m", "uvicorn", OURS, "--host", host, "--port", str(port)]
     with tempfile.TemporaryDirectory(prefix="rbnn-mlflow-") as folder:
         log = Path(folder) / "log"
-        server = Process.start(server_command(host, port, 1), environment, log)
+        server = Process.start(command, environment, log)
         try:
+            meanwhile()
             url = f"http://{reached_at(host)}:{port}/health"
             wait_until_answering("MLflow's server", server, url, log, log_stays=False)
             yield server

@@ -6,6 +6,7 @@ A trial has one folder, and one id, for its whole life, whatever died in between
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tune.run.listener import Listener
 from tune.run.remote import CheckpointStore
 from tune.sweep.folder import trial_directory
 from tune.sweep.plan import SweepPlan
-from tune.sweep.stop import StopSignal
+from tune.sweep.stop import StopSignal, breaking
 from tune.sweep.study import RUN, Study
 from tune.sweep.table import METRIC, STATES, TrialRow, TrialTable
 from tune.sweep.trial import TrialSpec, trial_store, write_scores
@@ -46,6 +47,7 @@ class SweepCallback(ray.tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
+    @breaking
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.start(TrialSpec.of(trial.config))
 
@@ -63,6 +65,7 @@ class SweepCallback(ray.tune.Callback):
             self._note(row, metrics)
         self.listener.run_began(run)
 
+    @breaking
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
@@ -80,6 +83,7 @@ class SweepCallback(ray.tune.Callback):
         self._note(row, metrics)
         self.listener.epoch_ended(run, metrics)
 
+    @breaking
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         spec = TrialSpec.of(trial.config)
         row = self.table.rows[spec.number]
@@ -95,14 +99,20 @@ class SweepCallback(ray.tune.Callback):
             sweep.add_points(spec.number, {"sweep/best_top1": best.top1})
             self.listener.sweep_changed(sweep)
 
+    @breaking
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        failure_cause(trial)  # nothing is tried again on a disk that takes no more
+
+    @breaking
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(TrialSpec.of(trial.config), "failed", failure_cause(trial))
         self._give_up_in_vain()
 
     def end_unfinished(self) -> None:
-        """Record as killed the trials that Ray Tune never said the end of, as the sweep stopped."""
+        """Record as killed, where it can be, the trials that Ray Tune never said the end of."""
         for row in self.table.running:
-            self._end(self._specs[row.number], "killed")
+            with suppress(OSError):
+                self._end(self._specs[row.number], "killed")
 
     def _end(self, spec: TrialSpec, state: State, cause: str = "") -> None:
         """Record how a trial ended."""
@@ -133,9 +143,9 @@ def begin_run(plan: SweepPlan, spec: TrialSpec) -> RunFolder:
         run.resume()
         return run
     sweep = RunFolder(plan.directory).info
-    name, number = f"trial {spec.number} of {plan.name}", {"rbnn.trial": str(spec.number)}
+    name, number = f"trial {spec.number}", {"rbnn.trial": str(spec.number)}
     if spec.test:
-        name = f"confirm {spec.setting}, seed {spec.values['seed']}, of {plan.name}"
+        name = f"confirm {spec.setting}, seed {spec.values['seed']}"
         number = {"rbnn.confirm": str(spec.number), "rbnn.confirms": str(spec.setting)}
     sweeps = {"rbnn.sweep": plan.name, "rbnn.sweep_id": sweep.id, "rbnn.recipe": plan.config.name}
     info = RunInfo(

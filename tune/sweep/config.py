@@ -60,17 +60,18 @@ class TrialScheduler:
 class SweepConfig:
     """One search: its baseline (always the first trial), its space and its budget.
 
-    `recipe`: recipe name or absolute path, empty where the baseline is `base` over the defaults.
-    `first`: settings tried after the baseline and before any is sampled; options left out are the
-    baseline's. `trials`: 20 by default, or the whole grid. `time_budget_min`: minutes or None.
-    `concurrent`: trials at a time, 0 as the machine allows. `gpus_per_trial`: 0 as the machine
-    allows. `max_failures`: restarts of one failed trial. `confirm_top`, `confirm_seeds`: at the
-    end the best so many settings and the baseline are each trained with so many fresh seeds; 0
-    seeds leaves the result unconfirmed. `storage`: URL of another Optuna storage than the sweep's
-    own file. `storage_path`: of the checkpoints, a folder that all nodes share or an address in an
-    object store; "" for the sweep's own folder. `val_fraction`: the share of the training images
-    that trials are compared on; 0 where the data set's own split serves. `entries`: of the space,
-    as given.
+    `recipe`: recipe name or absolute path, empty where the baseline is `base` over the
+    defaults. `first`: settings tried after the baseline and before any is sampled; options left
+    out are the baseline's. `trials`: 20 by default, or the whole grid. `time_budget_min`:
+    minutes or None. `concurrent`: trials at a time, 0 as the machine allows. `gpus_per_trial`:
+    0 as the machine allows. `mps`: whether trials that share a GPU of this machine compute at
+    the same time, by CUDA's MPS where it is installed. `max_failures`: restarts of one failed
+    trial. `confirm_top`, `confirm_seeds`: at the end the best so many settings and the baseline
+    are each trained with so many fresh seeds; 0 seeds leaves the result unconfirmed. `storage`:
+    URL of another Optuna storage than the sweep's own file. `storage_path`: of the checkpoints,
+    a folder that all nodes share or an address in an object store; "" for the sweep's own
+    folder. `val_fraction`: the share of the training images that trials are compared on; 0
+    where the data set's own split serves. `entries`: of the space, as given.
     """
 
     name: str = key("", keys.NAME)
@@ -88,6 +89,7 @@ class SweepConfig:
     scheduler: TrialScheduler = key({}, keys.SCHEDULER)
     workers_per_trial: int = key(1, whole(1))
     gpus_per_trial: float = key(0, keys.GPUS)
+    mps: bool = key(True, keys.FLAG)
     max_failures: int = key(1, whole(0))
     confirm_top: int = key(3, whole(1))
     confirm_seeds: int = key(3, whole(0))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -22,14 +23,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rbnn.errors import RequestError
-from rbnn.files import write_atomically
+from rbnn.files import read_yaml, write_atomically
 from tune.process import Process
 from tune.run.folder import SWEEP_RECORD, RunFolder, RunInfo, State
 from tune.sweep.config import SweepConfig, parse_sweep
-from tune.uris import holds_password, shown, sqlite_path, with_absolute_path, without_secrets
+from tune.uris import (
+    holds_password,
+    shown,
+    sqlite_path,
+    sqlite_uri,
+    with_absolute_path,
+    without_secrets,
+)
 
 TRIALS, CONFIRM = "trials", "confirm"
 SWEEP_FILE, STOP_FILE, LOCK_FILE = "sweep.yaml", "stop", "sweep.lock"
@@ -46,7 +52,7 @@ class SweepRecord(RunInfo):
     a moved or copied folder. recipe, concurrent: the plan as resolved where it began; cpus, gpus:
     of one trial. trials: the budget so far, None without end. budget_s: time budget of the search
     over all sessions, or None. used_s: seconds of ended sessions. ray: the folder of the Ray that
-    its last session started.
+    its last session started. file: digest of what sweep.yaml says.
     """
 
     store: str = ""
@@ -60,6 +66,7 @@ class SweepRecord(RunInfo):
     budget_s: float | None = None
     confirm_seeds: int = 0
     ray: str = ""
+    file: str = ""
     sessions: int = 0
     session_began: float = 0.0
     used_s: float = 0.0
@@ -91,7 +98,7 @@ class SweepFolder(RunFolder):
         beside = Path(os.path.normpath(here / os.path.relpath(path, record.home)))
         if not beside.is_file():
             return uri
-        return uri.replace(str(path), str(beside), 1)
+        return sqlite_uri(beside) + uri[len(uri.partition("?")[0]) :]
 
     def store_uri(self) -> str:
         """The MLflow store that its runs go to; RequestError where that would be another folder's.
@@ -123,12 +130,25 @@ class SweepFolder(RunFolder):
     @property
     def config(self) -> SweepConfig:
         """The resolved sweep file."""
-        text = (self.directory / SWEEP_FILE).read_text("utf-8")
-        return parse_sweep(yaml.safe_load(text), self.directory)
+        return parse_sweep(read_yaml(self.directory / SWEEP_FILE, "sweep file"), self.directory)
+
+    @property
+    def unchanged_config(self) -> SweepConfig:
+        """The sweep file to go on with; RequestError where somebody changed what it says: trials
+        that are there were tried under the former one.
+        """
+        path, known = self.directory / SWEEP_FILE, self.record.file
+        if known and digest_of(path) != known:
+            raise RequestError(
+                f"'{path}' says something else than when its sweep began; put it back, or begin a "
+                f"new sweep with it: rbnn sweep {path} --name NAME"
+            )
+        return self.config
 
     def storage_url(self, record: SweepRecord | None = None) -> str:
         """The URL of its Optuna storage."""
-        return (record or self.record).storage or f"sqlite:///{self.directory.resolve()}/optuna.db"
+        own = sqlite_uri(self.directory.resolve() / "optuna.db")
+        return (record or self.record).storage or own
 
     @property
     def handle(self) -> str:
@@ -206,6 +226,13 @@ class SweepFolder(RunFolder):
             f"sweep '{self.directory.name}' is running (process {process.get('pid')} on "
             f"{process.get('host')}); see rbnn status {handle}, or end it with rbnn stop {handle}"
         )
+
+
+def digest_of(sweep_file: Path) -> str:
+    """A short text that changes with what a YAML file says, but not with how it says it."""
+    content = read_yaml(sweep_file, "sweep file")
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def trial_directory(sweep: str | Path, number: int, kind: str = TRIALS) -> Path:

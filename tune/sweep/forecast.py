@@ -1,4 +1,4 @@
-"""`rbnn sweep FILE --dry-run`: what a sweep will cost and try, before anything is spent.
+"""`rbnn sweep FILE --dry_run`: what a sweep will cost and try, before anything is spent.
 
 Expected epochs with ASHA: every trial runs to the first rung r1, one in f goes on from each, so r1
 + (r2 - r1) / f + (r3 - r2) / f^2 ... a trial. The epoch time is a recorded one of the same network,

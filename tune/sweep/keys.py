@@ -65,6 +65,7 @@ SCHEDULER: Check = (
 )
 MINUTES: Check = ("minutes above 0", lambda v: v is None or (is_number(v) and v > 0))
 GPUS: Check = ("0, a fraction up to 1, or a whole number", _are_gpus)
+FLAG: Check = ("true or false", lambda v: type(v) is bool)
 SHARE: Check = ("a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1)
 FACTOR: Check = ("a number of at least 2", lambda v: is_number(v) and v >= 2)
 

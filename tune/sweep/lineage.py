@@ -15,10 +15,12 @@ from rbnn.recipe import Recipe
 from tune.run.journal import JOURNAL
 from tune.run.remote import CheckpointStore, store_of
 from tune.sweep.folder import SweepFolder, trial_directory
+from tune.sweep.plan import SweepPlan
 from tune.sweep.space import Space
 from tune.sweep.study import LEARNED, ORIGIN, VALUES, Study
 from tune.sweep.table import STATES, ranked, rows_of
 from tune.sweep.trial import trial_store
+from tune.sweep.tuner import proposals_of
 
 TRIED_EARLY = 3  # of the settings that an earlier sweep found best
 
@@ -87,25 +89,6 @@ def extend_epochs(folder: SweepFolder, epochs: int, top: int) -> None:
     more(folder, study, len(best))
 
 
-def extend_budget(folder: SweepFolder, trials: int | None, hours: float | None) -> None:
-    """Add trials to those that the sweep has or was to have, or hours from now; RequestError where
-    neither can be.
-    """
-    if trials is None and hours is None:
-        raise RequestError("extend adds nothing; give --trials N or --hours H")
-    if trials is not None and trials < 1:
-        raise RequestError(f"--trials is {trials}; it must be at least 1")
-    if hours is not None and not 0 < hours < float("inf"):
-        raise RequestError(f"--hours is {hours:g}; it must be above 0")
-    record, config = folder.record, folder.config
-    begun = len(study_of(folder).finished)
-    if config.sampler == "grid" and begun >= len(config.space.grid()):
-        text = "has tried its whole grid; widen the space in a new sweep"
-        raise RequestError(f"sweep '{record.name}' {text}")
-    budget = None if trials is None else max(record.trials or 0, begun) + trials
-    folder.update(trials=budget, budget_s=None if hours is None else folder.used_s + hours * 3600)
-
-
 def study_of(folder: SweepFolder) -> Study:
     """The study of a sweep's search; RequestError where it is gone."""
     record = folder.record
@@ -137,13 +120,16 @@ def lessons(
     return found
 
 
-def teach(study: Study, known: Mapping[str, Sequence[FrozenTrial]]) -> None:
-    """Line up the best of each earlier sweep in a new study, and tell it all of their trials."""
+def teach(folder: SweepFolder, plan: SweepPlan, known: Mapping[str, Sequence[FrozenTrial]]) -> None:
+    """Line up the best of each earlier sweep in a new one, and tell it of all their trials."""
+    study = study_of(folder)
+    proposals_of(plan).enqueue(study)
     for trials in known.values():
         whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         for trial in sorted(whole, key=lambda each: -(each.value or 0.0))[:TRIED_EARLY]:
             study.study.enqueue_trial(trial.params, {LEARNED: trial.user_attrs[LEARNED]})
         study.study.add_trials(trials)
+    folder.update(params={**folder.record.params, "sweep/learn_from": " ".join(known)})
 
 
 def _serving(folder: SweepFolder, space: Space, recipe: Recipe) -> Iterator[FrozenTrial]:

@@ -26,6 +26,7 @@ DIGITS = 4  # significant digits of a proposed value
 NOT_SEARCHED = {
     "dataset": "scores would not compare; make one sweep per data set",
     "epochs": "trials compare at equal epochs; set it under base",
+    "train_images": "scores would not compare; set it under base",
     "val_fraction": "scores would not compare; set it at the top of the sweep file",
     "train_workers": "set workers_per_trial at the top of the sweep file",
     "gpus": "set gpus_per_trial at the top of the sweep file",

@@ -56,6 +56,11 @@ class SweepPlan:
         return float(len(gpu_ids(self.recipe)))
 
     @property
+    def mps(self) -> bool:
+        """Whether to start CUDA's MPS: trials side by side use one GPU."""
+        return self.config.mps and 0 < self.gpus < 1 and self.concurrent > 1
+
+    @property
     def elsewhere(self) -> dict[str, Any]:
         """What `run_trial` must know on a cluster: where checkpoints go, what each worker takes."""
         store = store_of(self.config.storage_path, self.name)
@@ -116,6 +121,7 @@ def _place(
         "gpus_per_trial": config.gpus_per_trial,
         "most_at_once": most_at_once,
         "concurrent": config.concurrent,
+        "searched": _largest(config),
     }
     if capacity:
         placed = place_on_cluster(config.baseline, capacity, **wanted)
@@ -128,6 +134,14 @@ def _place(
         worker = {"CPU": recipe.threads - DRIVER_SHARE} | ({"GPU": 1.0} if placed.gpus else {})
         found |= {"cpus": 0.01, "gpus": 0.0, "worker_resources": worker if capacity else None}
     return recipe, found
+
+
+def _largest(config: SweepConfig) -> list[Recipe]:
+    """The baseline with the largest batch that is searched, for each network that is."""
+    baseline, entries = config.baseline, config.space.entries
+    sizes, models = entries.get("batch_size"), entries.get("model")
+    largest = baseline.replace(batch_size=int(sizes.ends[1])) if sizes else baseline
+    return [largest.replace(model=model) for _, model in models.choices] if models else [largest]
 
 
 def search_params(planned: SweepPlan) -> dict[str, Any]:

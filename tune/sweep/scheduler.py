@@ -18,6 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tune.run.failure import failure_cause
 from tune.sweep.config import rungs
+from tune.sweep.stop import breaking
 from tune.sweep.study import CAUSE, JUDGED, ORIGIN, Study, last_epoch, scores_at
 from tune.sweep.table import BASELINE
 
@@ -75,6 +76,7 @@ class SuccessiveHalving(FIFOScheduler):
         """Nothing is taken from Ray's TuneConfig."""
         return True
 
+    @breaking
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP or CONTINUE for one report; how the study stood goes with what a rung decided."""
         number, epoch, trials = trial.config["number"], result["epoch"], self.history.trials()
@@ -96,6 +98,7 @@ class SuccessiveHalving(FIFOScheduler):
         others = [sign * other for other in self._rivals(trials, epoch, number)]
         return not goes_on(sign * score, others, self.factor)
 
+    @breaking
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Notes why a trial broke while the study still takes notes: Ray tells the searcher next,
         without the cause.

@@ -13,7 +13,8 @@ import ray.tune.search
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.sweep.proposals import Proposals
-from tune.sweep.study import BUSY_S, VALUES, Study, last_epoch
+from tune.sweep.stop import breaking
+from tune.sweep.study import BUSY_S, SINCE, VALUES, Study, last_epoch
 from tune.sweep.trial import TrialSpec
 
 
@@ -38,6 +39,7 @@ class OptunaSearcher(ray.tune.search.Searcher):
         if proposals:
             proposals.enqueue(history)
 
+    @breaking
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The config of a TrialSpec; Searcher.FINISHED where there is nothing more to try."""
         trial = self.history.take_interrupted()
@@ -46,9 +48,11 @@ class OptunaSearcher(ray.tune.search.Searcher):
         if trial is None:
             return str(self.FINISHED)
         self._numbers[trial_id] = trial.number
+        self.history.tag(trial.number, SINCE, time.time())
         self._began[trial.number] = time.monotonic() - trial.user_attrs.get(BUSY_S, 0.0)
         return spec_of(trial).to_config()
 
+    @breaking
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Notes the score of an epoch; a repeated epoch, after a restart from a checkpoint,
         replaces the earlier score.
@@ -58,6 +62,7 @@ class OptunaSearcher(ray.tune.search.Searcher):
                 self._numbers[trial_id], int(result["epoch"]), float(result[self.metric])
             )
 
+    @breaking
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:

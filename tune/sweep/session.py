@@ -4,49 +4,35 @@ confirmation.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
-import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import ray
-import yaml
 
 from rbnn.errors import RequestError, RunFailed
-from rbnn.files import write_atomically
 from rbnn.recipe import Recipe
-from tune.cluster.ray import capacity, connected, joined, lost_of_own_ray, own_ray_session
-from tune.run.folder import State, new_id
+from tune.cluster.daemons import lost_of_own_ray, own_ray_session
+from tune.cluster.ray import capacity, connected, joined
+from tune.run.failure import disk_trouble
+from tune.run.folder import State
 from tune.run.listener import Listener
+from tune.sweep.begin import about, create_folder
 from tune.sweep.callback import SweepCallback
 from tune.sweep.config import SweepConfig
 from tune.sweep.confirm import num_confirming, settings_of
-from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord, private_mode
+from tune.sweep.folder import SweepFolder
 from tune.sweep.lineage import lessons, teach
-from tune.sweep.plan import SweepPlan, plan, plan_again, search_params
+from tune.sweep.plan import SweepPlan, plan, plan_again
 from tune.sweep.repair import examine, missing_study
-from tune.sweep.stop import BUDGET, SIGNAL, Interruption, StopSignal
-from tune.sweep.study import (
-    STORAGE_ERRORS,
-    SUFFIX,
-    Study,
-    begin_study,
-    check_storage_url,
-    reason_of,
-)
+from tune.sweep.stop import BUDGET, SIGNAL, Broken, Interruption, StopSignal
+from tune.sweep.storage import STORAGE_ERRORS, check_storage_url, reason_of
+from tune.sweep.study import SUFFIX, Study, begin_study
 from tune.sweep.table import TrialTable, table_of
 from tune.sweep.trial import run_trial
-from tune.sweep.tuner import (
-    Phase,
-    Trainable,
-    confirm_phase,
-    proposals_of,
-    run,
-    search_phase,
-)
-from tune.uris import shown, with_absolute_path
+from tune.sweep.tuner import RAY, Phase, Trainable, confirm_phase, run, search_phase
+from tune.uris import shown
 
 Began = Callable[[SweepPlan, SweepFolder], object]
 
@@ -76,20 +62,20 @@ def run_sweep(
         check_storage_url(config.storage)
         known = lessons(config.space, planned.recipe, learn_from)
         folder = create_folder(planned, store)
-        try:
-            begin_study(folder.storage_url(), planned.name, folder.info.id)
-        except RequestError:
-            shutil.rmtree(planned.directory)
-            raise
-        if known:
-            study = Study(folder.storage_url(), planned.name)
-            proposals_of(planned).enqueue(study)
-            teach(study, known)
-            folder.update(params={**folder.record.params, "sweep/learn_from": " ".join(known)})
         with folder.conducting():
-            began(planned, folder)
             session = SweepSession(planned, folder, listener, address, trainable, signals)
-            return folder, session.run()
+
+            def begin() -> None:
+                try:
+                    begin_study(folder.storage_url(), planned.name, folder.info.id, about(planned))
+                except RequestError:
+                    shutil.rmtree(planned.directory)
+                    raise
+                if known:
+                    teach(folder, planned, known)
+                began(planned, folder)
+
+            return folder, session.run(begin)
 
 
 def resume_sweep(
@@ -106,7 +92,7 @@ def resume_sweep(
 
     Raises RequestError where another process conducts it, or where it does not fit what is here.
     """
-    record, config = folder.record, folder.config
+    record, config = folder.record, folder.unchanged_config
     recipe, directory = Recipe(**record.recipe), folder.directory
     with joined(address):
         room = capacity(address)
@@ -116,44 +102,6 @@ def resume_sweep(
         with folder.conducting():
             folder.update(store=store, storage=record.storage)
             return SweepSession(planned, folder, listener, address, trainable, signals).run()
-
-
-def create_folder(planned: SweepPlan, store: str) -> SweepFolder:
-    """The new folder of a sweep, with all that going on with it needs."""
-    config, recipe, where = planned.config, planned.recipe, planned.directory.parent
-    try:
-        planned.directory.mkdir(parents=True)
-    except OSError as error:
-        reason = f"cannot be written: {error.strerror}; choose another --results_dir"
-        raise RequestError(f"results_dir '{where}' {reason}") from None
-    folder, sweep_id = SweepFolder(planned.directory), new_id()
-    text = yaml.safe_dump(config.to_dict(), sort_keys=False)
-    mode = private_mode(config.storage, config.storage_path)
-    write_atomically(planned.directory / SWEEP_FILE, text, mode=mode)
-    folder.describe(recipe)
-    sweeps = {"rbnn.sweep": planned.name, "rbnn.sweep_id": sweep_id, "rbnn.recipe": config.name}
-    folder.write(
-        SweepRecord(
-            id=sweep_id,
-            kind="sweep",
-            name=planned.name,
-            tags=sweeps,
-            params=search_params(planned),
-            description=config.description,
-            data=dataclasses.asdict(planned.data),
-            began=time.time(),
-            store=store,
-            storage=with_absolute_path(config.storage),
-            recipe=recipe.to_dict(),
-            concurrent=planned.concurrent,
-            cpus=float(recipe.threads * recipe.train_workers),
-            gpus=planned.gpus_of_trial,
-            trials=config.trials,
-            budget_s=config.time_budget_min * 60 if config.time_budget_min else None,
-            confirm_seeds=config.confirm_seeds,
-        )
-    )
-    return folder
 
 
 @dataclass
@@ -167,37 +115,62 @@ class SweepSession:
     trainable: Trainable
     signals: Interruption | None = None
     ray: ExitStack = field(default_factory=ExitStack)
+    ended: tuple[StopSignal, State, str] | None = None  # its state and cause, when all is done
 
-    def run(self) -> StopSignal:
-        """Search, confirm, and record how it ended; returns why it ended early, if it did."""
-        self.listener.run_began(self.folder)
+    def run(self, begin: Callable[[], object] = lambda: None) -> StopSignal:
+        """Search, confirm, and record how it ended; returns why it ended early, if it did.
+
+        begin: what comes first, and may be interrupted like the rest.
+        """
         try:
+            begin()
+            self.listener.run_began(self.folder)
             with self.ray:
                 return self._run()
-        except STORAGE_ERRORS as error:
-            storage, handle = shown(self.folder.storage_url()), self.folder.handle
-            cause = f"storage {storage} does not answer any more: {reason_of(error)}"
-            self._end("failed", cause)
-            raise RunFailed(f"{cause}; when it does: rbnn resume {handle}") from error
         except (KeyboardInterrupt, SystemExit):  # the latter is Ray's own answer to SIGTERM
+            if self.ended:  # it came too late to change anything
+                self._end(*self.ended[1:])
+                return self.ended[0]
             self._end("stopped", SIGNAL)
             raise
         except BaseException as error:
-            self._end("failed", f"{type(error).__name__}: {error}")
-            raise
+            failure = self._failed(error)
+            if failure is error:
+                raise
+            raise failure from error
+
+    def _failed(self, raised: BaseException) -> BaseException:
+        """Record that the sweep failed, as far as that can be written; returns what to raise: one
+        line where a disk or the storage takes no more.
+        """
+        error = raised
+        if isinstance(raised, Broken) and raised.__cause__:
+            error = raised.__cause__
+        cause, failure, handle = f"{type(error).__name__}: {error}", error, self.folder.handle
+        if trouble := disk_trouble(error):
+            cause = f"the disk takes no more: {trouble}"
+            failure = RunFailed(f"{cause}; make room, then: rbnn resume {handle}")
+        elif isinstance(error, STORAGE_ERRORS):
+            storage = shown(self.folder.storage_url())
+            cause = f"storage {storage} does not answer any more: {reason_of(error)}"
+            failure = RunFailed(f"{cause}; when it does: rbnn resume {handle}")
+        if self.folder.exists:  # not where the sweep was refused
+            with suppress(OSError):
+                self._end("failed", cause)
+        return failure
 
     def _run(self) -> StopSignal:
         table, stop = self._search()
         if not stop.by_user and table.best and self.folder.record.confirm_seeds:
             stop = self._confirm(table)
         self._summarise(table)
-        if stop.by_user:
-            self._end("stopped", stop.reason)
-        elif table.best:
-            self._end("finished", stop.reason)
-        else:
+        state: State = "stopped" if stop.by_user else "finished"
+        cause = stop.reason
+        if not stop.by_user and not table.best:
             causes = [row.cause for row in table.ended if row.cause]
-            self._end("failed", stop.reason or next(iter(causes), "no trial ran to its end"))
+            state, cause = "failed", cause or next(iter(causes), "no trial ran to its end")
+        self.ended = stop, state, cause
+        self._end(state, cause)
         return stop
 
     def _end(self, state: State, cause: str) -> None:
@@ -248,7 +221,8 @@ class SweepSession:
         if phase.num_trials == 0:
             return
         if not ray.is_initialized():  # once for both phases
-            self.ray.enter_context(connected(self.address))
+            nested = self.plan.recipe.train_workers > 1
+            self.ray.enter_context(connected(self.address, dashboard=nested, mps=self.plan.mps))
             self.folder.update(ray=own_ray_session(self.address))
         self.listener.trials_began(table)
         callback = SweepCallback(self.plan, table, phase.study, stop, self.listener)
@@ -261,6 +235,11 @@ class SweepSession:
             run(self.plan, phase, [callback], stop, trainable=self.trainable)
         except KeyboardInterrupt:
             stop.because(SIGNAL)
+        except BaseException as error:
+            self.ray.close()  # from here on nobody writes
+            if disk_trouble(error):  # what Ray Tune keeps, and nobody reads, makes room for the end
+                shutil.rmtree(self.plan.directory / RAY, ignore_errors=True)
+            raise
         finally:
             signals.stop = None
             callback.end_unfinished()

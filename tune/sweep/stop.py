@@ -1,21 +1,26 @@
-"""Why a sweep ends before its last trial: Ctrl-C, `rbnn stop`, its time budget, equal failures."""
+"""Why a sweep ends before its last trial: Ctrl-C, `rbnn stop`, its time budget, equal failures, a
+disk or a storage that takes no more.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import Event
-from typing import Any
+from threading import Event, Timer
+from typing import Any, TypeVar, cast
 
-POLL_INTERVAL_S = 0.5
+Method = TypeVar("Method", bound=Callable[..., Any])
+POLL_INTERVAL_S, AGAIN_S = 0.5, 0.05
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPING = (
-    "rbnn: stopping: the running trials end at their next step, then all is recorded; to leave at "
-    "once: Ctrl-\\, and rbnn doctor --fix puts it in order\n"
+    "rbnn: stopping: what runs ends at its next step, then all is recorded; to leave at once: "
+    "Ctrl-\\, and rbnn doctor --fix puts it in order\n"
 )
 SIGNAL, REQUEST, BUDGET = "interrupted", "stopped by rbnn stop", "time budget used up"
 
@@ -61,6 +66,25 @@ class StopSignal(Event):
         return self.reason in (SIGNAL, REQUEST)
 
 
+class Broken(BaseException):
+    """A sweep cannot go on, for the reason that this is raised from. It is no Exception, which Ray
+    Tune would take for a trial's failure, and tell the study so.
+    """
+
+
+def breaking(method: Method) -> Method:
+    """A method that Ray Tune calls in the sweep's process: what it raises ends the sweep."""
+
+    @functools.wraps(method)
+    def call(*given: Any, **named: Any) -> Any:
+        try:
+            return method(*given, **named)
+        except Exception as error:
+            raise Broken from error
+
+    return cast(Method, call)
+
+
 def stopper(stop: StopSignal | None, has_ended: Callable[[int], bool]) -> Any:
     """Ray Tune's stopper: of a sweep by a StopSignal of this process, of a trial that was ended in
     the study by somebody else.
@@ -68,9 +92,11 @@ def stopper(stop: StopSignal | None, has_ended: Callable[[int], bool]) -> Any:
     from ray.tune import Stopper
 
     class StopWhenSet(Stopper):
+        @breaking
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
             return has_ended(result["config"]["number"])
 
+        @breaking
         def stop_all(self) -> bool:
             return stop is not None and stop.poll()
 
@@ -87,29 +113,41 @@ class Interruption:
 
     The first signal ends the sweep in good order (while no trial runs yet: by KeyboardInterrupt).
     The second, while trials run, raises KeyboardInterrupt, for what waits for Ray. Any further one
-    only says that the end is being recorded, so that nothing is left half recorded. A signal that
-    was ignored before, as SIGHUP under nohup, stays so.
+    only says that the end is being recorded, so that nothing is left half recorded. SIGHUP stays
+    ignored where it was, as under nohup; SIGINT, which a script's shell ignores for what it starts
+    with &, does not: who sends it there means it.
     """
 
     def __init__(self) -> None:
         self.stop: StopSignal | None = None  # of the trials that run now
         self.num_received = 0
         self._before: dict[int, Any] = {}
+        self._dropped: Callable[[Any], object] = sys.unraisablehook
 
     def __enter__(self) -> Interruption:
+        sys.unraisablehook = self._again
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
         self.install()
         return self
 
     def __exit__(self, *error: object) -> None:
+        sys.unraisablehook = self._dropped
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def install(self) -> None:
         """Set the handlers, again after whoever sets his own, as ray.init does."""
         for number, before in self._before.items():
-            if before != signal.SIG_IGN:
+            if number != signal.SIGHUP or before != signal.SIG_IGN:
                 signal.signal(number, self.handle)
+
+    def _again(self, dropped: Any) -> None:
+        """Python drops what is raised while an object is cleared away: the signal comes again."""
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            self._dropped(dropped)
+            return
+        self.num_received -= 1
+        Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     def handle(self, number: int, frame: Any) -> None:
         self.num_received += 1

@@ -7,23 +7,24 @@ number, values and scores. Steps of intermediate values are epochs completed, fr
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
 
-from rbnn.errors import RequestError, one_line
+from rbnn.errors import RequestError
 from tune.sweep.folder import CONFIRM, TRIALS
+from tune.sweep.storage import open_storage
 from tune.uris import shown, sqlite_path
 
 VALUES = "values"  # the recipe values of a trial, by option name
 BUSY_S = "busy_s"  # seconds that a trial has held its place
+SINCE = "since"  # when a running trial took its place, in seconds since 1970
 CAUSE = "cause"
 PROPOSED = "proposed"  # how the study stood when the trial was proposed
 JUDGED = "judged"  # the same by epoch, for each rung at which it was judged
@@ -32,7 +33,6 @@ LEARNED = "learned_from"  # SWEEP/NUMBER of an earlier sweep's trial
 RUN = "run"  # the id of its run
 SWEEP = "rbnn.sweep_id"  # attribute of a study: the id of the sweep that it belongs to
 SUFFIX = ".confirm"  # of the study of a sweep's confirmation
-STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
 
 
 class Study:
@@ -106,8 +106,8 @@ class Study:
         total = 0.0
         for trial in self.trials():
             total += trial.user_attrs.get(BUSY_S, 0.0)
-            if running and trial.state == TrialState.RUNNING and trial.datetime_start:
-                total += (datetime.now() - trial.datetime_start).total_seconds()
+            if running and trial.state == TrialState.RUNNING:
+                total += time.time() - trial.user_attrs.get(SINCE, time.time())
         return total
 
     def only_within(self, space: dict[str, Any], say: Callable[[str], object]) -> None:
@@ -224,37 +224,11 @@ class Study:
         return self._ids[number]
 
 
-def open_storage(url: str, remedy: str = "see that it is there and answers, then try again") -> Any:
-    """The Optuna storage at `url`; RequestError, one line, where none can be opened there."""
-    try:
-        return optuna.storages.get_storage(url)
-    except (*STORAGE_ERRORS, ImportError, ValueError, OSError, RuntimeError) as error:
-        text = f"storage {shown(url)} cannot be used: {reason_of(error)}; {remedy}"
-        raise RequestError(text) from None
+def begin_study(url: str, name: str, sweep_id: str, about: dict[str, str] | None = None) -> None:
+    """Create the study of a new sweep; RequestError where the storage holds one of that name.
 
-
-def reason_of(error: BaseException) -> str:
-    """What a database says, in one line, without SQLAlchemy's and Optuna's wrapping."""
-    while not getattr(error, "orig", None) and isinstance(error.__cause__, STORAGE_ERRORS):
-        error = error.__cause__
-    return one_line(getattr(error, "orig", None) or error)[:300]
-
-
-def check_storage_url(url: str) -> None:
-    """RequestError, one line, where no Optuna storage can be opened at `url`, or it would forget;
-    "" is the sweep's own file, which cannot be wrong.
+    about: attributes of the study, for people who look at it in Optuna's own tools.
     """
-    if url.startswith("sqlite:") and (sqlite_path(url) is None or ":memory:" in url):
-        raise RequestError(
-            f"storage {shown(url)} is in memory, and ends with its process; name a file, e.g. "
-            "sqlite:////folder/optuna.db"
-        )
-    if url:
-        open_storage(url, "give e.g. postgresql://USER@HOST/NAME, or leave it out for a file")
-
-
-def begin_study(url: str, name: str, sweep_id: str) -> None:
-    """Create the study of a new sweep; RequestError where the storage holds one of that name."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url)
     try:
@@ -263,7 +237,8 @@ def begin_study(url: str, name: str, sweep_id: str) -> None:
         raise RequestError(
             f"storage {shown(url)} holds a sweep '{name}' already; choose another --name"
         ) from None
-    study.set_user_attr(SWEEP, sweep_id)
+    for key, value in {SWEEP: sweep_id, **(about or {})}.items():
+        study.set_user_attr(key, value)
 
 
 def as_of(trials: Sequence[FrozenTrial], standing: Mapping[str, Any]) -> list[FrozenTrial]:

@@ -107,6 +107,9 @@ def look_at(folder: SweepFolder, study: Study | None = None) -> SweepSummary:
     found = SweepSummary(folder, record, folder.state, table, used_s=folder.used_s)
     if study:
         table.rows = rows_of(study, folder.directory)
+        for row in table.rows.values():
+            if row.state == "running" and not running:  # its process died before it was noted
+                row.state = "killed"
         found.busy_s = study.busy_s(running)
     if confirmation := Study.existing(storage, record.name + SUFFIX):
         trials = confirmation.trials()

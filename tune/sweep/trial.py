@@ -18,6 +18,7 @@ from rbnn.data import dataset_spec, open_source, use_source
 from rbnn.engine import LAST
 from rbnn.files import write_atomically
 from rbnn.recipe import Recipe
+from tune.run.failure import naming_the_disk
 from tune.run.journal import Journal
 from tune.run.remote import CheckpointStore
 from tune.sweep.folder import CONFIRM, TRIALS, trial_directory
@@ -123,6 +124,7 @@ def shared_data(recipe: Recipe) -> Any:
     return ray.put(open_source(recipe.dataset, recipe.data_path)) if in_memory else None
 
 
+@naming_the_disk()
 def run_trial(
     config: dict[str, Any],
     *,

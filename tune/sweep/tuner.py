@@ -29,6 +29,7 @@ from tune.sweep.trial import run_trial, shared_data
 from tune.uris import holds_password
 
 Trainable = Callable[..., None]
+RAY = "ray"  # Ray Tune's own folder in the sweep's
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def ray_directory(plan: SweepPlan, phase: Phase) -> Path:
     """Where Ray Tune keeps its own state of a phase: errors of failed trials, nothing that a
     resumed sweep reads. It is pickled with all that the sweep was told, the storage's password too.
     """
-    directory = plan.directory.resolve() / "ray"
+    directory = plan.directory.resolve() / RAY
     directory.mkdir(exist_ok=True)
     if holds_password(plan.config.storage, plan.config.storage_path):
         directory.chmod(0o700)

@@ -10,15 +10,18 @@ import contextlib
 import http.client
 import logging
 import os
+import re
 import socket
 import sqlite3
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rbnn.errors import RequestError
+from tune.run.listener import warn
 from tune.uris import (
     SQLITE,
     is_server,
@@ -32,7 +35,7 @@ from tune.uris import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHECK_TIMEOUT_S = 3.0
+CHECK_TIMEOUT_S, PATIENCE_S = 3.0, 60.0
 DEFAULT_URI = "sqlite:///mlflow.db"
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -41,6 +44,9 @@ SETTINGS = {
     # Of a request to a server: with MLflow's own 7 a run would end minutes after its server did.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
+# Against the user's own, for this process: its mirror has a thread of its own, which must know what
+# the store has taken.
+NEVER = {"MLFLOW_ENABLE_ASYNC_LOGGING": "false"}
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 DATABASE_REMEDY = "check the name of the database, and the password in ~/.pgpass or PGPASSWORD"
 REMEDY = (
@@ -65,12 +71,14 @@ def unreachable(uri: str, reason: object, remedy: str = REMEDY) -> RequestError:
     return RequestError(f"MLflow store {shown(uri)} cannot be used: {told(reason)}; {remedy}")
 
 
-def check_reachable(uri: str) -> None:
-    """RequestError within about CHECK_TIMEOUT_S where the store does not answer."""
+def check_reachable(uri: str, patience_s: float = 0.0) -> None:
+    """RequestError within about CHECK_TIMEOUT_S where the store does not answer; patience_s: for a
+    locked database file, which is waited for with a word.
+    """
     scheme = urlsplit(uri).scheme.partition("+")[0]
     path = sqlite_path(uri)
     if path is not None:
-        _check_file(uri, path)
+        _check_file(uri, path, time.monotonic() + patience_s)
     elif is_server(uri):
         _check_server(uri)
     elif scheme in DATABASE_PORTS:
@@ -106,7 +114,7 @@ def _check_port(uri: str, default_port: int) -> None:
         raise unreachable(uri, getattr(error, "strerror", None) or error) from None
 
 
-def _check_file(uri: str, path: Path) -> None:
+def _check_file(uri: str, path: Path, give_up_at: float, *, again: bool = False) -> None:
     """Open the database file, creating it, and take its write lock once."""
     if not path.parent.is_dir():
         reason = f"the folder {path.parent} does not exist"
@@ -120,20 +128,80 @@ def _check_file(uri: str, path: Path) -> None:
     except sqlite3.DatabaseError as error:
         remedy = f"choose a writable place, MLFLOW_TRACKING_URI={SQLITE}/folder/mlflow.db"
         if "locked" in str(error):
+            if time.monotonic() < give_up_at:
+                if not again:
+                    warn(f"MLflow store {shown(uri)} is locked by another program; waiting for it")
+                return _check_file(uri, path, give_up_at, again=True)
             remedy = "another process writes to it; end that one first, or use an MLflow server"
         raise unreachable(uri, error, remedy) from None
+
+
+RUN = (
+    "SELECT 1 FROM runs WHERE run_uuid LIKE :word || '%' UNION ALL "
+    "SELECT 1 FROM tags WHERE key = 'rbnn.id' AND value LIKE :word || '%'"
+)
+SWEEP = f"SELECT 1 FROM tags WHERE key = 'rbnn.sweep' AND value = :word UNION ALL {RUN}"
+
+
+def may_hold(query: str, values: Any) -> bool:
+    """Whether the store can hold what a query finds in MLflow's tables: without importing MLflow,
+    which takes seconds. True for a store that is no file, and for tables that differ.
+    """
+    path = sqlite_path(tracking_uri())
+    if path is None or not path.is_file():
+        return path is None
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)
+        with contextlib.closing(connection):
+            return connection.execute(f"{query} LIMIT 1", values).fetchone() is not None
+    except sqlite3.Error:
+        return True
 
 
 def quiet_client(uri: str) -> MlflowClient:
     """An MLflow client that only warns and reports nothing home; the first takes seconds."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    os.environ.update(NEVER)
     from mlflow import MlflowClient
 
     if not os.environ.get("MLFLOW_LOGGING_LEVEL"):
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        # It writes tracebacks of errors that it raises as well.
+        logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def check_schema(uri: str, said: object = "") -> None:
+    """RequestError where another version of MLflow made a database's tables, by the revision in a
+    database file or in what MLflow said of it: MLflow itself upgrades some of them unasked.
+    """
+    found, path = (
+        re.findall(r"(?:found version|identified by) '?(\w+)", str(said)),
+        sqlite_path(uri),
+    )
+    if path is not None and path.is_file():
+        with (
+            contextlib.closing(sqlite3.connect(path)) as database,
+            contextlib.suppress(sqlite3.Error),
+        ):
+            found = [row[0] for row in database.execute("SELECT version_num FROM alembic_version")]
+    if not found:
+        return
+    import mlflow
+
+    folder = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    steps = "\n".join(file.read_text("utf-8") for file in folder.glob("*.py"))
+    known = re.findall(r"(?m)^revision\b[^=]*= [\"'](\w+)", steps)
+    former = re.findall(r"(?m)^down_revision\b[^=]*= [\"'](\w+)", steps)
+    if found[0] in known and found[0] not in former:  # it is the last step
+        return
+    if found[0] in known:
+        reason, remedy = "an older MLflow made its tables", f"mlflow db upgrade {shown(uri)}"
+        raise unreachable(uri, reason, f"back it up, then: {remedy}")
+    remedy = "install that version, or name another store in MLFLOW_TRACKING_URI"
+    raise unreachable(uri, f"a newer MLflow made its tables (revision {found[0]})", remedy)
 
 
 def prepare_database(uri: str) -> dict[str, str]:
@@ -141,15 +209,18 @@ def prepare_database(uri: str) -> dict[str, str]:
     experiment go. RequestError, one line, where the database cannot be used.
     """
     check_reachable(uri)
+    from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
+    check_schema(uri)
     try:
         engine = create_engine(uri)
         engine.connect().close()  # once: MLflow itself tries a refused login again for minutes
         engine.dispose()
         experiments = quiet_client(uri).search_experiments()
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, SQLAlchemyError, CommandError) as error:
+        check_schema(uri, error)
         raise unreachable(uri, error, DATABASE_REMEDY) from error
     return {found.name: found.artifact_location for found in experiments}

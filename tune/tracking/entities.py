@@ -15,7 +15,7 @@ from tune.run.folder import CHANGES, ENVIRONMENT, POINTS, RECIPE, RunFolder, Run
 from tune.run.journal import JOURNAL, epoch_metrics, is_digest
 from tune.tracking.models import PERIODIC
 from tune.tracking.reader import ID_TAG, PARENT_TAG
-from tune.tracking.view import described
+from tune.tracking.view import COLOUR_TAG, colour_of, described
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -168,8 +168,10 @@ def tags_and_params(
     note = info.description
     if recipe and not note:
         note = described(info.kind, recipe, info.tags.get("rbnn.recipe", info.name))
+    number = info.tags.get("rbnn.trial", "")
     tags = {
         ID_TAG: info.id,
+        COLOUR_TAG: colour_of(int(number)) if number else "",
         "rbnn.kind": info.kind,
         "rbnn.seed": str(recipe.seed) if recipe else "",
         "rbnn.process": str(Process(**info.process)) if info.process else "",

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
 import statistics
 from collections.abc import Iterable
 from typing import Any
 
 from rbnn.errors import RequestError
 from rbnn.recipe import FIELDS, Recipe, load_recipe
-from tune.tracking.address import tracking_uri
+from tune.tracking.address import may_hold
 from tune.tracking.reader import RunReader, quoted
-from tune.uris import sqlite_path
 
 # Of what affects the result, what an epoch's time depends on.
 SHAPE = (
-    "dataset", "model", "batch_size", "batch_size_test", "val_fraction", "a32", "precision"
+    "dataset", "model", "batch_size", "batch_size_test", "train_images", "val_fraction", "a32",
+    "precision",
 )  # fmt: skip
 # A seed takes no time, and `gpus` names one GPU of several that are alike.
 SAME = SHAPE + tuple(
@@ -44,20 +41,9 @@ def measured_accuracies(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def has_runs(names: list[str]) -> bool:
-    """Whether the store can hold runs of these recipes, without importing MLflow (seconds)."""
-    path = sqlite_path(tracking_uri())
-    if path is None:
-        return bool(os.environ.get("MLFLOW_TRACKING_URI"))
-    if not path.is_file():
-        return False
+    """Whether the store can hold runs of these recipes."""
     marks = ", ".join("?" * len(names))
-    query = f"SELECT 1 FROM tags WHERE key = 'rbnn.recipe' AND value IN ({marks}) LIMIT 1"
-    try:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)
-        with contextlib.closing(connection):
-            return connection.execute(query, names).fetchone() is not None
-    except sqlite3.Error:
-        return True
+    return may_hold(f"SELECT 1 FROM tags WHERE key = 'rbnn.recipe' AND value IN ({marks})", names)
 
 
 def best_run(reader: RunReader, name: str) -> dict[str, Any] | None:

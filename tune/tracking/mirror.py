@@ -148,7 +148,7 @@ class Mirror:
 
     def _parent(self, run: RunFolder, info: RunInfo) -> Known | None:
         """The store's run of the run that this one belongs to, brought there first."""
-        if not info.parent:
+        if info.parent in ("", info.id):
             return None
         if info.parent not in self._known:
             for folder in list(run.directory.resolve().parents)[:2]:

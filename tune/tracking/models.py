@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 FOLDER = "checkpoints"
 PERIODIC = "epoch-"
 DIGEST_TAG = "rbnn.digest"
+FILE_TAG = "rbnn.checkpoint"
+OF_A_SWEEP, CUT_OFF = ("trial", "confirm"), ("pruned", "killed", "failed")
+FORBIDDEN = "/:.%\"'"  # in the name of a logged model
 SCORED = ("train/", "val/")
 NETWORK_OPTIONS = ("model", "dataset", "a32", "semantics")
 RUN_TAGS = ("rbnn.sweep", "rbnn.trial", "rbnn.recipe")
@@ -114,6 +117,8 @@ def keep_checkpoints(client: MlflowClient, run_id: str, files: Sequence[Path]) -
         content, known = content_of(file), models.get(file.stem)
         if content is None or (known and known.tags.get(DIGEST_TAG) == content.digest):
             continue
+        if not is_worth_listing(run, file, content):
+            continue
         _log_model(client, run, file, content)
         if known:
             _drop_model(client, known)
@@ -127,8 +132,18 @@ def keep_checkpoints(client: MlflowClient, run_id: str, files: Sequence[Path]) -
             _repository(client, run.info.artifact_uri).delete_artifacts(entry.path)
 
 
+def is_worth_listing(run: Run, file: Path, content: Content) -> bool:
+    """Not of a sweep's trial that was cut off; nor a best epoch that is the last one."""
+    tags = run.data.tags
+    cut_off = tags.get("rbnn.kind") in OF_A_SWEEP and tags.get("rbnn.state", "") in CUT_OFF
+    again = file.stem == "best" and content.epoch + 1 == int(tags.get("rbnn.epochs", 0))
+    return not cut_off and not again
+
+
 def models_of(client: MlflowClient, run: Run) -> dict[str, LoggedModel]:
-    """The run's logged models by name (last, best, epoch-0010, ...), without deleted ones."""
+    """The run's logged models by the name of their files (last, best, epoch-0010, ...), without
+    deleted ones.
+    """
     from mlflow.exceptions import MlflowException
 
     found = {}
@@ -139,7 +154,7 @@ def models_of(client: MlflowClient, run: Run) -> dict[str, LoggedModel]:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
         else:
-            found[model.name] = model
+            found[Path(model.tags.get(FILE_TAG, model.name)).stem] = model
     return found
 
 
@@ -175,10 +190,13 @@ def _log_model(client: MlflowClient, run: Run, file: Path, content: Content) -> 
     about, epoch = run.info, content.epoch
     tags = {key: run.data.tags[key] for key in RUN_TAGS if key in run.data.tags}
     tags[DIGEST_TAG] = content.digest
-    tags |= {"rbnn.checkpoint": file.name, "rbnn.epoch": str(epoch)}
+    tags |= {FILE_TAG: file.name, "rbnn.epoch": str(epoch)}
     params = {name: str(content.recipe.get(name, "")) for name in NETWORK_OPTIONS}
+    sweep = f" ({tags['rbnn.sweep']})" if "rbnn.sweep" in tags else ""
+    name = f"{about.run_name}, {file.stem}{sweep}"
+    name = "".join("-" if letter in FORBIDDEN else letter for letter in name)
     model = client.create_logged_model(
-        about.experiment_id, file.stem, about.run_id, tags, params, "rbnn"
+        about.experiment_id, name, about.run_id, tags, params, "rbnn"
     )
     folder = local_folder(model.artifact_location)
     if folder is None:

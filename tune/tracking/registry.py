@@ -62,7 +62,7 @@ def candidate_of(winner: Winner, sweep: str, reader: RunReader) -> Candidate:
     if setting is None or not setting.scores:
         raise RequestError(
             f"the winner of sweep '{sweep}' is not confirmed, and only a confirmed one is "
-            f"registered; confirm it: rbnn resume {sweep} --confirm-seeds 3"
+            f"registered; confirm it: rbnn resume {sweep} --confirm_seeds 3"
         )
     measure = "test/top1" if setting.test else "val/top1"
     run_id = reader.find_run(winner.row.run_id).info.run_id

@@ -72,7 +72,11 @@ class MirrorThread(Listener):
         with self._condition:
             self._give_up_at = time.monotonic() + patience_s
             self._condition.notify_all()
-        self._thread.join()
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:
+            say("bringing what is left to MLflow, which rbnn sync would do later as well")
+            self._thread.join()
         if self._changed:
             say(
                 f"the MLflow store lacks {len(self._changed)} run(s), which are complete in their "

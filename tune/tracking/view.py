@@ -8,11 +8,12 @@ a filter of its own would override it.
 
 from __future__ import annotations
 
+import colorsys
 import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from rbnn.recipe import Recipe
+from rbnn.recipe import FIELDS, Recipe
 from tune.run.folder import RunFolder
 from tune.uris import is_server, without_login
 
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 
 TAG = "mlflow.sharedViewState."
 METRIC = "val/top1"
+# Columns that are always there; five options fit beside them on a screen of 1,366 pixels.
+FIRST_COLUMNS = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
+PIXELS = dict(zip(FIRST_COLUMNS, (95, 125, 75), strict=True))
+PIXELS |= {"params.`rotation_update`": 115, "tags.`rbnn.epochs`": 95, f"metrics.`{METRIC}`": 92}
+USUAL_PIXELS = 84
 MAX_OPTIONS = 8
+COLOUR_TAG = "mlflow.runColor"
+BASELINE, ORANGE, GREEN = 0, "#f59e0b", "#10b981"  # trial 0's colour; the best's, as in reports
+GOLDEN_RATIO = 0.618034
 USUAL = ("lr", "Tmin", "Tmax", "rotation_update", "warm_up")
 
 
@@ -36,6 +45,27 @@ def view_link(base_url: str, experiment_id: str, sweep_id: str, *, charts: bool 
     mode = {"compareRunsMode": "CHART"} if charts else {}
     query = urlencode({"workflowType": "machine_learning", **mode, "viewStateShareKey": sweep_id})
     return f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
+
+
+def all_runs_link(base_url: str, experiment_id: str) -> str:
+    """The address of the table of every run, the newest first. Said in full: the page else keeps
+    the filter shown before.
+    """
+    query = {
+        "workflowType": "machine_learning",
+        "compareRunsMode": "",
+        "searchFilter": "",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": "false",
+    }
+    return f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(query)}"
+
+
+def opening_link(base_url: str, *place: str) -> str:
+    """The address within our own server (tune/tracking/pages.py) that opens an experiment's runs,
+    or a sweep's view: its experiment, its id, and `table` where no charts are wanted.
+    """
+    return "/".join([f"{base_url.rstrip('/')}/rbnn", *place])
 
 
 def sweep_pages(uri: str, sweep: RunFolder) -> str:
@@ -59,15 +89,15 @@ def save_view(client: MlflowClient, experiment_id: str, sweep_id: str, options: 
 
 def searched_in(params: dict[str, Any]) -> list[str]:
     """The options that a sweep searches, from its params; the usual ones where none is named."""
-    prefix = "space/"
-    found = [name.removeprefix(prefix) for name in params if name.startswith(prefix)]
-    return [name for name in found if not params[prefix + name].startswith("fixed")] or list(USUAL)
+    given = {name: params.get(f"space/{name}", "fixed") for name in FIELDS}
+    return [name for name, text in given.items() if not text.startswith("fixed")] or list(USUAL)
 
 
 def view_state(sweep_id: str, options: list[str]) -> dict[str, Any]:
     """What the pages show: trials best first, some columns, three kinds of charts."""
-    columns = [*(f"params.`{name}`" for name in options), f"metrics.`{METRIC}`"]
+    columns = [f"metrics.`{METRIC}`", *(f"params.`{name}`" for name in options)]
     columns += ["tags.`rbnn.epochs`", "tags.`rbnn.state`"]
+    widths = {name: PIXELS.get(name, USUAL_PIXELS) for name in (*FIRST_COLUMNS, *columns)}
     best = {"type": "BAR", "runsCountToCompare": 20, "metricKey": METRIC, "displayName": METRIC}
     parallel = {"type": "PARALLEL", "runsCountToCompare": 100, "showAllRuns": True}
     parallel |= {"selectedParams": options, "selectedMetrics": [METRIC]}
@@ -83,6 +113,8 @@ def view_state(sweep_id: str, options: list[str]) -> dict[str, Any]:
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "selectedColumns": columns,
+        "columnOrder": [*widths],
+        "columnWidths": widths,
         "runsHiddenMode": "FIRST_20_RUNS",
         "compareRunCharts": [
             {"uuid": f"rbnn-{name}", **placed, **chart} for name, chart in charts.items()
@@ -101,8 +133,20 @@ def _line(metric: str) -> dict[str, Any]:
     return {"type": "LINE", **shown, "lineSmoothness": 0, "scaleType": "linear", **axis}
 
 
-ABOUT = """Rotated binary neural networks, recorded by rbnn-tune: sweeps with their trials,
-trainings, replays.
+def colour_of(number: int) -> str:
+    """A trial's colour: far from its neighbours' in number, and from the two fixed ones."""
+    if number == BASELINE:
+        return ORANGE
+    # Steps of the golden ratio through the hues, in degrees, but for oranges and greens.
+    hue = 180 + number * GOLDEN_RATIO % 1 * 280
+    hue = hue if hue < 380 else hue - 320
+    light = (0.45, 0.6, 0.35)[number // 8 % 3]
+    return "#" + "".join(
+        f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue % 360 / 360, light, 0.65)
+    )
+
+
+ABOUT = """Rotated binary neural networks: sweeps with their trials, trainings, replays.
 
 `rbnn ui SWEEP` opens on a sweep's trials, best first; so does the link at the head of a
 sweep's own run. The tag `rbnn.kind` tells runs apart (sweep, trial, confirm, train, replay),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rbnn.data import LOADERS, open_loaders, open_source
 from rbnn.data.augment import Floats, train_requests
-from rbnn.data.loading import Batch, Loaders
+from rbnn.data.loading import Batch, Loaders, stratified_part
 from rbnn.datasets import DATASETS
 from rbnn.distributed import World
 from rbnn.errors import DataError
@@ -218,6 +218,31 @@ def test_held_out_images_leave_training_and_are_not_augmented(
     assert len(labels) == sizes["validation"] and torch.bincount(labels).min() > 0
     assert same(joined(loaders.val), (images, labels))
     assert loaders.info.fingerprint == full.info.fingerprint
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_of_the_training_images_is_data_of_its_own(
+    kind: str, dataset: tuple[str, Path]
+) -> None:
+    """The same images for every loader, those of a smaller part among them; held-out ones are of
+    the part.
+    """
+    full = open_kind(kind, *dataset)
+    num = full.info.sizes["train"] - 3
+    part, smaller = (open_kind(kind, *dataset, train_images=n) for n in (num, num - 5))
+    held = open_kind(kind, *dataset, train_images=num, val_fraction=0.4).info.sizes
+    assert part.info.sizes == {**full.info.sizes, "train": num}
+    assert held["train"] + held["validation"] == num
+    assert len({each.info.fingerprint for each in (full, part, smaller)}) == 3
+    source = open_source(dataset[0], str(dataset[1])).train
+    rows = [set(stratified_part(source.labels, n).tolist()) for n in (num - 5, num, len(source))]
+    assert rows[0] < rows[1] < rows[2] == set(range(len(source)))
+    share = np.bincount(source.labels) * num / len(source)
+    assert np.abs(np.bincount(source.labels[sorted(rows[1])]) - share).max() <= 2
+    drawn = torch.bincount(joined(part.train.epoch(0))[1], minlength=len(share))
+    assert (drawn <= torch.bincount(torch.from_numpy(source.labels[sorted(rows[1])]))).all()
+    with pytest.raises(DataError, match=r"^train_images is 1; it must be from \d+, the number of"):
+        open_kind(kind, *dataset, train_images=1)
 
 
 def differences(first: Loaders, second: Loaders) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,5 @@
-"""Every model on every data set that takes it, through every loader: one short epoch, trained,
-validated and kept.
+"""Every model on every data set that takes it, and every loader with every data set: one short
+epoch, trained, validated and kept.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ HAS_DALI = (
     importlib.util.find_spec("nvidia") is not None
     and importlib.util.find_spec("nvidia.dali") is not None
 )
+FIRST_OF_ITS_SIZE = {size: model for model, size in reversed(MODELS)}
 MATRIX = [
     pytest.param(
         model,
@@ -44,6 +45,7 @@ MATRIX = [
     for dataset, spec in DATASETS.items()
     for loader in LOADERS
     if size == spec.image_size and (loader != "resident" or spec.in_memory)
+    if loader == "torchvision" or model == FIRST_OF_ITS_SIZE[size]
 ]
 NUM_TRAIN, NUM_VAL = 6, 3
 
@@ -109,9 +111,8 @@ def test_one_short_epoch(
     (metrics,) = heard
     assert all(math.isfinite(value) for name, value in metrics.items() if name != "digest")
     assert metrics["rbnn/rotation_gain"] > 1 and 0 < metrics["rbnn/weight_flips"] < 1
-    assert metrics["val/top1"] * NUM_VAL / 100 == pytest.approx(
-        round(metrics["val/top1"] * NUM_VAL / 100)
-    )
+    num_right = metrics["val/top1"] * NUM_VAL / 100
+    assert num_right == pytest.approx(round(num_right), abs=1e-5)
     again = build(model, dataset)
     checkpoint.load_weights(again, checkpoint.load(tmp_path / LAST), tmp_path)
     assert checkpoint.state_digest(again) == metrics["digest"]

@@ -4,6 +4,8 @@ batches of any size.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +48,21 @@ class OneLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.widen(x))
+
+
+def test_engines_that_end_in_any_order_leave_signals_alone() -> None:
+    """What else this fails by is the end of the process: see openvino_core."""
+    model = openvino.network(OneLayer(torch.ones(4, 16, 3, 3), 1, 1), 8)
+    runs = [run_openvino(model.clone(), 1) for _ in range(2)]
+    for number in range(2):
+        runs[number](torch.ones(1, 3, 8, 8))
+    runs.pop(0)  # before the later one
+    runs.clear()
+    heard: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    os.kill(os.getpid(), signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+    assert heard == [signal.SIGUSR1]
 
 
 @pytest.mark.parametrize(

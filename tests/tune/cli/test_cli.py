@@ -4,8 +4,11 @@ with exit status 2.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import runpy
 import shlex
 import sqlite3
 import subprocess
@@ -22,7 +25,7 @@ from rbnn.checkpoint import Checkpoint, save
 from rbnn.errors import RunFailed
 from rbnn.hardware import num_cores
 from rbnn.models import build
-from rbnn.recipe import Recipe, recipe_files
+from rbnn.recipe import RECIPE_DIR, Recipe, recipe_files
 from tune.cli.__main__ import INTERRUPTED, Output, main
 
 # Importing MLflow uses what newer versions of its dependencies deprecate.
@@ -32,10 +35,9 @@ COMMON = (
     "--results_dir ./result --data_path ./data --lr 0.1 -b 256 -bt 128 --Tmin 1e-2 --Tmax 1e1 "
     "--lr_type cos --warm_up"
 )
-CIFAR_COMMAND = f"train --gpus 0 --model resnet20_1w1a --dataset cifar10 --epochs 1000 {COMMON}"
+CIFAR_COMMAND = f"--gpus 0 --model resnet20_1w1a --dataset cifar10 --epochs 1000 {COMMON}"
 IMAGENET_COMMAND = (
-    f"train --gpus 0,1,2,3 --model resnet18_1w1a --dataset imagenet --epochs 120 {COMMON} "
-    "--use_dali"
+    f"--gpus 0,1,2,3 --model resnet18_1w1a --dataset imagenet --epochs 120 {COMMON} --use_dali"
 )
 TOO_MANY = num_cores() + 1
 MISTAKES = {
@@ -175,12 +177,19 @@ def test_a_mistake_is_answered_in_one_line_with_status_2(
 def test_the_documented_commands_need_their_gpus(
     line: str, gpus: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are refused before a store is made in the working directory."""
+    """They are refused before a store is made in the working directory; `python main.py`, as the
+    document has it, is `rbnn train`.
+    """
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert refusal_of(line, capsys) == (
+    refusal = refusal_of(f"train {line}", capsys)
+    assert refusal == (
         f"rbnn: gpus is '{gpus}', but this machine has no GPU; pass --gpus none to train on the "
         "CPU\n"
     )
+    monkeypatch.setattr(sys, "argv", ["main.py", *shlex.split(line)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(RECIPE_DIR / "main.py"), run_name="__main__")
+    assert (end.value.code, capsys.readouterr().err) == (2, refusal)
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////no/such/folder/mlflow.db"])
@@ -269,6 +278,7 @@ def test_data_check_shows_its_progress_and_is_status_1_for_damage(
     [
         (RunFailed("worker 1 died"), 1, "rbnn: worker 1 died\n"),
         (KeyboardInterrupt(), INTERRUPTED, "rbnn: interrupted"),
+        (OSError(errno.EDQUOT, "Quota", "f"), 1, "rbnn: the disk takes no more: Quota: f; make"),
     ],
 )
 def test_a_failed_run_is_status_1_and_an_interrupted_one_130(
@@ -295,19 +305,45 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -
         main(["train", "--dataset", "digits"])
 
 
-@pytest.mark.parametrize("line", ["--help", "train --help", "sweep --help", "recipes"])
-def test_help_and_lists_answer_without_loading_anything_heavy(line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        *((line, 0) for line in ("--help", "--version", "train --help", "sweep --help", "recipes")),
+        *((line, 2) for line in ("replay 0123", "diff aaaa bbbb", "export x y", "ui nosuch")),
+    ],
+)
+def test_help_lists_and_wrong_names_are_answered_without_loading_anything_heavy(
+    line: str, status: int, workplace: Path
+) -> None:
+    """Nor is anything written: the store that is there has no run yet."""
+    store = workplace / "mlflow.db"
+    with closing(sqlite3.connect(store)) as database:
+        database.executescript("CREATE TABLE runs (run_uuid); CREATE TABLE tags (key, value);")
     code = (
         "import atexit, sys; from tune.cli.__main__ import main\n"
         "atexit.register(lambda: print('LOADED', *{'torch', 'ray', 'mlflow', 'optuna'} & "
         "set(sys.modules), file=sys.stderr))\n"
-        "main(sys.argv[1:])"
+        "sys.exit(main(sys.argv[1:]))"
     )
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}"}
     done = subprocess.run(
-        [sys.executable, "-c", code, *line.split()], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *line.split()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
     )
-    assert (done.returncode, done.stderr) == (0, "LOADED\n")
-    assert done.stdout
+    told = done.stderr.splitlines()
+    assert (done.returncode, told[-1], len(told)) == (status, "LOADED", 2 if status else 1)
+    assert bool(done.stdout) == (status == 0) and [*workplace.iterdir()] == [store]
+
+
+def test_help_names_every_command_once_under_a_job(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("--help") == 0
+    listed = re.findall(r"^  ([a-z]+) {2,}", capsys.readouterr().out, re.MULTILINE)
+    assert status_of("no_such_command") == 2
+    known = re.findall(r"'([a-z]+)'", capsys.readouterr().err.partition("choose from")[2])
+    assert len(known) > 15 and sorted(listed) == sorted(known)
 
 
 def test_a_mistake_in_a_real_process_is_status_2_and_one_line(workplace: Path) -> None:

@@ -6,7 +6,8 @@ import os
 
 import ray
 
-from tune.cluster.ray import connected, own_ray_session, ray_processes
+from tune.cluster.daemons import own_ray_session, ray_processes
+from tune.cluster.ray import connected
 
 
 def main() -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
 from rbnn.errors import RequestError
+from tune.cluster.daemons import ray_processes
+from tune.cluster.mps import PIPES
 from tune.cluster.ray import (
     CODE,
     check_port,
     cluster_address,
     connected,
-    ray_processes,
     settings,
     staged_code,
 )
@@ -72,6 +76,46 @@ def test_a_ray_started_here_sees_the_gpus_of_the_recipe_alone(
     with connected(gpus=numbers):
         assert os.environ.get(name) == before  # what this process sees stays as it is
     assert seen == [within] and os.environ.get(name) == before
+
+
+def test_a_ray_started_here_is_served_by_mps_until_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+
+    @contextmanager
+    def served(wanted: bool) -> Iterator[dict[str, str]]:
+        seen.append(wanted)
+        yield {PIPES: "/pipes"}
+        seen.append("ended")
+
+    monkeypatch.setattr("os.environ", {})
+    monkeypatch.setattr("tune.cluster.ray.served", served)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **settings: seen.append(os.environ.get(PIPES)))
+    monkeypatch.setattr(ray, "shutdown", lambda: seen.append("shut down"))
+    with connected(mps=True):
+        assert PIPES not in os.environ
+    assert seen == [True, "/pipes", "shut down", "ended"]
+
+
+def test_rays_sessions_lie_where_their_sockets_can_and_its_token_needs_no_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **settings: seen.update(os.environ))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    for folder, used in (("/tmp", None), ("/no/such", "/tmp"), (f"/{'long' * 20}", "/tmp")):
+        monkeypatch.setattr("os.environ", {"TMPDIR": folder, "HOME": "/proc/none"})
+        seen.clear()
+        with connected():
+            assert os.environ["TMPDIR"] == folder and "RAY_TMPDIR" not in os.environ
+        assert seen.get("RAY_TMPDIR") == used and len(seen["RAY_AUTH_TOKEN"]) == 64
+    monkeypatch.setattr("os.environ", {"HOME": str(tmp_path)})
+    seen.clear()
+    with connected():
+        assert "RAY_AUTH_TOKEN" not in seen
 
 
 @pytest.mark.slow

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tune.report.console import SweepDisplay, print_result
+from rbnn.data.loading import DataInfo
+from tune.report.console import SweepDisplay, opening, print_result
 from tune.report.table import as_html, as_markdown, print_table, verdict
 from tune.run.folder import State
+from tune.sweep.config import parse_sweep
+from tune.sweep.plan import SweepPlan
 from tune.sweep.stop import StopSignal
 from tune.sweep.table import TrialRow, TrialTable
 
@@ -41,6 +45,16 @@ def test_fresh_seeds_decide_which_trial_is_the_winner(capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert "run the winner again, to the bit:  rbnn replay 00000000" in text
     assert "best by fresh seeds, documented default" in text and "http://mlflow/view" in text
+
+
+def test_a_time_budget_is_said_to_be_of_the_search_alone() -> None:
+    base, space = {"dataset": "digits", "epochs": 3}, {"lr": {"log": [0.01, 1]}}
+    keys = {"base": base, "space": space, "time_budget_min": 0.5, "confirm_seeds": 3}
+    file = parse_sweep({"name": "look", **keys}, Path())
+    data = DataInfo("digits", "sha256:ab", {"train": 1400})
+    text = opening(SweepPlan(file, "look", Path("result"), file.baseline, data, 1, 1.0, 0.0))
+    after = "ends after 0.5 minutes; confirming the best, up to 12 runs, comes after it\n"
+    assert f"time budget: the search {after}" in text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from rbnn.errors import RecipeError, RequestError
 from rbnn.recipe import Recipe, load_recipe
 from tune.run.record import RunRecord
-from tune.run.replay import find_recipe
+from tune.run.target import find_recipe
 
 RUN_ID = "0123456789abcdef" * 2
 RECORDED = Recipe(dataset="digits", lr=0.3, save="there", resume="old.ckpt", threads=2)

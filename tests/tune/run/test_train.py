@@ -50,7 +50,8 @@ class MadeUp:
         done = ckpt.load(find_checkpoint(self.recipe.resume)).epoch if self.recipe.resume else 0
         for epoch in range(max(done - 1, 0), self.until):
             metrics = {"train/loss": 1.0, "train/top1": 1.0, "val/top1": 10.0 * epoch, "t": 1.0}
-            metrics |= {"epoch": epoch, "lr": 0.1, "time/epoch_s": 1.0, "digest": f"{epoch:016x}"}
+            metrics |= {"epoch": epoch, "lr": 0.1, "time/epoch_s": 1.0, "time/images_per_s": 1.0}
+            metrics["digest"] = f"{epoch:016x}"
             ckpt.save(self.directory / LAST, checkpoint_of(self.recipe, epoch + 1, metrics))
             report(metrics, None)
         if self.until < self.recipe.epochs:

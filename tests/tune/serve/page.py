@@ -9,8 +9,9 @@ from tune.serve.ui import serve_ui
 
 
 def main(uri: str, port: str) -> None:
-    # a shell that starts tests in the background has Ctrl-C ignored
+    # where tests run in the background or under nohup, these are ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     serve_ui(uri, int(port))
 
 

@@ -94,7 +94,7 @@ def test_what_is_no_port_is_refused(port: int) -> None:
 @pytest.mark.slow
 def test_the_server_ends_with_all_its_processes(tmp_path: Path) -> None:
     with mlflow_server(f"sqlite:///{tmp_path}/mlflow.db", free_port("127.0.0.1", 5400)) as server:
-        assert len(server.group()) > 1
+        assert server.group()
     assert server.group() == []
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import json
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 
+from rbnn.errors import RequestError
 from tests.tune.made_runs import recorded_run
+from tests.tune.report.test_report import TRIALS, sweep
 from tests.tune.workplace import TIMEOUT_S
 from tune.serve.mlflow import free_port
-from tune.serve.ui import all_runs_link, serve_ui
+from tune.serve.ui import serve_optuna, serve_ui
+from tune.sweep.folder import SweepFolder
 from tune.tracking.mirror import Mirror
-from tune.tracking.view import view_link
+from tune.tracking.view import all_runs_link, opening_link, view_link
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
 
@@ -46,16 +53,52 @@ def test_signals_end_the_page_and_free_the_port(store: str, number: signal.Signa
     with subprocess.Popen(command, text=True, **pipes) as page:  # type: ignore[call-overload]
         lines = [page.stdout.readline().rstrip() for _ in range(4)]
         serve_ui(base_url, sweep=SWEEP, say=said.append)
+        links = [line.partition(": ")[2] for line in lines[:2]]
+        pages = [urllib.request.urlopen(link, timeout=60).read().decode() for link in links]
         page.send_signal(number)
-        assert page.wait(TIMEOUT_S) == 0
+        try:
+            assert page.wait(TIMEOUT_S) == 0
+        finally:
+            page.kill()
         assert page.stdout.read() == ""
-    assert (
-        said
-        == lines[:3]
-        == [
-            f"sweep {SWEEP}: {view_link(base_url, experiment, 'ab' * 16)}",
-            f"  as a table: {view_link(base_url, experiment, 'ab' * 16, charts=False)}",
-            f"all runs: {all_runs_link(base_url, experiment)}",
-        ]
-    )
+    place = experiment, SWEEP_ID
+    assert lines[:3] == [
+        f"sweep {SWEEP}: {opening_link(base_url, *place)}",
+        f"  as a table: {opening_link(base_url, *place, 'table')}",
+        f"all runs: {opening_link(base_url, experiment)}",
+    ]
+    assert said == [  # of a server that may be anybody's
+        f"sweep {SWEEP}: {view_link(base_url, *place)}",
+        f"  as a table: {view_link(base_url, *place, charts=False)}",
+        f"all runs: {all_runs_link(base_url, experiment)}",
+    ]
+    assert all("sharedViewState.' + view" in page and SWEEP_ID in page for page in pages)
     assert free_port("127.0.0.1", port) == port
+
+
+def test_optunas_dashboard_is_started_on_the_sweeps_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optuna_dashboard = pytest.importorskip("optuna_dashboard", reason="needs the extra dashboard")
+    folder, said, served = sweep(tmp_path / "look-1", TRIALS), [], []
+    monkeypatch.setattr(optuna_dashboard, "run_server", lambda *given: served.append(given))
+    serve_optuna(folder, 5560, say=said.append)
+    ((storage, host, port),) = served
+    assert said[0] == f"sweep look-1: http://{host}:{port}/dashboard"
+    page = optuna_dashboard.wsgi(storage)
+    status: list[str] = []
+    environment = {"wsgi.input": io.BytesIO()}
+    setup_testing_defaults(environment)
+    environment["PATH_INFO"] = "/api/studies"
+    answer = b"".join(page(environment, lambda code, *more: status.append(code)))
+    assert (
+        status == ["200 OK"] and json.loads(answer)["study_summaries"][0]["study_name"] == "look-1"
+    )
+
+
+def test_without_optunas_dashboard_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    with pytest.raises(RequestError, match="run: pip install optuna-dashboard"):
+        serve_optuna(SweepFolder(tmp_path), 5560)

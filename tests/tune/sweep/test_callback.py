@@ -5,15 +5,20 @@ order of events, and listeners hear of it.
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from optuna.trial import TrialState
 
 from rbnn.data.loading import DataInfo
 from rbnn.errors import NonFiniteLoss
+from tune.run.failure import disk_trouble
 from tune.run.folder import RunFolder
 from tune.run.journal import Journal
 from tune.run.listener import Listener
@@ -21,7 +26,8 @@ from tune.sweep.callback import SweepCallback
 from tune.sweep.config import parse_sweep
 from tune.sweep.folder import SweepFolder, SweepRecord, trial_directory
 from tune.sweep.plan import SweepPlan
-from tune.sweep.stop import StopSignal, stopper
+from tune.sweep.scheduler import SuccessiveHalving
+from tune.sweep.stop import Broken, StopSignal, stopper
 from tune.sweep.study import RUN, VALUES, Study
 from tune.sweep.table import TrialTable
 from tune.sweep.trial import TrialSpec
@@ -101,7 +107,7 @@ def test_a_trial_becomes_a_run_of_the_sweep_with_its_recipe_and_data(scene: Scen
     scene.start(3)
     run = scene.run(3)
     info = run.info
-    assert (info.kind, info.name, info.parent) == ("trial", "trial 3 of look-1", "ab" * 16)
+    assert (info.kind, info.name, info.parent) == ("trial", "trial 3", "ab" * 16)
     sweep = {"rbnn.sweep": "look-1", "rbnn.sweep_id": "ab" * 16, "rbnn.recipe": "look"}
     assert info.tags == {**sweep, "rbnn.trial": "3"}
     assert run.recipe == scene.plan.recipe.replace(lr=0.2) and info.values == {"lr": 0.2}
@@ -162,6 +168,25 @@ def test_a_failed_trial_carries_its_cause(
     scene.callback.on_trial_error(0, [], trial)
     info, row = scene.run().info, scene.callback.table.rows[0]
     assert (info.state, info.cause) == (row.state, row.cause) == ("failed", str(cause))
+
+
+def test_a_disk_that_takes_no_more_ends_the_sweep_and_not_the_trial(
+    scene: Scene, error_file: Callable[[BaseException], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, trial = OSError(errno.ENOSPC, "No space left on device"), scene.start()
+    trial.pickled_error_file = str(error_file(full))
+    halving = SuccessiveHalving(scene.study, metric="m", num_epochs=3, grace_period=None)
+    told = (scene.callback.on_trial_recover, scene.callback.on_trial_error)
+    for tell in (*(partial(each, 0, []) for each in told), partial(halving.on_trial_error, None)):
+        with pytest.raises(Broken) as broken:
+            tell(trial)
+        assert disk_trouble(broken.value) == "No space left on device"
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=full))
+    with pytest.raises(Broken):
+        scene.report(trial, 1)
+    scene.callback.end_unfinished()  # as far as it can be written
+    assert scene.study.trials()[0].state == TrialState.RUNNING
+    assert scene.run().info.state == "running"
 
 
 def test_a_trial_that_was_cut_off_goes_on_in_its_run_with_its_epochs(scene: Scene) -> None:

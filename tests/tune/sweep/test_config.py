@@ -4,7 +4,6 @@ sweep file of the project.
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,21 +13,12 @@ import pytest
 import yaml
 
 from rbnn.errors import RecipeError
-from tune.sweep.config import (
-    KEYS,
-    SAMPLERS,
-    SCHEDULER_KEYS,
-    SCHEDULERS,
-    load_sweep,
-    parse_sweep,
-    sweep_files,
-)
+from tune.sweep.config import load_sweep, parse_sweep, sweep_files
 
 SPACE = {"lr": {"log": [0.01, 1]}}
 DIGITS = {"name": "s", "base": {"dataset": "digits", "epochs": 10}, "space": SPACE}
 CIFAR = {"name": "s", "base": {"warm_up": True}, "space": SPACE}
 HERE = Path()
-README = Path(__file__).resolve().parents[3] / "README.md"
 
 
 STEPS = {"lr_type": "step", "lr_decay_step": [5]}
@@ -200,10 +190,3 @@ def test_loading_a_sweep_file_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_readme_explains_every_key_of_a_sweep_file() -> None:
-    text = README.read_text()
-    table = text[text.index("| key | meaning | default |") :].partition("\n\n")[0]
-    words = set(re.findall(r"\w+", table))
-    assert {*KEYS, *SCHEDULER_KEYS, *SAMPLERS, *SCHEDULERS} <= words

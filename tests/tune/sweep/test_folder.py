@@ -16,7 +16,16 @@ import pytest
 
 from rbnn.errors import RequestError
 from tune.process import Process
-from tune.sweep.folder import SILENT_S, SweepFolder, SweepRecord, find_sweep, sweep_folders
+from tune.sweep.folder import (
+    SILENT_S,
+    SweepFolder,
+    SweepRecord,
+    digest_of,
+    find_sweep,
+    sweep_folders,
+)
+from tune.sweep.study import begin_study
+from tune.uris import sqlite_path, with_absolute_path
 
 
 @pytest.fixture
@@ -55,6 +64,27 @@ def test_a_record_is_on_the_disk_before_it_takes_the_place_of_the_old_one(
     monkeypatch.setattr(os, "fsync", noted)
     folder.update(trials=7)
     assert written == [(folder.path.stat().st_size, None)] and folder.record.trials == 7
+
+
+@pytest.mark.parametrize("name", ["100%25", "wh?t", "a{b}#c", "größer 'x' @y:z"])
+def test_its_databases_lie_in_it_whatever_its_name(name: str, tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path / name)
+    folder.directory.mkdir()
+    url, file = folder.storage_url(SweepRecord()), folder.directory / "optuna.db"
+    begin_study(url, "mine", "ab" * 16)
+    assert file.is_file() and sqlite_path(url) == file and with_absolute_path(url) == url
+
+
+def test_a_sweep_file_that_says_something_else_now_is_refused(folder: SweepFolder) -> None:
+    file = folder.directory / "sweep.yaml"
+    text = "name: mine\nbase: {dataset: digits}\nspace: {lr: {log: [0.01, 1]}}\n"
+    file.write_text(text)
+    folder.update(file=digest_of(file))
+    file.write_text(f"# a remark\n{text}")
+    assert folder.unchanged_config.name == "mine"
+    file.write_text(text.replace("0.01", "0.1"))
+    with pytest.raises(RequestError, match=r"sweep.yaml' says something else than when its sweep"):
+        _ = folder.unchanged_config
 
 
 @pytest.mark.parametrize("given", ["store", "storage"])

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +31,10 @@ def placed(
 @pytest.mark.parametrize(
     ("given", "gpus", "concurrent"),
     [
-        ({}, 1, 6),
+        ({}, 0.25, 24),
+        ({"most": 8}, 0.5, 8),
+        ({"batch_size": 4096}, 1, 6),
+        ({"gpus": 1}, 1, 6),
         ({"gpus": 0.5}, 0.5, 12),
         ({"gpus": 0.6}, 0.6, 6),
         ({"gpus": 0.5, "most": 5}, 0.5, 5),
@@ -53,7 +61,7 @@ def test_without_gpus_threads_are_as_many_as_all_trials_can_have_at_once() -> No
     [
         ({"gpus": 5}, "gpus_per_trial is 5, and no node of the cluster at x has more than 4 GPU"),
         ({"train_workers": 7}, "gpus_per_trial is 7, .* all nodes together 6"),
-        ({"concurrent": 7}, "7 trial.* do not fit .*at most 6 do"),
+        ({"concurrent": 7, "gpus": 1}, "7 trial.* do not fit .*at most 6 do"),
     ],
 )
 def test_what_can_never_be_placed_is_refused(given: dict[str, Any], said: str) -> None:
@@ -75,3 +83,26 @@ def test_gpus_of_one_machine_or_none_are_no_gpus_of_a_cluster(
     values = Recipe(dataset="digits", model="resnet20_1w1a", gpus=recipe, threads=17)
     with pytest.raises(RecipeError, match=said):
         place_on_cluster(values, GPU_NODES, gpus_per_trial=gpus, most_at_once=99)
+
+
+@pytest.mark.slow
+def test_ray_gives_trials_and_workers_the_gpus_that_they_are_to_have(
+    nullgpu: dict[str, str], tmp_path: Path
+) -> None:
+    # NCCL is chosen, and what it needs of a real GPU is put off.
+    environment = nullgpu | {"NULLCUDA_DEVICES": "6", "TORCH_DIST_USE_NCCL2": "0"}
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("placed.py"))]
+    done = subprocess.run(
+        [*command, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    alone, shared, ranks = (found[case] for case in ("alone", "shared", "of-two-workers"))
+    assert all(one["device"] == "cuda:0" for one in (*alone, *shared))
+    for trials, most in ((alone, 1), (shared, 2)):
+        times = Counter(trial["visible"] for trial in trials)
+        assert set(times) <= {"2", "3", "4", "5"} and max(times.values()) <= most
+    assert len({trial["visible"] for trial in shared}) < len(shared)
+    assert [rank["backend"] for rank in ranks] == ["nccl"] * 2
+    own = [rank["visible"].split(",")[int(rank["device"][-1])] for rank in ranks]
+    assert len(set(own)) == 2 and set(own) <= {"2", "3", "4", "5"}

@@ -15,9 +15,9 @@ import torch
 from rbnn import hardware, session
 from rbnn.errors import RecipeError
 from tune.sweep import placement
+from tune.sweep.begin import create_folder
 from tune.sweep.config import parse_sweep
 from tune.sweep.plan import SweepPlan, plan, plan_again
-from tune.sweep.session import create_folder
 from tune.sweep.study import Study
 from tune.sweep.trial import TrialSpec
 from tune.sweep.tuner import make_scheduler, ray_directory, search_phase
@@ -29,6 +29,7 @@ KEYS = {
     "space": {"lr": {"log": [0.01, 1]}, "seed": {"fixed": 7}},
     "trials": 20,
 }
+LARGE_BATCHES = {"space": {"batch_size": {"choice": [256, 512]}}}
 PlanOf = Callable[..., SweepPlan]
 
 
@@ -41,6 +42,7 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlanOf:
         for module in (hardware, session, placement):
             monkeypatch.setattr(module, "num_cores", lambda: cores)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(placement, "gpu_memory", lambda: 80e9)
         return plan(parse_sweep({**KEYS, **keys}, tmp_path), name=name, results_dir="out")
 
     return planned
@@ -54,7 +56,11 @@ def plan_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlanOf:
         ((2, 0), {"trials": 3}, (1, 2, 2.0, 0.0)),
         ((8, 0), {"concurrent": 8}, (8, 1, 1.0, 0.0)),
         ((8, 0), {"workers_per_trial": 2, "trials": 8}, (2, 2, 0.01, 0.0)),
-        ((16, 4), {}, (4, 4, 4.0, 1.0)),
+        ((16, 4), {}, (5, 3, 3.0, 0.5)),
+        ((16, 1), {}, (5, 3, 3.0, 0.2)),
+        ((16, 1), {"trials": 99}, (8, 2, 2.0, 0.125)),
+        ((16, 1), {"trials": 99, **LARGE_BATCHES}, (4, 4, 4.0, 0.25)),
+        ((16, 4), {"gpus_per_trial": 1}, (4, 4, 4.0, 1.0)),
         ((16, 4), {"gpus_per_trial": 0.5}, (5, 3, 3.0, 0.5)),
         ((16, 4), {"gpus_per_trial": 0.5, "concurrent": 8}, (8, 2, 2.0, 0.5)),
         ((16, 4), {"gpus_per_trial": 0.6}, (4, 4, 4.0, 0.6)),
@@ -71,6 +77,15 @@ def test_a_plan_fits_its_machine(
 
 
 @pytest.mark.parametrize(
+    ("keys", "started"), [({}, True), ({"mps": False}, False), ({"gpus_per_trial": 1}, False)]
+)
+def test_mps_is_started_where_trials_share_a_gpu(
+    keys: dict[str, Any], started: bool, plan_of: PlanOf
+) -> None:
+    assert plan_of(16, 1, **keys).mps == started
+
+
+@pytest.mark.parametrize(
     ("machine_of", "keys", "message"),
     [
         ((2, 0), {"concurrent": 3}, "worker(s) each do not fit this machine (2 cores, 0 GPUs)"),
@@ -84,7 +99,8 @@ def test_a_plan_fits_its_machine(
         ((8, 0), {"name": ".."}, "name is '..'; it must be letters"),
         ((8, 0), {"gpus_per_trial": 1}, "gpus_per_trial is 1, but this machine has 0 GPUs"),
         ((8, 2), {"gpus_per_trial": 4}, "gpus_per_trial is 4, but this machine has 2 GPUs"),
-        ((8, 2), {"concurrent": 3}, "3 trial(s) at once"),
+        ((8, 2), {"concurrent": 9}, "9 trial(s) at once"),
+        ((8, 2), {"concurrent": 3, "gpus_per_trial": 1}, "3 trial(s) at once"),
         ((8, 2), {"base": {**DIGITS, "gpus": "0,1"}}, "gpus is '0,1', and Ray hands out the GPUs"),
     ],
 )

@@ -114,6 +114,14 @@ def test_trials_carry_their_recipe_values(storage: str | None) -> None:
     assert overrides["Tmin"] < overrides["Tmax"]
 
 
+def test_what_optunas_own_tools_line_up_is_run_like_one_of_ours(storage: str | None) -> None:
+    search = searcher(storage)
+    search.suggest("a")
+    search.history.study.enqueue_trial({"lr": 0.05})
+    values = search.suggest("b")["values"]
+    assert values["lr"] == 0.05 and values.keys() == ENTRIES.keys()
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
 def test_equal_seeds_give_equal_proposals(sampler: str) -> None:
     runs = []

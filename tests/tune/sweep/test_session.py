@@ -8,30 +8,39 @@ them.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from functools import partial
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
 import yaml
 from mlflow.entities import Run
+from sqlalchemy.exc import OperationalError
 
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, RunFailed
 from rbnn.recipe import load_recipe
 from tests.tune import tiny_sweep
 from tests.tune.made_runs import made_run
 from tune.cli import __main__ as cli
 from tune.cli import sweeps
+from tune.cli.sweep import Sweep
 from tune.cli.sweeps import begin, go_on
 from tune.cluster.ray import connected
 from tune.process import Process
 from tune.run.folder import RunFolder
+from tune.run.listener import Listener
 from tune.sweep.config import load_sweep
-from tune.sweep.folder import SweepFolder, find_sweep
+from tune.sweep.folder import SweepFolder, SweepRecord, find_sweep
+from tune.sweep.session import SweepSession
+from tune.sweep.stop import StopSignal, breaking
+from tune.sweep.table import TrialRow, TrialTable
 from tune.tracking.mirror import Mirror
 from tune.tracking.reader import RunReader
 from tune.tracking.registry import Registration
@@ -95,8 +104,8 @@ def runs(kind: str = "trial") -> list[Run]:
 
 def resumed_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that go on with a sweep go on with trials that compute nothing."""
-    given = partial(go_on, trainable=tiny_sweep.trial)
-    monkeypatch.setattr(sweeps, "go_on", given)
+    given = partialmethod(Sweep.resume, trainable=tiny_sweep.trial)
+    monkeypatch.setattr(Sweep, "resume", given)
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
@@ -104,6 +113,42 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -
     capsys.readouterr()
     assert cli.main(list(arguments)) == status
     return capsys.readouterr().out
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> SweepSession:
+    """A session whose parts the test puts in place."""
+    folder = SweepFolder(tmp_path)
+    folder.write(SweepRecord(id="ab" * 16, kind="sweep", name="look"))
+    made: Any = Mock(name="plan")
+    return SweepSession(made, folder, Listener(), "", tiny_sweep.trial)
+
+
+def test_a_signal_while_ray_is_ended_changes_nothing(
+    session: SweepSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = TrialRow(0, {}, "", "complete", 3, 50.0, 50.0)
+    table, stop = TrialTable("look", 1, 3, {0: best}), StopSignal()
+    monkeypatch.setattr(session, "_search", lambda: (table, stop))
+    session.ray.callback(Mock(side_effect=KeyboardInterrupt))
+    assert session.run() is stop and session.folder.record.state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOSPC, "Full"), "the disk takes no more: Full; make room, then: rbnn res"),
+        (OperationalError("", {}, sqlite3.OperationalError("locked")), "any more: locked; when it"),
+    ],
+)
+def test_a_disk_or_a_storage_that_takes_no_more_is_one_line(
+    error: Exception, text: str, session: SweepSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_search", breaking(Mock(side_effect=error, __name__="search")))
+    with pytest.raises(RunFailed, match=text):
+        session.run()
+    record = session.folder.record
+    assert record.state == "failed" and "Error" not in record.cause
 
 
 def test_a_running_sweep_is_seen_from_another_process(stopped: SweepFolder, place: Path) -> None:

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tune.sweep.stop import BUDGET, REQUEST, SIGNAL, Interruption, StopSignal
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """No signal is ignored, as some are where tests run under nohup or in the background."""
+    numbers = (signal.SIGHUP, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 def test_a_stop_has_one_reason_and_asks_for_nothing_once_it_is_set(tmp_path: Path) -> None:
@@ -47,12 +61,23 @@ def test_while_no_trial_runs_the_first_signal_ends_what_is_done() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def test_a_signal_that_comes_while_an_object_is_cleared_away_is_not_lost(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Slow:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)  # where Python looks for signals
+
+    with Interruption(), pytest.raises(KeyboardInterrupt):
+        Slow()
+        time.sleep(60)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_signal_that_was_ignored_stays_so_and_handlers_are_put_back() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with Interruption():
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Interruption():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler

@@ -4,6 +4,8 @@ takes another's trials.
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from rbnn.errors import RequestError
-from tune.sweep.study import VALUES, Study, begin_study, check_storage_url, open_storage
+from tune.sweep import storage as storage_module
+from tune.sweep.storage import check_storage_url, open_storage
+from tune.sweep.study import SINCE, VALUES, Study, begin_study
 
 
 def test_a_storage_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
@@ -61,6 +65,67 @@ def test_what_others_ended_takes_no_more_scores() -> None:
     study.note(0, 1, 50.0)
     study.tag(0, "cause", "x")
     assert study.has_ended(0) and study.trials()[0].intermediate_values == {}
+
+
+def test_a_locked_file_is_waited_for_with_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, said = sqlite3.connect(tmp_path / "all.db", isolation_level=None), []
+
+    def word(text: str) -> None:
+        said.append(text)
+        holder.execute("ROLLBACK")
+
+    monkeypatch.setattr(storage_module, "warn", word)
+    monkeypatch.setattr(storage_module, "LOCK_WAIT_S", 0.01)
+    study = Study(f"sqlite:///{tmp_path}/all.db", "look")
+    for kind in ("IMMEDIATE", "EXCLUSIVE"):
+        holder.execute(f"BEGIN {kind}")
+        study.add_waiting({VALUES: {}})
+    assert said == ["the Optuna storage is locked by another program; waiting for it"] * 2
+    assert len(study.trials()) == 2
+    monkeypatch.setattr(storage_module, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(storage_module, "warn", said.append)
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(storage_module.STORAGE_ERRORS):
+        study.add_waiting({VALUES: {}})
+
+
+@pytest.mark.parametrize(
+    ("revision", "remedy"),
+    [
+        (
+            "v0.9.0.a",
+            r"set up by optuna .*; back it up, then: optuna storage upgrade --storage sql",
+        ),
+        ("v99.0.a", r"; a newer Optuna has written it; install that version, or name another"),
+    ],
+)
+def test_a_storage_of_another_optuna_is_refused_with_its_remedy(
+    revision: str, remedy: str, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/all.db"
+    open_storage(url)
+    with sqlite3.connect(tmp_path / "all.db") as file:
+        file.execute("UPDATE alembic_version SET version_num = ?", [revision])
+    with pytest.raises(RequestError, match=remedy) as refusal:
+        open_storage(url)
+    assert "\n" not in str(refusal.value) and "pip install" not in str(refusal.value)
+
+
+def test_the_time_of_a_running_trial_is_the_same_in_every_time_zone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study = Study(None, "look")
+    study.add_waiting({VALUES: {}})
+    study.take_interrupted()
+    study.tag(0, SINCE, time.time() - 100)
+    found = []
+    for zone in ("UTC", "Asia/Tokyo", "America/New_York"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        found.append(study.busy_s(running=True))
+    assert found == pytest.approx([100.0] * 3, abs=30)
 
 
 def test_a_missing_file_is_not_created(tmp_path: Path) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import getpass
 import math
 import multiprocessing
-import os
 import random
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -217,7 +215,8 @@ def test_all_runs_go_into_an_empty_store_and_say_the_same_there(
         assert top1(reader, run.run_id) == [(epoch, 10.0 * epoch) for epoch in range(number)]
 
 
-def sync_often(directory: Path, store: str, times: int) -> None:
+def sync_often(directory: Path, store: str, times: int, begun: Any) -> None:
+    begun.set()
     for _ in range(times):
         Mirror.open(store).sync(directory)
 
@@ -226,27 +225,26 @@ def sync_often(directory: Path, store: str, times: int) -> None:
 def test_three_processes_sync_at_once_and_one_is_killed_again_and_again(
     mirror: Mirror, begin: Begin, store: str
 ) -> None:
-    run, context = begin(), multiprocessing.get_context("spawn")
+    run, context = begin(), multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tune.tracking.mirror", "pytest"])
     chance = random.Random(7)
-    begun = [context.Process(target=sync_often, args=(run.directory, store, 40)) for _ in range(2)]
-    for process in begun:
+    both = context.Event()
+    often = [
+        context.Process(target=sync_often, args=(run.directory, store, 40, both)) for _ in range(2)
+    ]
+    for process in often:
         process.start()
     for round_number in range(20):
         add_epochs(run, 3 * (round_number + 1))
-        child = os.fork()
-        if child == 0:
-            try:
-                sync_often(run.directory, store, 5)
-            finally:  # also where it raises: it must not go on as a second test process
-                os._exit(0)
+        begun = context.Event()
+        child = context.Process(target=sync_often, args=(run.directory, store, 5, begun))
+        child.start()
+        begun.wait()
         for _ in range(chance.randrange(1, 20)):
-            if os.waitpid(child, os.WNOHANG)[0]:
-                break
             mirror.lacks(run.directory)  # passes a moment that depends on the machine's pace
-        else:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-    for process in begun:
+        child.kill()
+        child.join()
+    for process in often:
         process.join()
         assert process.exitcode == 0
     run.end("complete")

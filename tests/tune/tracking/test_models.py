@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -22,7 +23,14 @@ from rbnn.state import Keeper, Run, start
 from tests.tune.made_runs import made_run
 from tune.run.journal import Journal
 from tune.tracking.mirror import Mirror
-from tune.tracking.models import Unpickler, local_folder, models_of, network_of
+from tune.tracking.models import (
+    Content,
+    Unpickler,
+    is_worth_listing,
+    local_folder,
+    models_of,
+    network_of,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
 
@@ -76,7 +84,9 @@ def test_what_is_kept_is_in_the_store_and_what_is_dropped_is_not(recorded: Recor
     assert {file.stem for file in recorded.folder.glob("*.ckpt")} == names
     assert recorded.artifacts() == {f"checkpoints/{name}.ckpt" for name in names}
     assert recorded.models().keys() == names
-    folder = local_folder(recorded.models()["last"].artifact_location)
+    last = recorded.models()["last"]
+    assert last.name == f"{recorded.folder.name}, last (look)"
+    folder = local_folder(last.artifact_location)
     assert folder is not None
     assert len([*folder.parents[1].glob("m-*")]) == len(names), "a dropped model left its folder"
 
@@ -128,6 +138,23 @@ def test_each_loads_in_one_line_as_a_network_and_as_a_classifier(
     with torch.no_grad():
         assert np.array_equal(scores, network(torch.from_numpy(images)).numpy())
     assert scores.shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "epochs", "file", "listed"),
+    [
+        ("trial", "complete", 3, "last", True),
+        ("trial", "complete", 3, "best", False),  # it is the last epoch
+        ("trial", "complete", 4, "best", True),
+        ("trial", "pruned", 4, "last", False),
+        ("train", "killed", 4, "last", True),
+    ],
+)
+def test_what_is_worth_a_model(kind: str, state: str, epochs: int, file: str, listed: bool) -> None:
+    tags = {"rbnn.kind": kind, "rbnn.state": state, "rbnn.epochs": str(epochs)}
+    run: Any = SimpleNamespace(data=SimpleNamespace(tags=tags))
+    content = Content({}, epoch=2, partial=False, metrics={}, digest="")
+    assert is_worth_listing(run, Path(f"{file}.ckpt"), content) is listed
 
 
 def test_a_file_without_its_recipe_is_not_opened_as_a_network() -> None:

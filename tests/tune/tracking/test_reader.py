@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import time
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from rbnn.recipe import Recipe
 from tune.run.folder import RunFolder, RunInfo
 from tune.run.journal import Journal
 from tune.run.record import read_record
-from tune.tracking.address import check_reachable, tracking_uri
+from tune.tracking import address
+from tune.tracking.address import check_reachable, check_schema, tracking_uri
 from tune.tracking.mirror import Mirror
 from tune.tracking.reader import RunReader, existing_reader
 from tune.uris import shown
@@ -51,6 +53,50 @@ def test_the_default_store_is_a_database_in_the_working_directory(
     assert tracking_uri() == f"sqlite:///{tmp_path}/other/runs.db?timeout=9"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example.org:5000")
     assert tracking_uri() == "http://example.org:5000"
+
+
+def test_a_locked_store_is_waited_for_with_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, said = f"sqlite:///{tmp_path}/mlflow.db", []
+    holder = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr(address, "CHECK_TIMEOUT_S", 0.01)
+    with pytest.raises(RequestError, match=r"locked; another process writes to it; end that one"):
+        check_reachable(uri)
+
+    def word(text: str) -> None:
+        said.append(text)
+        holder.execute("ROLLBACK")
+
+    monkeypatch.setattr(address, "warn", word)
+    check_reachable(uri, 60)
+    assert said == [f"MLflow store {uri} is locked by another program; waiting for it"]
+
+
+@pytest.mark.parametrize(
+    ("revision", "remedy"),
+    [
+        (
+            "451aebb31d03",
+            r"an older MLflow made its tables; back it up, then: mlflow db upgrade \w+://",
+        ),
+        ("0123456789ab", r"a newer MLflow made its tables .*; install that version, or name"),
+    ],
+)
+def test_a_store_of_another_mlflow_is_refused_with_its_remedy(
+    revision: str, remedy: str, tmp_path: Path
+) -> None:
+    with sqlite3.connect(tmp_path / "mlflow.db") as file:
+        file.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        file.execute("INSERT INTO alembic_version VALUES (?)", [revision])
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for said in ("", f"Detected out-of-date database schema (found version {revision}, but"):
+        with pytest.raises(RequestError, match=remedy):
+            check_schema("postgresql://db/runs" if said else uri, said)
+    with pytest.raises(RequestError, match=remedy) as refusal:
+        RunReader.open(uri)
+    assert "\n" not in str(refusal.value)
 
 
 def test_to_look_for_a_run_makes_no_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_an_unconfirmed_winner_is_refused_with_the_way_to_confirm_it(
 ) -> None:
     reader, ids = place
     row = TrialRow(3, {"lr": 0.2}, ids[0][:20], "complete", 1, 80.0)
-    with pytest.raises(RequestError, match="rbnn resume look --confirm-seeds 3"):
+    with pytest.raises(RequestError, match="rbnn resume look --confirm_seeds 3"):
         candidate_of(Winner(row, RECIPE, RECIPE, None, None), "look", reader)
     winner = Winner(row, RECIPE, RECIPE, Setting(3, [80.0, 81.0], [79.0, 78.0]), None)
     confirmed = candidate_of(winner, "look", reader)

@@ -101,6 +101,22 @@ def test_a_store_that_stays_away_is_left_with_a_word(
     assert "lacks 1 run(s), which are complete in their folders" in capsys.readouterr().err
 
 
+def test_a_signal_while_the_rest_is_recorded_loses_none_of_it(
+    mirror: FakeMirror, listener: MirrorThread, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror.gate.clear()
+    listener.run_ended(run)
+    join = listener._thread.join
+
+    def interrupted() -> None:
+        monkeypatch.setattr(listener._thread, "join", join)
+        mirror.gate.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(listener._thread, "join", interrupted)
+    assert listener.close() and mirror.synced == ["run"]
+
+
 def test_what_the_store_refuses_is_said_and_keeps_nothing_else_back(
     mirror: FakeMirror, listener: MirrorThread, run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+import itertools
 import json
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -10,7 +12,7 @@ import pytest
 
 from tests.tune.made_runs import made_run, recorded_run
 from tune.tracking.mirror import Mirror
-from tune.tracking.view import MAX_OPTIONS, TAG, view_link, view_state
+from tune.tracking.view import GREEN, MAX_OPTIONS, ORANGE, TAG, colour_of, view_link, view_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 ID = "ab" * 16
@@ -50,4 +52,21 @@ def test_the_saved_view_holds_exactly_the_trials_and_the_searched_options(tmp_pa
     view = json.loads(experiment.tags[TAG + sweep.info.id])
     found = mirror.reader.search(view["searchFilter"])
     assert {run.info.run_id for run in found} == shown and len(found) == 2
-    assert view["selectedColumns"][:3] == ["params.`lr`", "params.`warm_up`", "metrics.`val/top1`"]
+    assert view["selectedColumns"][:3] == ["metrics.`val/top1`", "params.`lr`", "params.`warm_up`"]
+    assert {*view["selectedColumns"]} < {*view["columnWidths"]} == {*view["columnOrder"]}
+
+
+def test_trials_side_by_side_have_colours_of_their_own() -> None:
+    """Apart from one another and from the best's and the default's, in hue."""
+    assert colour_of(0) == ORANGE
+    colours = [colour_of(number) for number in range(1, 25)]
+    assert len({*colours}) == len(colours)
+    hues = [hue_of(colour) for colour in (ORANGE, GREEN, *colours[:7])]
+    gaps = [abs((a - b + 180) % 360 - 180) for a, b in itertools.combinations(hues, 2)]
+    assert min(gaps) > 15
+
+
+def hue_of(colour: str) -> float:
+    """In degrees."""
+    red, green, blue = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    return 360 * colorsys.rgb_to_hls(red, green, blue)[0]
