@@ -29,7 +29,10 @@ RAY = "Ray: OptunaSearch + ASHA"
 ASHA = {"name": "asha", "grace_period": 6, "reduction_factor": 3}
 # Sampler and scheduler of a sweep file.
 SWEEPS: dict[str, dict[str, Any]] = {
+    "ours": {},
     "random search": {"sampler": "random", "scheduler": "none"},
+    "tpe + short": {"sampler": "tpe", "scheduler": "short"},
+    "random + short": {"sampler": "random", "scheduler": "short"},
     "gp + none": {"sampler": "gp", "scheduler": "none"},
     "gp + asha": {"sampler": "gp", "scheduler": ASHA},
     "tpe + asha": {"sampler": "tpe", "scheduler": ASHA},

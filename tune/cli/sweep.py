@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +196,7 @@ def run_sweep(
     address: str = "",
     tensorboard: bool = False,
     trainable: Any = None,
+    learn_from: Sequence[SweepFolder] = (),
     **settings: Any,
 ) -> Sweep:
     """Run a sweep file, by its name or path, to its end, watched and recorded; Ctrl-C, or a
@@ -202,6 +204,7 @@ def run_sweep(
 
     settings: keys of the sweep file that take the place of the file's, e.g. trials=4. address: of a
     running Ray cluster, "" for RAY_ADDRESS or a Ray of its own. trainable: what trains a trial.
+    learn_from: folders of earlier sweeps whose trials the sampler learns from.
     Raises RequestError, one line, before anything is started.
     """
     from tune.cli.listeners import watched
@@ -223,6 +226,7 @@ def run_sweep(
                 listener=listener,
                 signals=signals,
                 began=lambda plan, folder: print(opening(plan), flush=True),
+                learn_from=learn_from,
                 **given,
             )
         sweep = Sweep(folder)

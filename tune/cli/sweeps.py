@@ -1,4 +1,4 @@
-"""`rbnn sweep`, `resume`, `extend`, `stop`: searches, begun, gone on with and ended."""
+"""`rbnn sweep`, `resume`, `stop`, `status`: searches, begun, gone on with and ended."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def add(command: Add) -> None:
             arg("--seed", type=int, show="N", help="seed of the sampler"),
             arg("--storage_path", show="DIR|URL", help="where all nodes keep checkpoints"),
             arg("--storage", show="URL", help="Optuna storage (default: a file of the sweep)"),
+            arg("--learn_from", nargs="+", default=[], show="SWEEP", help="earlier sweeps"),
             flag("--no_confirm", "do not train the best settings again with fresh seeds"),
             flag("--dry_run", "say what it would try and take, and do nothing"),
             flag("--submit", "hand it to the cluster at --address and return at once"),
@@ -47,10 +48,6 @@ def add(command: Add) -> None:
     )
     text = "go on with a sweep that was stopped or died, where it was"
     command("resume", resume, text, [SWEEP, seeds, TENSORBOARD, RAY, RESULTS])
-    trials = arg("--trials", type=int, show="N", help="so many more trials")
-    hours = arg("--hours", type=float, show="H", help="so many more hours, trials without end")
-    text = "add trials or hours to a sweep, on the same history"
-    command("extend", extend, text, [SWEEP, trials, hours, TENSORBOARD, RAY, RESULTS])
     text = "end a running sweep cleanly, from another terminal"
     command("stop", stop, text, [SWEEP, CLUSTER, RESULTS])
     text = "how a sweep stands, also while it runs elsewhere; without SWEEP, all sweeps"
@@ -73,14 +70,17 @@ def sweep(args: argparse.Namespace) -> int:
     }
     given = {name: value for name, value in changes.items() if value is not None}
     file = load_sweep(args.file, **given)
+    earlier = [open_sweep(name, args.results_dir).folder for name in args.learn_from]
     if args.dry_run:
-        return forecast(file, args)
+        return forecast(file, args, earlier)
+    if args.submit and earlier:
+        raise RequestError("--learn_from reads sweeps of this machine; leave out --submit")
     if args.submit:
         from tune.cli.cluster import submit
 
         return submit(file, args.name, args.address, results_dir=args.results_dir)
     where = {"name": args.name, "results_dir": args.results_dir, "address": args.address}
-    return begin(file, tensorboard=args.tensorboard, **where)
+    return begin(file, tensorboard=args.tensorboard, learn_from=earlier, **where)
 
 
 def begin(file: SweepConfig, **given: Any) -> int:
@@ -98,10 +98,11 @@ def status_of(sweep: Sweep) -> int:
     return EXIT_STATUS.get(sweep.folder.record.state, 1)
 
 
-def forecast(file: SweepConfig, args: argparse.Namespace) -> int:
+def forecast(file: SweepConfig, args: argparse.Namespace, earlier: list[SweepFolder]) -> int:
     """Print what a sweep would try and take."""
     from tune.cluster.ray import capacity, joined
     from tune.report.console import dry_run
+    from tune.sweep.lineage import lessons
     from tune.sweep.plan import plan
     from tune.tracking.measured import recorded_epoch_s
     from tune.tracking.reader import existing_reader
@@ -109,6 +110,8 @@ def forecast(file: SweepConfig, args: argparse.Namespace) -> int:
     with joined(args.address):
         room = capacity(args.address)
         planned = plan(file, name=args.name, results_dir=args.results_dir, capacity=room)
+    for name, trials in lessons(file.space, planned.recipe, earlier).items():
+        print(f"learns from {len(trials)} trials of {name}")
     reader = existing_reader()
     recorded = recorded_epoch_s(planned.recipe, reader) if reader else None
     print(*dry_run(planned, recorded), sep="\n")
@@ -121,12 +124,6 @@ def resume(args: argparse.Namespace) -> int:
     if args.confirm_seeds is not None:
         return status_of(sweep.confirm(args.confirm_seeds, **given))
     return status_of(sweep.resume(**given))
-
-
-def extend(args: argparse.Namespace) -> int:
-    """Add to a sweep's budget and go on with it."""
-    given = {"address": args.address, "tensorboard": args.tensorboard}
-    return status_of(opened(args).extend(args.trials, args.hours, **given))
 
 
 def opened(args: argparse.Namespace) -> Sweep:

@@ -158,7 +158,7 @@ def dry_run(plan: SweepPlan, recorded: tuple[float, str] | None) -> list[str]:
     lines = [opening(plan), "", "space"]
     lines += [f"  {name}: {kind}, {text}" for name, kind, text in file.space.describe()]
     lines += ["first trials"]
-    lines += [f"  {number}: {_values(values)}" for number, values in enumerate(first_points(plan))]
+    lines += [f"  {number}: {_values(values)}" for number, values in first_points(plan).items()]
     each = f"{recipe.train_workers * recipe.threads} core(s), {plan.gpus_of_trial:g} GPU(s)"
     lines += [f"at once: {plan.concurrent} trials of {each}", *_rungs(plan, found)]
     most, total = found.most + found.confirming, found.expected + found.confirming
@@ -183,6 +183,9 @@ def _rungs(plan: SweepPlan, found: Forecast) -> list[str]:
     if found.rungs == [[]]:
         return ["rungs: none below the last epoch"]
     share = f"one in {plan.config.scheduler.reduction_factor:g} goes on"
+    if plan.config.scheduler.name == "short":
+        lengths = ", ".join(str(length) for length in found.rungs[0])
+        return [f"complete schedules of {lengths} epochs; {share} to the next"]
     lines = []
     for number, epochs in enumerate(found.rungs):
         of = f" of bracket {number}" if len(found.rungs) > 1 else ""

@@ -47,8 +47,12 @@ def description(data: SweepData, folder: SweepFolder) -> str:
     budget = f"{record.trials} trials" if record.trials is not None else "no end of trials"
     if record.budget_s:
         budget += f", {record.budget_s / 60:g} minutes"
-    asha = file.scheduler.name == "asha"
-    stopping = f"ASHA from epoch {file.scheduler.grace_period} on" if asha else "none"
+    lengths = ", ".join(str(each) for each in file.scheduler.lengths(recipe["epochs"]))
+    stopping = {
+        "asha": f"ASHA from epoch {file.scheduler.grace_period} on",
+        "short": f"none, but complete schedules of {lengths} epochs",
+        "none": "none",
+    }[file.scheduler.name]
     link = view_link("", folder.mirrored.get("experiment", "0"), record.id).lstrip("/")
     of_run = {"path": f"{ARTIFACTS}/{PNG}", "run_uuid": folder.run_id}
     picture = f"get-artifact?{urlencode(of_run)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,39 +20,58 @@ from tune.sweep.param import allowed
 from tune.sweep.space import Space
 
 NUM_TRIALS, VAL_FRACTION = 20, 0.1
+SHORTER, SHORTEST = 3, 9  # how much shorter schedules are, at least and by default at most
+FACTORS = {"short": 2, "asha": 3, "none": 3}
 
 
 @dataclass(frozen=True)
 class TrialScheduler:
-    """All trials get `grace_period` epochs; then one in `reduction_factor` passes each rung."""
+    """asha: all trials get `grace_period` epochs; then one in `reduction_factor` passes each rung.
+    short: settings are drawn for complete schedules of `grace_period` epochs at least, and one in
+    `reduction_factor` goes on to the next longer one, about SHORTER times as long.
+    """
 
-    name: str = key("asha", one_of(SCHEDULERS))
+    name: str = key("short", one_of(SCHEDULERS))
     grace_period: int = key(None, whole(1))
-    reduction_factor: float = key(3, keys.FACTOR)
+    reduction_factor: float = key(None, keys.FACTOR)
     brackets: int = key(1, whole(1))
 
     def to_dict(self) -> dict[str, Any]:
         """Its keys in a sweep file: of none, the name alone."""
-        return dict(vars(self)) if self.name == "asha" else {"name": self.name}
+        known = dict(vars(self)) if self.name != "none" else {"name": self.name}
+        if self.name == "short":
+            del known["brackets"]
+        return known
+
+    def lengths(self, num_epochs: int) -> list[int]:
+        """The epochs after which trials are compared, from the shortest to whole trainings: those
+        of schedules, or rungs.
+        """
+        if self.name == "none":
+            return [num_epochs]
+        if self.name == "asha":
+            return [*rungs(self.grace_period, self.reduction_factor, num_epochs), num_epochs]
+        shorter = (num_epochs / SHORTER**k for k in itertools.count())
+        found = itertools.takewhile(lambda length: length >= self.grace_period, shorter)
+        return sorted({round(length) for length in found})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
     """One search: its baseline (always the first trial), its space and its budget.
 
-    `recipe`: recipe name or absolute path, empty where the baseline is `base` over the defaults.
-    `first`: settings tried after the baseline and before any is sampled; options left out are the
-    baseline's. `trials`: 20 by default, or the whole grid. `time_budget_min`: minutes or None.
-    `concurrent`: trials at a time, 0 as the machine allows. `gpus_per_trial`: 0 as the machine
-    allows. `mps`: whether trials that share a GPU of this machine compute at the same time, by
-    CUDA's MPS where it is installed. `max_failures`: restarts of one failed trial. Sampler gp
-    learns only from trials that ran to their end, so that scheduler none suits it best.
-    `confirm_top`, `confirm_seeds`: at the end the best so many settings and the baseline are each
-    trained with so many fresh seeds; 0 seeds leaves the result unconfirmed. `storage`: URL of
-    another Optuna storage than the sweep's own file. `storage_path`: of the checkpoints, a folder
-    that all nodes share or an address in an object store; "" for the sweep's own folder.
-    `val_fraction`: the share of the training images that trials are compared on; 0 where the data
-    set's own split serves. `entries`: of the space, as given.
+    `recipe`: recipe name or absolute path, empty where the baseline is `base` over the
+    defaults. `first`: settings tried after the baseline and before any is sampled; options left
+    out are the baseline's. `trials`: 20 by default, or the whole grid. `time_budget_min`:
+    minutes or None. `concurrent`: trials at a time, 0 as the machine allows. `gpus_per_trial`:
+    0 as the machine allows. `mps`: whether trials that share a GPU of this machine compute at
+    the same time, by CUDA's MPS where it is installed. `max_failures`: restarts of one failed
+    trial. `confirm_top`, `confirm_seeds`: at the end the best so many settings and the baseline
+    are each trained with so many fresh seeds; 0 seeds leaves the result unconfirmed. `storage`:
+    URL of another Optuna storage than the sweep's own file. `storage_path`: of the checkpoints,
+    a folder that all nodes share or an address in an object store; "" for the sweep's own
+    folder. `val_fraction`: the share of the training images that trials are compared on; 0
+    where the data set's own split serves. `entries`: of the space, as given.
     """
 
     name: str = key("", keys.NAME)
@@ -64,7 +85,7 @@ class SweepConfig:
     time_budget_min: float | None = key(None, keys.MINUTES)
     concurrent: int = key(0, whole(0))
     seed: int = key(1234, whole(0))
-    sampler: str = key("tpe", one_of(SAMPLERS))
+    sampler: str = key("gp", one_of(SAMPLERS))
     scheduler: TrialScheduler = key({}, keys.SCHEDULER)
     workers_per_trial: int = key(1, whole(1))
     gpus_per_trial: float = key(0, keys.GPUS)
@@ -83,6 +104,19 @@ class SweepConfig:
         derived = {"base": base, "space": self.entries, "scheduler": self.scheduler.to_dict()}
         plain = {name: getattr(self, name) for name in KEYS if name not in derived}
         return {**plain, **derived, "first": list(self.first)}
+
+
+def rungs(
+    grace_period: int, reduction_factor: float, num_epochs: int, bracket: int = 0
+) -> list[int]:
+    """The epochs after which ASHA judges a trial of that bracket, e.g. [60, 180] for r0 60, f 3,
+    400 epochs.
+    """
+    milestones = (
+        math.ceil(grace_period * reduction_factor ** (k + bracket) - 1e-9)
+        for k in itertools.count()
+    )
+    return list(itertools.takewhile(lambda epoch: epoch < num_epochs, milestones))
 
 
 KEYS, SCHEDULER_KEYS = keys_of(SweepConfig), keys_of(TrialScheduler)
@@ -136,7 +170,7 @@ def parse_sweep(values: Mapping[str, Any], folder: Path) -> SweepConfig:
         "entries": given["space"],
         "first": tuple(_within(space, point) for point in given["first"]),
         "trials": given["trials"] or num_trials,
-        "scheduler": _scheduler(given["scheduler"], space),
+        "scheduler": _scheduler(given["scheduler"], space, given["sampler"]),
         "workers_per_trial": space.baseline.train_workers,
         "val_fraction": space.baseline.val_fraction,
     }
@@ -187,13 +221,25 @@ def _within(space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _scheduler(given: Any, space: Space) -> TrialScheduler:
-    """Early stopping; never of trials that still warm up, and nothing set where none is stopped."""
+def _scheduler(given: Any, space: Space, sampler: str) -> TrialScheduler:
+    """How trials are compared early; ASHA never judges those that still warm up, and nothing is set
+    where none is stopped.
+    """
     named: dict[str, Any] = {"name": given} if isinstance(given, str) else given
+    unfit = "sampler grid tries each setting once" if sampler == "grid" else ""
+    if "lr_type" in space.entries or space.baseline.lr_type == "step":
+        unfit = unfit or "lr_decay_step names epochs, which shorter schedules do not reach"
+    # Sweep files of old set ASHA's keys without its name.
+    named = {"name": "asha" if unfit or named else "short", **named}
     values = with_defaults(named, SCHEDULER_KEYS, "key in scheduler")
-    epochs, past_warm_up = space.baseline.epochs, WARM_UP_EPOCHS + 1
+    name, epochs, past_warm_up = values["name"], space.baseline.epochs, WARM_UP_EPOCHS + 1
+    if name == "short" and unfit:
+        raise RecipeError(f"scheduler is short, and {unfit}; choose asha or none")
+    if values["reduction_factor"] is None:
+        values["reduction_factor"] = FACTORS[name]
     if values["grace_period"] is None:
-        values["grace_period"] = min(max(past_warm_up, epochs // 4), epochs)
+        least = max(1, epochs // SHORTEST) if name == "short" else max(past_warm_up, epochs // 4)
+        values["grace_period"] = min(least, epochs)
     grace = values["grace_period"]
     if grace > epochs:
         raise RecipeError(
@@ -201,16 +247,18 @@ def _scheduler(given: Any, space: Space) -> TrialScheduler:
         )
     warm_up = space.entries.get("warm_up")
     warms_up = any(v for _, v in warm_up.choices) if warm_up else space.baseline.warm_up
-    asha, unused = values["name"] == "asha", [name for name in named if name != "name"]
-    if asha and warms_up and grace < min(past_warm_up, epochs):
+    if name == "asha" and warms_up and grace < min(past_warm_up, epochs):
         raise RecipeError(
             f"grace_period is {grace}, within the warm-up of {WARM_UP_EPOCHS} epochs; give at "
             f"least {past_warm_up}"
         )
+    unused = [each for each in named if each != "name"] if name == "none" else []
+    if name == "short" and "brackets" in named:
+        unused = ["brackets"]
     # Sweeps were once recorded with every key.
-    if not asha and unused and len(named) < len(SCHEDULER_KEYS):
+    if unused and len(named) < len(SCHEDULER_KEYS):
         raise RecipeError(
-            f"{unused[0]} is {named[unused[0]]}, and scheduler none stops no trial; remove it, "
-            "or choose asha"
+            f"{unused[0]} is {named[unused[0]]}, and scheduler {name} has none; remove it, or "
+            "choose asha"
         )
     return TrialScheduler(**values)

@@ -1,13 +1,14 @@
 """`rbnn sweep FILE --dry_run`: what a sweep will cost and try, before anything is spent.
 
-Expected epochs: every trial runs to the first rung r1, one in f goes on from each, so r1 + (r2 -
-r1) / f + (r3 - r2) / f^2 ... a trial. The epoch time is a recorded one of the same network, data
-and threads, or a few steps measured here and now.
+Expected epochs with ASHA: every trial runs to the first rung r1, one in f goes on from each, so r1
++ (r2 - r1) / f + (r3 - r2) / f^2 ... a trial. The epoch time is a recorded one of the same network,
+data and threads, or a few steps measured here and now.
 """
 
 from __future__ import annotations
 
 import itertools
+import operator
 import statistics
 import time
 from collections.abc import Iterable, Iterator
@@ -68,6 +69,10 @@ def forecast(plan: SweepPlan, recorded: tuple[float, str] | None) -> Forecast:
         brackets = range(asha.brackets)
         judged = [rungs(asha.grace_period, factor, epochs, bracket) for bracket in brackets]
     each = statistics.fmean(expected_epochs(one, factor, epochs) for one in judged)
+    if asha.name == "short":
+        judged = [asha.lengths(epochs)]
+        shares = [factor**-level for level in range(len(judged[0]))]
+        each = sum(map(operator.mul, judged[0], shares)) / sum(shares)
     num_after = num_confirming(config.confirm_top, config.confirm_seeds, config.trials)
     epoch_s, source = recorded or measured_epoch_s(plan.recipe)
     return Forecast(
@@ -146,15 +151,17 @@ def checkpoint_bytes(recipe: Recipe) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def first_points(plan: SweepPlan) -> list[dict[str, object]]:
-    """The values of the first trials, NUM_SHOWN at most, whose choice no result can change."""
+def first_points(plan: SweepPlan) -> dict[int, dict[str, object]]:
+    """The values of the first trials by number, NUM_SHOWN at most, whose choice no result can
+    change.
+    """
     proposals, study = proposals_of(plan), Study(None, plan.name)
     proposals.enqueue(study)
     given = len(study.trials())
     sampled = 0 if plan.config.sampler == "grid" else proposals.num_startup
     count = min(NUM_SHOWN, plan.config.trials, max(given, sampled))
     found = [proposals.next(study) for _ in range(count)]
-    return [trial.user_attrs[VALUES] for trial in found if trial is not None]
+    return {trial.number: trial.user_attrs[VALUES] for trial in found if trial is not None}
 
 
 def hours(epochs: float, forecast: Forecast, concurrent: int) -> str:

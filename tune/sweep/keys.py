@@ -14,8 +14,8 @@ from rbnn.recipe import check_known
 
 Keys = Mapping[str, Mapping[str, Any]]
 Check = tuple[str, Callable[[Any], bool]]  # what a value must be, and whether it is
-SAMPLERS = ("tpe", "gp", "random", "grid")
-SCHEDULERS = ("asha", "none")
+SAMPLERS = ("gp", "tpe", "random", "grid")
+SCHEDULERS = ("short", "asha", "none")
 
 
 def key(default: Any, check: Check, name: str = "") -> Any:

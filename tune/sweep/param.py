@@ -22,6 +22,7 @@ KEYS_BESIDE = {"log": ["above"], "linear": ["above"], "integer": ["log", "above"
 KINDS = (*KEYS_BESIDE, "boolean", "choice", "fixed")
 FITTING = {int: "integer or choice", float: "log, linear or choice", bool: "boolean"}
 ABOVE_FACTOR = 1 + 1e-6
+DIGITS = 4  # significant digits of a proposed value
 NOT_SEARCHED = {
     "dataset": "scores would not compare; make one sweep per data set",
     "epochs": "trials compare at equal epochs; set it under base",
@@ -80,6 +81,21 @@ class SearchParam:
         if not self.is_range:
             return next(value for choice, value in self.choices if choice == raw)
         return self._moved(raw, (self.low, self.high), (self.floor(other), self.high))
+
+    def rounded(self, value: Any, other: float | None) -> Any:
+        """A recipe value of a range to DIGITS significant digits, inside its ends; where these are
+        closer than that, as it is.
+        """
+        floor = self.floor(other)
+        if not self.is_range or not isinstance(value, float):
+            return value
+        near = float(f"{value:.{DIGITS}g}")
+        step = 10.0 ** (math.floor(math.log10(abs(value))) - DIGITS + 1) if value else 0.0
+        for found in (near, near + step, near - step):
+            found = float(f"{found:.{DIGITS}g}")
+            if floor <= found <= self.high:
+                return found
+        return value
 
     def raw(self, value: Any, other: float | None) -> Any:
         """The inverse of `value`; RecipeError, one line, where `value` cannot be reached."""

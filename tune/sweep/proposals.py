@@ -1,35 +1,57 @@
-"""What a sweep tries next: the given points first, then what the sampler draws.
+"""What a sweep tries next: the given points first, then what the sampler draws, and of scheduler
+`short` the best again at longer schedules.
 
-Draws are a function of (seed, trial number, the study so far), not of the process: a sweep that was
-killed and resumed proposes what it would have proposed. For that a fresh sampler, seeded by both,
-answers each question.
+A proposal is a function of (seed, the trials so far), not of the process: a sweep that was killed
+and resumed proposes what it would have proposed, and `tune.sweep.audit` derives each again.
 """
 
 from __future__ import annotations
 
+import bisect
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.sweep.space import Space
-from tune.sweep.study import VALUES, Study
+from tune.sweep.study import ORIGIN, PROPOSED, VALUES, Study, last_epoch, schedule
+from tune.sweep.surrogate import Array, Cube, Surrogate
 
 MAX_STARTUP_TRIALS = 10
-LEAST_FOR_GP = 3  # trials that ran to their end, below which a Gaussian process has nothing to fit
+LEAST_FOR_GP = 4  # ended trials below which gp draws at random
+WHOLE_BEFORE_BASELINE = 3
+EVERY = 4  # draw of gp follows the prior's theta in place of the fitted one
+FITTED_AT = [
+    4,
+    6,
+    8,
+    11,
+    15,
+    20,
+    27,
+    36,
+    48,
+    64,
+    85,
+    113,
+    150,
+    200,
+]  # scores that theta is fitted to
+Proposed = tuple[dict[str, Any], dict[str, Any]]  # raw values, recipe values
 
 
 class Proposals:
     """Points of `space`: `first` (recipe values, the baseline first), then a whole grid in random
     order, or samples for ever.
 
-    sampler: tpe, gp, random or grid. At most half of `num_trials`, and at most 10 trials, are drawn
-    at random before tpe and gp begin to learn. gp learns from trials that ran to their end alone,
-    and begins when LEAST_FOR_GP of those that ended did.
+    sampler: gp, tpe, random or grid. At most half of `num_trials`, and at most 10 trials, are drawn
+    at random before tpe begins to learn, LEAST_FOR_GP at most before gp does. lengths: epochs after
+    which trials are compared, the last a whole training; where `short`, those of complete schedules
+    of their own: settings are drawn for the first, and one in `factor` goes on to the next.
     """
 
     def __init__(
@@ -40,10 +62,16 @@ class Proposals:
         seed: int = 1234,
         num_trials: int = 2 * MAX_STARTUP_TRIALS,
         first: Sequence[Mapping[str, Any]] = (),
+        lengths: Sequence[int] = (1,),
+        short: bool = False,
+        factor: float = 3,
     ) -> None:
-        self.space, self.sampler, self.seed = space, sampler, seed
-        self.num_startup = max(1, min(MAX_STARTUP_TRIALS, num_trials // 2))
-        self.least_for_gp = min(LEAST_FOR_GP, self.num_startup)
+        self.space, self.sampler, self.seed, self.num_trials = space, sampler, seed, num_trials
+        self.lengths, self.short, self.factor = list(lengths), short, factor
+        self.cube = Cube(space.distributions)
+        self._theta: dict[tuple[int, ...], Array] = {}
+        most = LEAST_FOR_GP if sampler == "gp" else MAX_STARTUP_TRIALS
+        self.num_startup = max(1, min(most, num_trials // 2))
         self.points = [space.raw(values) for values in first]
         if sampler == "grid":
             self.points += random.Random(seed).sample(space.grid(), len(space.grid()))
@@ -62,44 +90,118 @@ class Proposals:
         """A new running trial with its recipe values as attribute VALUES; None once a grid is used
         up.
         """
-        study, queued = history.study, history.trials(TrialState.WAITING)
-        if not queued and self.sampler == "grid":
+        trials = history.trials()
+        queued = [trial for trial in trials if trial.state == TrialState.WAITING]
+        if self.short and queued and queued[0].number == 0 and not self._whole_begun(trials):
+            del queued[0]  # the baseline, a whole training, comes after the first of what was found
+        if queued:
+            level = 0 if queued[0].number else len(self.lengths) - 1
+            params = self.random_point(queued[0].number)
+            params |= queued[0].system_attrs.get("fixed_params", {})
+            params = {name: params[name] for name in self.space.entries}
+            values = self._at_level(self.space.values(params), level)
+            return history.begin(queued[0], params, self.space.distributions, {VALUES: values})
+        if self.sampler == "grid":
             return None
-        number = queued[0].number if queued else len(history.trials())
-        if not queued and self._is_drawn_at_random(history):
-            # In one transaction: a kill between two options of a random draw would otherwise change
-            # the second.
-            study.enqueue_trial(self.random_point(number))
-        study.sampler = self.new_sampler(number)
-        trial = study.ask(fixed_distributions=self.space.distributions)
-        trial.set_user_attr(VALUES, self.space.values(trial.params))
-        return history.trials()[trial.number]
+        standing, (params, values) = history.standing(), self.derive(trials)
+        known = {VALUES: values, PROPOSED: standing}
+        return history.add(TrialState.RUNNING, params, self.space.distributions, known)
+
+    def derive(self, trials: Sequence[FrozenTrial]) -> Proposed:
+        """What is proposed after these trials."""
+        for level in reversed(range(len(self.lengths) - 1)) if self.short else []:
+            if best := self._going_on(trials, level):
+                return best.params, self._at_level(best.user_attrs[VALUES], level + 1)
+        values = self.space.values(self._draw(trials), rounded=True)
+        return self.space.raw(values), self._at_level(values, 0)
+
+    def _whole_begun(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether some whole trainings have begun, or only one trial is left to begin."""
+        begun = [trial for trial in trials if VALUES in trial.user_attrs]
+        whole = [trial for trial in begun if schedule(trial, self.lengths[-1]) >= self.lengths[-1]]
+        return len(whole) >= WHOLE_BEFORE_BASELINE or len(begun) >= self.num_trials - 1
+
+    def _at_level(self, values: Mapping[str, Any], level: int) -> dict[str, Any]:
+        """The values with the length of a short schedule; a whole training's is the recipe's."""
+        plain = {name: value for name, value in values.items() if name != "epochs"}
+        is_short = self.short and level < len(self.lengths) - 1
+        return plain | ({"epochs": self.lengths[level]} if is_short else {})
+
+    def _going_on(self, trials: Sequence[FrozenTrial], level: int) -> FrozenTrial | None:
+        """The best trial of a level whose setting goes on to the next, if one is due: one in
+        `factor` of those that ended.
+        """
+        own = [t for t in trials if VALUES in t.user_attrs and ORIGIN not in t.user_attrs]
+        length, longest = self.lengths[level], self.lengths[-1]
+        ended = [
+            trial
+            for trial in own
+            if schedule(trial, longest) == length and trial.state == TrialState.PRUNED
+        ]
+        longer = [trial.params for trial in own if schedule(trial, longest) > length]
+        gone_on = [t for t in own if schedule(t, longest) == self.lengths[level + 1] and t.number]
+        left = [trial for trial in ended if trial.params not in longer]
+        if not left or len(gone_on) >= len(ended) // self.factor:
+            return None
+        return max(left, key=lambda trial: (trial.value or 0.0, -trial.number))
 
     def random_point(self, number: int) -> dict[str, Any]:
         """The raw values that a random draw gives the trial of that number."""
         study = optuna.create_study(sampler=RandomSampler(seed=seed_of(self.seed, number)))
         return study.ask(fixed_distributions=self.space.distributions).params
 
-    def new_sampler(self, number: int) -> BaseSampler:
-        """The sampler that answers for the trial of that number."""
-        seed = seed_of(self.seed, number)
-        if self.sampler == "tpe":
-            return TPESampler(
-                seed=seed, multivariate=True, constant_liar=True, n_startup_trials=self.num_startup
-            )
+    def _draw(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+        """The raw values that the sampler draws after these trials."""
+        ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        scored = [trial for trial in ended if trial.value is not None]
+        if self.sampler in ("random", "grid") or len(scored) < self.num_startup:
+            at_random = self.random_point(len(trials))
+            if self.sampler == "random" or any(PROPOSED in each.user_attrs for each in trials):
+                return at_random
+            middle = at_random | self.cube.middle
+            given = [self.space.values(point, rounded=True) for point in self.points]
+            return at_random if self.space.values(middle, rounded=True) in given else middle
         if self.sampler == "gp":
-            return GPSampler(
-                seed=seed, n_startup_trials=self.least_for_gp, warn_independent_sampling=False
-            )
-        return RandomSampler(seed=seed)
+            return self._improved(trials, scored)
+        sampler = TPESampler(
+            seed=seed_of(self.seed, len(trials)),
+            multivariate=True,
+            constant_liar=True,
+            n_startup_trials=self.num_startup,
+        )
+        study = optuna.create_study(sampler=sampler, direction="maximize")
+        study.add_trials([*scored, *(t for t in trials if t.state == TrialState.RUNNING)])
+        return study.ask(fixed_distributions=self.space.distributions).params
 
-    def _is_drawn_at_random(self, history: Study) -> bool:
-        if (
-            self.sampler == "random"
-            or len(history.trials(TrialState.COMPLETE, TrialState.PRUNED)) < self.num_startup
-        ):
-            return True
-        return self.sampler == "gp" and len(history.trials(TrialState.COMPLETE)) < self.least_for_gp
+    def _improved(
+        self, trials: Sequence[FrozenTrial], scored: Sequence[FrozenTrial]
+    ) -> dict[str, Any]:
+        """The highest expected improvement. theta is found anew at some numbers of scores only, as
+        that takes longest; it is a function of the trials nevertheless.
+        """
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING and trial.params]
+        places = self.cube.places([trial.params for trial in [*scored, *running]])
+        levels = np.array([self._level(trial) for trial in [*scored, *running]])
+        scores, num = np.array([trial.value for trial in scored], dtype=float), len(scored)
+        fitted = max((size for size in FITTED_AT if size <= num), default=num)
+        key = tuple(trial.number for trial in scored[:fitted])
+        if key not in self._theta:
+            known = places[:fitted], levels[:fitted], scores[:fitted]
+            self._theta = {key: Surrogate(*known, len(self.lengths)).fit()}
+        surrogate = Surrogate(places[:num], levels[:num], scores, len(self.lengths))
+        theta = self._theta[key]
+        if len(trials) % EVERY == 0:  # in case that few scores have hidden that an option matters
+            theta = surrogate.theta
+        surrogate.condition(theta, places[num:], levels[num:])
+        rng = np.random.default_rng([self.seed, len(trials)])
+        return self.cube.params(surrogate.improve(self.cube, rng))
+
+    def _level(self, trial: FrozenTrial) -> int:
+        """The level of the epochs that a trial was trained, of a running one will be."""
+        epochs = self.lengths[-1]
+        if self.short or trial.state != TrialState.RUNNING:
+            epochs = schedule(trial, epochs) if self.short else last_epoch(trial)
+        return max(bisect.bisect_right(self.lengths, epochs) - 1, 0)
 
 
 def seed_of(seed: int, number: int) -> int:

@@ -9,31 +9,18 @@ bracket. Rungs are at r0 f^s, r0 f^(s+1), ... epochs below a full trial.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from optuna.trial import FrozenTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tune.run.failure import failure_cause
+from tune.sweep.config import rungs
 from tune.sweep.stop import breaking
-from tune.sweep.study import CAUSE, Study, last_epoch, scores_at
+from tune.sweep.study import CAUSE, JUDGED, ORIGIN, Study, last_epoch, scores_at
 from tune.sweep.table import BASELINE
-
-
-def rungs(
-    grace_period: int, reduction_factor: float, num_epochs: int, bracket: int = 0
-) -> list[int]:
-    """The epochs after which a trial of that bracket is judged, e.g. [60, 180] for r0 60, f 3, 400
-    epochs.
-    """
-    milestones = (
-        math.ceil(grace_period * reduction_factor ** (k + bracket) - 1e-9)
-        for k in itertools.count()
-    )
-    return list(itertools.takewhile(lambda epoch: epoch < num_epochs, milestones))
 
 
 def goes_on(score: float, others: Sequence[float], reduction_factor: float) -> bool:
@@ -77,6 +64,7 @@ class SuccessiveHalving(FIFOScheduler):
     ) -> None:
         super().__init__()
         self.history, self._metric, self.seed, self.factor = history, metric, seed, reduction_factor
+        self.num_epochs = num_epochs
         self.rungs: list[list[int]] = [[]]
         if grace_period:
             self.rungs = [
@@ -90,21 +78,25 @@ class SuccessiveHalving(FIFOScheduler):
 
     @breaking
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """STOP or CONTINUE for one report."""
-        number = trial.config["number"]
-        if (
-            number == BASELINE
-            or self._metric not in result
-            or result["epoch"] not in self.rungs_of(number)
-        ):
-            return str(TrialScheduler.CONTINUE)
-        epoch, trials = result["epoch"], self.history.trials()
-        if last_epoch(trials[number]) > epoch:
-            return str(TrialScheduler.CONTINUE)
+        """STOP or CONTINUE for one report; how the study stood goes with what a rung decided."""
+        number, epoch, trials = trial.config["number"], result["epoch"], self.history.trials()
+        stops = False
+        if self._metric in result and last_epoch(trials[number]) <= epoch:
+            stops = self.stops(trials, number, epoch, result[self._metric])
+            if epoch in self.rungs_of(number):
+                judged = trials[number].user_attrs.get(JUDGED, {})
+                judged = {**judged, str(epoch): self.history.standing()}
+                self.history.tag(number, JUDGED, judged)
+        return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
+
+    def stops(self, trials: Sequence[FrozenTrial], number: int, epoch: int, score: float) -> bool:
+        """Whether a trial with that score ends after that epoch, of which the others decide."""
+        attributes = trials[number].user_attrs
+        if number == BASELINE or ORIGIN in attributes or epoch not in self.rungs_of(number):
+            return False
         sign = 1.0 if self.history.mode == "max" else -1.0
-        others = [sign * score for score in self._rivals(trials, epoch, number)]
-        stays = goes_on(sign * result[self._metric], others, self.factor)
-        return str(TrialScheduler.CONTINUE if stays else TrialScheduler.STOP)
+        others = [sign * other for other in self._rivals(trials, epoch, number)]
+        return not goes_on(sign * score, others, self.factor)
 
     @breaking
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:

@@ -5,7 +5,7 @@ confirmation.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -23,17 +23,12 @@ from tune.sweep.callback import SweepCallback
 from tune.sweep.config import SweepConfig
 from tune.sweep.confirm import num_confirming, settings_of
 from tune.sweep.folder import SweepFolder
+from tune.sweep.lineage import lessons, teach
 from tune.sweep.plan import SweepPlan, plan, plan_again
 from tune.sweep.repair import examine, missing_study
 from tune.sweep.stop import BUDGET, SIGNAL, Broken, Interruption, StopSignal
-from tune.sweep.study import (
-    STORAGE_ERRORS,
-    SUFFIX,
-    Study,
-    begin_study,
-    check_storage_url,
-    reason_of,
-)
+from tune.sweep.storage import STORAGE_ERRORS, check_storage_url, reason_of
+from tune.sweep.study import SUFFIX, Study, begin_study
 from tune.sweep.table import TrialTable, table_of
 from tune.sweep.trial import run_trial
 from tune.sweep.tuner import RAY, Phase, Trainable, confirm_phase, run, search_phase
@@ -53,16 +48,19 @@ def run_sweep(
     signals: Interruption | None = None,
     began: Began = lambda plan, folder: None,
     trainable: Trainable = run_trial,
+    learn_from: Sequence[SweepFolder] = (),
 ) -> tuple[SweepFolder, StopSignal]:
     """Run a sweep file to its end, or until it is stopped, and say why it ended.
 
     Raises RequestError before anything is started. store: URI of the MLflow store that the sweep
     belongs to. address: of a running Ray cluster; "" for RAY_ADDRESS, and without that a Ray of its
-    own. began: called when the folder is there and nothing runs yet.
+    own. began: called when the folder is there and nothing runs yet. learn_from: earlier sweeps
+    whose trials the sampler learns from.
     """
     with joined(address):
         planned = plan(config, name=name, results_dir=results_dir, capacity=capacity(address))
         check_storage_url(config.storage)
+        known = lessons(config.space, planned.recipe, learn_from)
         folder = create_folder(planned, store)
         with folder.conducting():
             session = SweepSession(planned, folder, listener, address, trainable, signals)
@@ -73,6 +71,8 @@ def run_sweep(
                 except RequestError:
                     shutil.rmtree(planned.directory)
                     raise
+                if known:
+                    teach(folder, planned, known)
                 began(planned, folder)
 
             return folder, session.run(begin)

@@ -57,8 +57,9 @@ class Space:
         """Option name -> Optuna distribution of its raw value; fixed options are left out."""
         return {name: entry.distribution() for name, entry in self.entries.items()}
 
-    def values(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """The recipe values, fixed ones included, of raw values by option name.
+    def values(self, raw: Mapping[str, Any], *, rounded: bool = False) -> dict[str, Any]:
+        """The recipe values, fixed ones included, of raw values by option name; `rounded` as
+        proposals are.
 
         An entry above another option o moves from [lo, hi] to [max(lo, o (1 + 1e-6)), hi]
         (integers: o + 1), keeping its relative position, on a log scale for `log`; so Tmin < Tmax
@@ -67,9 +68,9 @@ class Space:
         found: dict[str, Any] = {}
         for name in self._order:
             entry = self.entries[name]
-            found[name] = entry.value(
-                raw[name], found.get(entry.above, self._known.get(entry.above))
-            )
+            other = found.get(entry.above, self._known.get(entry.above))
+            value = entry.value(raw[name], other)
+            found[name] = entry.rounded(value, other) if rounded else value
         return {**{name: found[name] for name in self.entries}, **self.fixed}
 
     def raw(self, values: Mapping[str, Any]) -> dict[str, Any]:

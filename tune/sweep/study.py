@@ -6,31 +6,33 @@ number, values and scores. Steps of intermediate values are epochs completed, fr
 
 from __future__ import annotations
 
-import sqlite3
+import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
 
-from rbnn.errors import RequestError, one_line
-from tune.run.listener import warn
+from rbnn.errors import RequestError
 from tune.sweep.folder import CONFIRM, TRIALS
+from tune.sweep.storage import open_storage
 from tune.uris import shown, sqlite_path
 
 VALUES = "values"  # the recipe values of a trial, by option name
 BUSY_S = "busy_s"  # seconds that a trial has held its place
 SINCE = "since"  # when a running trial took its place, in seconds since 1970
 CAUSE = "cause"
+PROPOSED = "proposed"  # how the study stood when the trial was proposed
+JUDGED = "judged"  # the same by epoch, for each rung at which it was judged
+ORIGIN = "from"  # the number of the trial that this one goes on with
+LEARNED = "learned_from"  # SWEEP/NUMBER of an earlier sweep's trial
 RUN = "run"  # the id of its run
 SWEEP = "rbnn.sweep_id"  # attribute of a study: the id of the sweep that it belongs to
-LOCK_WAIT_S, PATIENCE_S = 1.0, 600.0  # for a locked database file: at a time, and in all
 SUFFIX = ".confirm"  # of the study of a sweep's confirmation
-STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
 
 
 class Study:
@@ -87,8 +89,12 @@ class Study:
             )
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """All trials by number, or those in the given states."""
-        return self.study.get_trials(deepcopy=False, states=states or None)
+        """All trials by number, or those in the given states.
+
+        Optuna's storage in memory, asked for waiting ones, misses those that were running before.
+        """
+        found = self.study.get_trials(deepcopy=False)
+        return [trial for trial in found if trial.state in states] if states else found
 
     @property
     def finished(self) -> list[FrozenTrial]:
@@ -133,6 +139,18 @@ class Study:
                 return trial
         return None
 
+    def standing(self) -> dict[str, Any]:
+        """How far the trials are now, which `as_of` goes back to: how many there are, and of each
+        that has not ended [number, epochs done, whether it waits].
+        """
+        trials = self.trials()
+        begun = [
+            [trial.number, last_epoch(trial), trial.state == TrialState.WAITING]
+            for trial in trials
+            if not trial.state.is_finished()
+        ]
+        return {"of": len(trials), "open": begun}
+
     def note(self, number: int, epoch: int, score: float) -> None:
         """The score of an epoch of a trial that has not ended; a repeated epoch replaces it."""
         with suppress(UpdateFinishedTrialError):
@@ -164,98 +182,46 @@ class Study:
             self.interrupt(number)
         return running
 
-    def add_waiting(self, attributes: dict[str, Any]) -> None:
-        """A trial that waits for its turn, with its values known."""
-        self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes))
+    def add(
+        self,
+        state: TrialState,
+        params: dict[str, Any],
+        distributions: dict[str, BaseDistribution],
+        attributes: dict[str, Any],
+        scores: dict[int, float] | None = None,
+    ) -> FrozenTrial:
+        """A new trial, at once with all that is known of it."""
+        trial = create_trial(
+            state=state,
+            params=params,
+            distributions=distributions,
+            user_attrs=attributes,
+            intermediate_values=scores,
+        )
+        self.study.add_trial(trial)
+        return self.trials()[-1]
+
+    def begin(
+        self,
+        trial: FrozenTrial,
+        params: dict[str, Any],
+        distributions: dict[str, BaseDistribution],
+        attributes: dict[str, Any],
+    ) -> FrozenTrial:
+        """A trial that waits without values, now running with these."""
+        self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+        for name, value in params.items():
+            kind = distributions[name]
+            internal = kind.to_internal_repr(value)
+            self._storage.set_trial_param(trial._trial_id, name, internal, kind)
+        for key, value in attributes.items():
+            self.tag(trial.number, key, value)
+        return self.trials()[trial.number]
 
     def _id(self, number: int) -> int:
         if number not in self._ids:
             self._ids.update((trial.number, trial._trial_id) for trial in self.trials())
         return self._ids[number]
-
-
-class PatientCursor(sqlite3.Cursor):
-    """Waits, with a word, for a database file that somebody else holds locked."""
-
-    def execute(self, *given: Any) -> Any:
-        return patiently(super().execute, *given)
-
-    def executemany(self, *given: Any) -> Any:
-        return patiently(super().executemany, *given)
-
-
-class PatientConnection(sqlite3.Connection):
-    """A connection of such cursors."""
-
-    def cursor(self, factory: Any = PatientCursor) -> Any:
-        return super().cursor(factory)
-
-    def commit(self) -> None:
-        patiently(super().commit)
-
-
-def patiently(step: Callable[..., Any], *given: Any) -> Any:
-    """A step of a transaction, again while the file is locked: SQLite itself waits a second, so
-    that signals are heard.
-    """
-    give_up_at = None
-    while True:
-        try:
-            return step(*given)
-        except sqlite3.OperationalError as error:
-            if not error.sqlite_errorname.startswith("SQLITE_BUSY"):
-                raise
-            if give_up_at is None:
-                give_up_at = time.monotonic() + PATIENCE_S
-                warn("the Optuna storage is locked by another program; waiting for it")
-            elif time.monotonic() > give_up_at:
-                raise
-
-
-def open_storage(url: str, remedy: str = "see that it is there and answers, then try again") -> Any:
-    """The Optuna storage at `url`; RequestError, one line, where none can be opened there."""
-    try:
-        try:
-            return _open(url)
-        except SQLAlchemyError as error:
-            if "already exists" not in str(error):
-                raise
-            return _open(url)  # another process was making the tables at this very moment
-    except (*STORAGE_ERRORS, ImportError, ValueError, OSError, RuntimeError) as error:
-        if "optuna storage upgrade" in str(error):
-            remedy = f"back it up, then: optuna storage upgrade --storage {shown(url)}"
-        elif "no longer compatible" in str(error):
-            remedy = "a newer Optuna has written it; install that version, or name another storage"
-        reason = reason_of(error).partition(" Please ")[0]
-        text = f"storage {shown(url)} cannot be used: {reason.rstrip('.')}; {remedy}"
-        raise RequestError(text) from None
-
-
-def _open(url: str) -> Any:
-    given: dict[str, Any] = {}
-    if sqlite_path(url):
-        given["connect_args"] = {"factory": PatientConnection, "timeout": LOCK_WAIT_S}
-    return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=given))
-
-
-def reason_of(error: BaseException) -> str:
-    """What a database says, in one line, without SQLAlchemy's and Optuna's wrapping."""
-    while not getattr(error, "orig", None) and isinstance(error.__cause__, STORAGE_ERRORS):
-        error = error.__cause__
-    return one_line(getattr(error, "orig", None) or error)[:300]
-
-
-def check_storage_url(url: str) -> None:
-    """RequestError, one line, where no Optuna storage can be opened at `url`, or it would forget;
-    "" is the sweep's own file, which cannot be wrong.
-    """
-    if url.startswith("sqlite:") and (sqlite_path(url) is None or ":memory:" in url):
-        raise RequestError(
-            f"storage {shown(url)} is in memory, and ends with its process; name a file, e.g. "
-            "sqlite:////folder/optuna.db"
-        )
-    if url:
-        open_storage(url, "give e.g. postgresql://USER@HOST/NAME, or leave it out for a file")
 
 
 def begin_study(url: str, name: str, sweep_id: str, about: dict[str, str] | None = None) -> None:
@@ -273,6 +239,23 @@ def begin_study(url: str, name: str, sweep_id: str, about: dict[str, str] | None
         ) from None
     for key, value in {SWEEP: sweep_id, **(about or {})}.items():
         study.set_user_attr(key, value)
+
+
+def as_of(trials: Sequence[FrozenTrial], standing: Mapping[str, Any]) -> list[FrozenTrial]:
+    """The trials as they were when the study stood so; what ended before has not changed since."""
+    found = list(trials[: standing["of"]])
+    for number, epochs, waits in standing["open"]:
+        found[number] = then = copy.copy(trials[number])
+        then.state, then.values = (TrialState.WAITING if waits else TrialState.RUNNING), None
+        then.datetime_complete = None
+        known = then.intermediate_values.items()
+        then.intermediate_values = {epoch: score for epoch, score in known if epoch <= epochs}
+    return found
+
+
+def schedule(trial: FrozenTrial, num_epochs: int) -> int:
+    """The epochs of a trial's schedule, num_epochs where it has none of its own."""
+    return int(trial.user_attrs.get(VALUES, trial.user_attrs).get("epochs", num_epochs))
 
 
 def last_epoch(trial: FrozenTrial) -> int:

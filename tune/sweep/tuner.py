@@ -62,7 +62,8 @@ def confirm_phase(
         for number in chosen(rows, plan.config.confirm_top):
             values = {**rows[number].values, "seed": seed}
             if (number, seed) not in known:
-                study.add_waiting({VALUES: values, "setting": number, "test": True})
+                given = {VALUES: values, "setting": number, "test": True}
+                study.add(TrialState.WAITING, {}, {}, given)
     scheduler = make_scheduler(plan, study, stops=False)
     num_waiting = len(study.trials(TrialState.WAITING))
     return Phase(study, make_searcher(plan, study), scheduler, num_waiting)
@@ -78,6 +79,9 @@ def proposals_of(plan: SweepPlan) -> Proposals:
         seed=config.seed,
         num_trials=config.trials,
         first=[baseline, *config.first],
+        lengths=config.scheduler.lengths(plan.recipe.epochs),
+        short=config.scheduler.name == "short",
+        factor=config.scheduler.reduction_factor,
     )
 
 

@@ -78,7 +78,7 @@ class Scene:
 
     def start(self, number: int = 0, **given: Any) -> FakeTrial:
         while len(self.study.trials()) <= number:
-            self.study.add_waiting({VALUES: {"lr": 0.2}})
+            self.study.add(TrialState.WAITING, {}, {}, {VALUES: {"lr": 0.2}})
             self.study.take_interrupted()
         trial = FakeTrial(TrialSpec(number, {"lr": 0.2}, **given).to_config())
         self.callback.on_trial_start(0, [], trial)

@@ -21,6 +21,9 @@ CIFAR = {"name": "s", "base": {"warm_up": True}, "space": SPACE}
 HERE = Path()
 
 
+STEPS = {"lr_type": "step", "lr_decay_step": [5]}
+
+
 @pytest.mark.parametrize("name", sweep_files())
 def test_every_sweep_file_loads_and_survives_its_own_dict(name: str) -> None:
     sweep = load_sweep(name)
@@ -31,18 +34,39 @@ def test_every_sweep_file_loads_and_survives_its_own_dict(name: str) -> None:
 
 def test_defaults() -> None:
     sweep = parse_sweep(CIFAR, HERE)
-    known = {"trials": 20, "time_budget_min": None, "concurrent": 0, "seed": 1234, "sampler": "tpe"}
+    known = {"trials": 20, "time_budget_min": None, "concurrent": 0, "seed": 1234, "sampler": "gp"}
     known |= {"workers_per_trial": 1, "gpus_per_trial": 0, "max_failures": 1, "val_fraction": 0.1}
     known |= {"confirm_top": 3, "confirm_seeds": 3, "storage": "", "storage_path": "", "first": ()}
     assert vars(sweep).items() >= known.items()
-    scheduler = {"name": "asha", "grace_period": 250, "reduction_factor": 3, "brackets": 1}
+    scheduler = {"name": "short", "grace_period": 111, "reduction_factor": 2, "brackets": 1}
     assert vars(sweep.scheduler) == scheduler
 
 
 @pytest.mark.parametrize(("epochs", "grace"), [(10, 6), (4, 4), (400, 100)])
 def test_the_default_grace_period_lies_past_the_warm_up(epochs: int, grace: int) -> None:
-    sweep = parse_sweep({**CIFAR, "base": {"warm_up": True, "epochs": epochs}}, HERE)
-    assert sweep.scheduler.grace_period == grace
+    keys = {"base": {"warm_up": True, "epochs": epochs}, "scheduler": "asha"}
+    assert parse_sweep({**CIFAR, **keys}, HERE).scheduler.grace_period == grace
+
+
+@pytest.mark.parametrize(
+    ("keys", "epochs", "lengths"),
+    [
+        ({}, 10, [1, 3, 10]),
+        ({}, 400, [44, 133, 400]),
+        ({}, 2, [2]),
+        ({}, 1, [1]),
+        ({"scheduler": {"name": "short", "grace_period": 60}}, 400, [133, 400]),
+        ({"scheduler": {"grace_period": 60}}, 400, [60, 180, 400]),
+        ({"scheduler": "none"}, 400, [400]),
+        ({"base": STEPS}, 10, [6, 10]),
+        ({"sampler": "grid", "space": {"warm_up": "boolean"}}, 10, [6, 10]),
+    ],
+)
+def test_the_epochs_after_which_trials_are_compared(
+    keys: dict[str, Any], epochs: int, lengths: list[int]
+) -> None:
+    keys = {**keys, "base": {"epochs": epochs, **keys.get("base", {})}}
+    assert parse_sweep({**CIFAR, **keys}, HERE).scheduler.lengths(epochs) == lengths
 
 
 def test_trials_are_judged_on_held_out_training_images() -> None:
@@ -100,7 +124,7 @@ def test_a_grid_tries_every_point_by_default() -> None:
         ({"recipe": "cifar11"}, "recipe 'cifar11' does not exist"),
         ({"base": {"lr_decay_step": [5]}}, "lr_decay_step is [5], and lr_type cos has no milest"),
         ({"space": {"lr_decay_step": {"choice": ["", "5"]}}}, "lr_type cos has no milestones; giv"),
-        ({"sampler": "bayes"}, "one of tpe, gp, random, grid"),
+        ({"sampler": "bayes"}, "one of gp, tpe, random, grid"),
         ({"sampler": "grid"}, "needs finite options"),
         ({"val_fraction": 0.1}, "has its own validation split"),
         ({"gpus_per_trial": 1.5}, "a fraction up to 1"),
@@ -113,7 +137,9 @@ def test_a_grid_tries_every_point_by_default() -> None:
         ({"scheduler": "ahsa"}, "a mapping such as"),
         ({"scheduler": {"grace_periods": 6}}, "'grace_periods' is unknown; nearest: grace_period"),
         ({"scheduler": {"reduction_factor": 1.5}}, "at least 2"),
-        ({"scheduler": {"name": "none", "brackets": 3}}, "brackets is 3, and scheduler none stops"),
+        ({"scheduler": {"name": "none", "brackets": 3}}, "brackets is 3, and scheduler none has"),
+        ({"scheduler": {"name": "short", "brackets": 3}}, "brackets is 3, and scheduler short"),
+        ({"scheduler": "short", "base": STEPS}, "which shorter schedules do not"),
         ({"scheduler": {"grace_period": 11}}, "the trials have 10 epochs"),
         (
             {"scheduler": {"grace_period": 5}, "base": {"warm_up": True}},

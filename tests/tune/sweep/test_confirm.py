@@ -57,7 +57,7 @@ def test_one_seed_cannot_tell_and_equal_scores_differ_by_nothing() -> None:
 def test_settings_are_ranked_by_validation_and_compared_on_the_test_set() -> None:
     history = Study(None, "s.confirm")
     for setting, val, test in ((4, 85.0, 80.0), (0, 84.0, 82.0), (4, 86.0, 80.4), (0, 84.4, 82.2)):
-        history.add_waiting({VALUES: {}, "setting": setting})
+        history.add(TrialState.WAITING, {}, {}, {VALUES: {}, "setting": setting})
         trial = history.take_interrupted()
         assert trial is not None
         history.tag(trial.number, "test/top1", test)

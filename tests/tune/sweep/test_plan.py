@@ -129,7 +129,7 @@ def test_a_plan_writes_nothing_and_never_takes_a_folder_that_is_there(
 
 
 def test_the_baseline_is_the_first_proposal_and_fixed_values_hold(plan_of: PlanOf) -> None:
-    made = plan_of(2, 0)
+    made = plan_of(2, 0, scheduler="none")
     made.directory.mkdir(parents=True)
     assert made.recipe.seed == 7
     phase = search_phase(made, f"sqlite:///{made.directory.resolve()}/optuna.db", 20)

@@ -4,13 +4,14 @@ that asks.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 
 from rbnn.recipe import Recipe
-from tune.sweep.proposals import Proposals, seed_of
+from tune.sweep.proposals import LEAST_FOR_GP, Proposals, seed_of
 from tune.sweep.space import Space
 from tune.sweep.study import VALUES, Study
 
@@ -43,41 +44,65 @@ def test_a_process_that_takes_over_proposes_what_the_first_would_have(
     alone = play(Study(None, "s"), proposals(sampler), 8)
     shared = [values for _ in range(4) for values in play(Study(url, "s"), proposals(sampler), 2)]
     assert shared == alone
-    assert len({values["lr"] for values in alone}) == 8
+    assert len({values["lr"] for values in alone[1:]}) == 7
     assert play(Study(None, "s"), proposals(sampler, seed=2), 2)[1] != alone[1]
 
 
-def test_a_trial_cut_off_while_it_was_proposed_is_proposed_again_alike(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/optuna.db"
-    history = Study(url, "s")
-    expected = play(history, proposals("random"), 3)[2]
-    cut_off = Study(f"sqlite:///{tmp_path}/other.db", "s")
-    play(cut_off, proposals("random"), 2)
-    trial = cut_off.study.ask()  # its number is taken, its values are not there
-    cut_off.interrupt_running()
-    again = proposals("random").next(cut_off)
-    assert again is not None and again.number == trial.number == 2
-    assert again.user_attrs[VALUES] == expected
+def test_a_given_trial_cut_off_while_it_began_begins_again_alike(tmp_path: Path) -> None:
+    history, made = Study(f"sqlite:///{tmp_path}/optuna.db", "s"), proposals("random")
+    made.enqueue(history)
+    history.begin(history.trials()[0], {"lr": 0.1}, SPACE.distributions, {})  # the rest is lost
+    history.interrupt_running()
+    again = proposals("random").next(history)
+    assert again is not None and again.number == 0
+    assert again.user_attrs[VALUES] == {"lr": 0.1, "Tmin": 0.5, "warm_up": False}
 
 
 def test_seeds_of_trials_differ() -> None:
     assert len({seed_of(seed, number) for seed in range(5) for number in range(50)}) == 250
 
 
-def test_gp_learns_also_where_most_trials_are_stopped_early() -> None:
-    """Its own count of trials to learn from holds complete ones only: with early stopping, 20
-    trials never reached ten.
-    """
-    history, made = Study(None, "s"), Proposals(SPACE, sampler="gp", seed=1, num_trials=20)
-    for number in range(10):
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_proposed_values_have_four_digits_and_are_what_the_study_holds(sampler: str) -> None:
+    history = Study(None, "s")
+    for values in play(history, proposals(sampler), 7)[1:]:
+        assert all(value == float(f"{value:.4g}") for value in (values["lr"], values["Tmin"]))
+    assert all(SPACE.values(t.params) == t.user_attrs[VALUES] for t in history.trials())
+
+
+def test_gp_learns_from_trials_that_were_stopped_too() -> None:
+    history = Study(None, "s")
+    made = Proposals(SPACE, sampler="gp", seed=1, num_trials=20, lengths=[1, 3])
+    for number in range(18):
         trial = made.next(history)
-        assert trial is not None and trial.params == made.random_point(number)
-        history.note(number, 1, 0.5)
-        stays = number in (2, 5, 8)
-        history.end(
-            number,
-            TrialState.COMPLETE if stays else TrialState.PRUNED,
-            trial.params["lr"] if stays else None,
-        )
-    trial = made.next(history)
-    assert trial is not None and trial.params != made.random_point(10)
+        assert trial is not None
+        drawn = SPACE.values(made.random_point(number), rounded=True)
+        assert (trial.user_attrs[VALUES] == drawn) == (0 < number < LEAST_FOR_GP)
+        history.note(number, 1, -abs(math.log(trial.params["lr"] / 0.3)))
+        history.end(number, TrialState.PRUNED)
+    points = [tuple(trial.params.values()) for trial in history.trials()]
+    assert points[0][:2] == (0.1, 0.55)  # the middle
+    assert sum(0.2 < lr < 0.45 for lr, *_ in points[8:]) >= 5 and len(set(points)) == 18
+
+
+def test_short_schedules_lead_to_longer_ones_and_the_baseline_is_trained_whole() -> None:
+    history, first = Study(None, "s"), [{"lr": 0.1}, {"lr": 0.2}]
+    ladder = {"lengths": [1, 3, 9], "short": True, "factor": 2}
+    made = Proposals(SPACE, sampler="random", num_trials=60, first=first, **ladder)
+    made.enqueue(history)
+    lengths: dict[int, list[float]] = {}
+    for _ in range(60):
+        trial = made.next(history)
+        assert trial is not None
+        values = trial.user_attrs[VALUES]
+        lengths.setdefault(length := values.get("epochs", 9), []).append(values["lr"])
+        history.note(trial.number, length, values["lr"])
+        state = TrialState.COMPLETE if length == 9 else TrialState.PRUNED
+        history.end(trial.number, state, values["lr"] if length == 9 else None)
+    assert lengths[1][0] == 0.2 and lengths[9].count(0.1) == 1
+    assert [len(found) for found in lengths.values()] == [34, 17, 9]
+    for shorter, longer in ((1, 3), (3, 9)):
+        best = sorted(lengths[shorter])[-len(lengths[longer]) // 2 :]
+        assert set(best) <= set(lengths[longer])  # whoever is good enough has gone on
+    values = history.trials()[0].user_attrs[VALUES]
+    assert values == {"lr": 0.1, "Tmin": 0.5, "warm_up": False}

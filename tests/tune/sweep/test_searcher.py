@@ -142,8 +142,8 @@ def test_a_reopened_study_goes_on_without_repeating_anything(tmp_path: Path) -> 
     first = [play(searcher(url), "a"), play(searcher(url), "b")]
     search = searcher(url)
     later = [play(search, trial_id) for trial_id in "cd"]
-    rates = [overrides["lr"] for overrides in first + later]
-    assert len(set(rates)) == 4 and states(search) == ["COMPLETE"] * 4
+    tried = {str(overrides) for overrides in first + later}
+    assert len(tried) == 4 and states(search) == ["COMPLETE"] * 4
 
 
 def test_a_waiting_baseline_is_not_enqueued_twice(tmp_path: Path) -> None:
@@ -181,7 +181,9 @@ def test_trials_that_wait_with_their_values_are_handed_out_and_then_the_search_e
     tmp_path: Path,
 ) -> None:
     history = Study(f"sqlite:///{tmp_path}/optuna.db", "s.confirm")
-    history.add_waiting({"values": {"lr": 0.1, "seed": 9}, "setting": 4, "test": True})
+    history.add(
+        TrialState.WAITING, {}, {}, {"values": {"lr": 0.1, "seed": 9}, "setting": 4, "test": True}
+    )
     search = OptunaSearcher(history, metric="val/top1", num_epochs=NUM_EPOCHS)
     spec = TrialSpec(0, {"lr": 0.1, "seed": 9}, test=True, setting=4)
     assert search.suggest("a") == spec.to_config()

@@ -14,6 +14,7 @@ from rbnn.recipe import Recipe
 from tune.sweep.space import Space
 
 BASELINE = Recipe(lr=0.1, Tmin=0.01, Tmax=10.0, rotation_update=1, lr_decay_step=(10,))
+NARROW = BASELINE.replace(lr=0.1235, Tmin=1.00001)
 DOCUMENTED = {
     "lr": {"log": [0.01, 1]},
     "Tmin": {"log": [0.001, 5]},
@@ -85,6 +86,29 @@ def test_every_proposal_stays_in_range_and_above(name: str) -> None:
                 assert entry.low <= values[option] <= entry.high
             if entry.above:
                 assert values[option] > values.get(entry.above, BASELINE.to_dict()[entry.above])
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_rounded_values_have_four_digits_stay_inside_and_lead_back(name: str) -> None:
+    space, rng = Space(SPACES[name], BASELINE), random.Random(5)
+    for _ in range(200):
+        raw = sample(space, rng)
+        values, exact = space.values(raw, rounded=True), space.values(raw)
+        again = space.values(space.raw(values))
+        for option, value in values.items():
+            if isinstance(value, float):
+                assert value == float(f"{value:.4g}") == pytest.approx(exact[option], rel=2e-3)
+                assert again[option] == pytest.approx(value, rel=1e-9)
+            else:
+                assert value == again[option] and type(value) is type(exact[option])
+
+
+def test_a_value_between_ends_that_rounding_would_leave_is_kept_inside() -> None:
+    narrow = Space({"lr": {"log": [0.123449, 0.1236]}, "Tmin": {"log": [1.00001, 1.00002]}}, NARROW)
+    assert narrow.values({"lr": 0.123449, "Tmin": 1.00001}, rounded=True) == {
+        "lr": 0.1235,
+        "Tmin": 1.00001,
+    }
 
 
 def test_documented_proposals_are_valid_recipes() -> None:

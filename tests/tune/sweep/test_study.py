@@ -13,8 +13,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from rbnn.errors import RequestError
-from tune.sweep import study as study_module
-from tune.sweep.study import SINCE, VALUES, Study, begin_study, check_storage_url, open_storage
+from tune.sweep import storage as storage_module
+from tune.sweep.storage import check_storage_url, open_storage
+from tune.sweep.study import SINCE, VALUES, Study, begin_study
 
 
 def test_a_storage_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_what_others_line_up_outside_the_space_is_refused_in_one_line() -> None:
 
 def test_what_others_ended_takes_no_more_scores() -> None:
     study = Study(None, "look")
-    study.add_waiting({VALUES: {}})
+    study.add(TrialState.WAITING, {}, {}, {VALUES: {}})
     study.take_interrupted()
     study.study.tell(0, state=TrialState.FAIL)
     study.note(0, 1, 50.0)
@@ -75,18 +76,18 @@ def test_a_locked_file_is_waited_for_with_a_word(
         said.append(text)
         holder.execute("ROLLBACK")
 
-    monkeypatch.setattr(study_module, "warn", word)
-    monkeypatch.setattr(study_module, "LOCK_WAIT_S", 0.01)
+    monkeypatch.setattr(storage_module, "warn", word)
+    monkeypatch.setattr(storage_module, "LOCK_WAIT_S", 0.01)
     study = Study(f"sqlite:///{tmp_path}/all.db", "look")
     for kind in ("IMMEDIATE", "EXCLUSIVE"):
         holder.execute(f"BEGIN {kind}")
         study.add_waiting({VALUES: {}})
     assert said == ["the Optuna storage is locked by another program; waiting for it"] * 2
     assert len(study.trials()) == 2
-    monkeypatch.setattr(study_module, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(study_module, "warn", said.append)
+    monkeypatch.setattr(storage_module, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(storage_module, "warn", said.append)
     holder.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(study_module.STORAGE_ERRORS):
+    with pytest.raises(storage_module.STORAGE_ERRORS):
         study.add_waiting({VALUES: {}})
 
 

@@ -1,0 +1,160 @@
+"""Trials that come from others: stopped ones that go on, the best at a longer schedule, what
+earlier sweeps found.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from rbnn.engine import BEST, LAST
+from rbnn.errors import RecipeError, RequestError
+from rbnn.recipe import Recipe
+from tune.run.journal import JOURNAL
+from tune.run.remote import CheckpointStore, store_of
+from tune.sweep.folder import SweepFolder, trial_directory
+from tune.sweep.plan import SweepPlan
+from tune.sweep.space import Space
+from tune.sweep.study import LEARNED, ORIGIN, VALUES, Study
+from tune.sweep.table import STATES, ranked, rows_of
+from tune.sweep.trial import trial_store
+from tune.sweep.tuner import proposals_of
+
+TRIED_EARLY = 3  # of the settings that an earlier sweep found best
+
+
+def promote(folder: SweepFolder, numbers: Sequence[int]) -> None:
+    """Line up stopped trials to go on from their checkpoints, each as a new trial of the sweep;
+    RequestError where one cannot.
+    """
+    study = study_of(folder)
+    chosen = [_stopped(folder, study, number) for number in dict.fromkeys(numbers)]
+    store = store_of(folder.config.storage_path, folder.record.name)
+    for trial in chosen:
+        source = trial_directory(folder.directory, trial.number)
+        known = {VALUES: trial.user_attrs[VALUES], ORIGIN: trial.number}
+        scores = trial.intermediate_values
+        new = study.add(TrialState.WAITING, trial.params, trial.distributions, known, scores)
+        number = new.number
+        target = trial_directory(folder.directory, number)
+        copied = target.with_name(f"copied-{number:04d}")
+        shutil.rmtree(copied, ignore_errors=True)
+        copied.mkdir(parents=True)
+        for name in (JOURNAL, LAST, BEST):
+            if (source / name).is_file():
+                shutil.copy2(source / name, copied / name)
+        copied.rename(target)
+        if address := trial_store(store, number):
+            CheckpointStore(address).push(target)
+    more(folder, study, len(chosen))
+
+
+def _stopped(folder: SweepFolder, study: Study, number: int) -> FrozenTrial:
+    """The trial of that number, which was stopped and left a checkpoint."""
+    name, trials = folder.record.name, study.trials()
+    if not 0 <= number < len(trials) or VALUES not in trials[number].user_attrs:
+        raise RequestError(f"sweep '{name}' has no trial {number}; rbnn status lists its trials")
+    trial = trials[number]
+    if trial.state != TrialState.PRUNED:
+        state = STATES[trial.state]
+        raise RequestError(f"trial {number} of '{name}' is {state}; promote takes stopped trials")
+    if own := trial.user_attrs[VALUES].get("epochs"):
+        text = f"ended its schedule of {own} epochs and cannot go on"
+        raise RequestError(f"trial {number} of '{name}' {text}; rbnn extend trains it anew, longer")
+    directory = trial_directory(folder.directory, number)
+    store = store_of(folder.config.storage_path, name)
+    if address := trial_store(store, number):
+        CheckpointStore(address).fetch(directory)
+    if not (directory / LAST).is_file():
+        raise RequestError(f"trial {number} of '{name}' has no {LAST} in {directory}")
+    return trial
+
+
+def extend_epochs(folder: SweepFolder, epochs: int, top: int) -> None:
+    """Line up the best complete trials anew, at a longer schedule; RequestError where none can."""
+    study, name, known = study_of(folder), folder.record.name, folder.record.recipe["epochs"]
+    if epochs <= known:
+        raise RequestError(f"--epochs is {epochs}; it must be above {known}, those of the sweep")
+    rows = [row for row in rows_of(study, folder.directory).values() if row.state == "complete"]
+    best = [row for row in ranked(rows) if row.values.get("epochs", known) < epochs][:top]
+    if not best:
+        raise RequestError(f"sweep '{name}' has no trial that ran to its end; rbnn resume it first")
+    for row in best:
+        Recipe(**{**folder.record.recipe, **row.values, "epochs": epochs})
+        trial = study.trials()[row.number]
+        known = {VALUES: {**row.values, "epochs": epochs}, ORIGIN: row.number}
+        study.add(TrialState.WAITING, trial.params, trial.distributions, known)
+    more(folder, study, len(best))
+
+
+def study_of(folder: SweepFolder) -> Study:
+    """The study of a sweep's search; RequestError where it is gone."""
+    record = folder.record
+    study = Study.existing(folder.storage_url(record), record.name)
+    if study is None:
+        raise RequestError(f"sweep '{record.name}' has no study; begin anew: rbnn sweep")
+    return study
+
+
+def more(folder: SweepFolder, study: Study, num_trials: int) -> None:
+    """Give a sweep so many trials beyond those that it has, or was to have."""
+    folder.update(trials=max(folder.record.trials or 0, len(study.finished)) + num_trials)
+
+
+def lessons(
+    space: Space, recipe: Recipe, earlier: Sequence[SweepFolder]
+) -> dict[str, list[FrozenTrial]]:
+    """By name of earlier sweeps, the finished trials that a new one's sampler learns from, each
+    with where it comes from; RequestError where a sweep has none that serves: its recipe differs in
+    searched options alone, and the space holds it.
+    """
+    found = {folder.record.name: list(_serving(folder, space, recipe)) for folder in earlier}
+    for name, trials in found.items():
+        if not trials:
+            raise RequestError(
+                f"sweep '{name}' has no finished trial of the same recipe within the space; "
+                "leave it out of --learn-from"
+            )
+    return found
+
+
+def teach(folder: SweepFolder, plan: SweepPlan, known: Mapping[str, Sequence[FrozenTrial]]) -> None:
+    """Line up the best of each earlier sweep in a new one, and tell it of all their trials."""
+    study = study_of(folder)
+    proposals_of(plan).enqueue(study)
+    for trials in known.values():
+        whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        for trial in sorted(whole, key=lambda each: -(each.value or 0.0))[:TRIED_EARLY]:
+            study.study.enqueue_trial(trial.params, {LEARNED: trial.user_attrs[LEARNED]})
+        study.study.add_trials(trials)
+    folder.update(params={**folder.record.params, "sweep/learn_from": " ".join(known)})
+
+
+def _serving(folder: SweepFolder, space: Space, recipe: Recipe) -> Iterator[FrozenTrial]:
+    """What the sampler may learn from, as trials of the new space."""
+    record = folder.record
+    for trial in study_of(folder).finished:
+        values = trial.user_attrs[VALUES]
+        theirs = Recipe(**{**record.recipe, **values, "epochs": record.recipe["epochs"]})
+        searched = {name: getattr(theirs, name) for name in space.entries}
+        if trial.value is None or not _alike(theirs, recipe.replace(**searched)):
+            continue
+        try:
+            params = space.raw(searched)
+        except RecipeError:
+            continue
+        own = {"epochs": values["epochs"]} if "epochs" in values else {}
+        yield create_trial(
+            state=trial.state,
+            value=trial.value,
+            params=params,
+            distributions=space.distributions,
+            user_attrs={LEARNED: f"{record.name}/{trial.number}", **own},
+            intermediate_values=trial.intermediate_values,
+        )
+
+
+def _alike(one: Recipe, other: Recipe) -> bool:
+    return one.to_dict("result") == other.to_dict("result")
