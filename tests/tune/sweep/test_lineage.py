@@ -18,7 +18,6 @@ from tune.sweep.config import parse_sweep
 from tune.sweep.folder import SweepFolder, trial_directory
 from tune.sweep.lineage import extend_epochs, lessons, promote, study_of, teach
 from tune.sweep.plan import plan
-from tune.sweep.proposals import Proposals
 from tune.sweep.searcher import spec_of
 from tune.sweep.session import create_folder
 from tune.sweep.study import LEARNED, ORIGIN, VALUES, Study, begin_study
@@ -109,10 +108,11 @@ def test_a_new_sweep_learns_what_an_earlier_one_found_within_its_space(tmp_path:
     keys = {**KEYS, "space": {"lr": {"log": [0.09, 2]}, "weight_decay": {"log": [1e-5, 1e-2]}}}
     config = parse_sweep({**keys, "sampler": "gp", "trials": 20}, tmp_path)
     known = lessons(config.space, config.baseline, [earlier])
-    ours, theirs = Study(None, "new"), study_of(earlier).trials()
-    proposals = Proposals(config.space, sampler="gp", first=[{"lr": 0.1}], lengths=[3, 9])
-    proposals.enqueue(ours)
-    teach(ours, known)
+    planned = plan(config, name="new", results_dir=str(tmp_path))
+    folder = create_folder(planned, "sqlite:///mlflow.db")
+    begin_study(folder.storage_url(), "new", folder.info.id)
+    teach(folder, planned, known)
+    ours, theirs, proposals = study_of(folder), study_of(earlier).trials(), proposals_of(planned)
     within = [t.number for t in theirs if t.user_attrs[VALUES]["lr"] >= 0.09]
     assert 1 < len(within) < 6
     learned = [t for t in ours.trials() if t.state.is_finished()]

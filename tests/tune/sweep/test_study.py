@@ -81,14 +81,14 @@ def test_a_locked_file_is_waited_for_with_a_word(
     study = Study(f"sqlite:///{tmp_path}/all.db", "look")
     for kind in ("IMMEDIATE", "EXCLUSIVE"):
         holder.execute(f"BEGIN {kind}")
-        study.add_waiting({VALUES: {}})
+        study.add(TrialState.WAITING, {}, {}, {VALUES: {}})
     assert said == ["the Optuna storage is locked by another program; waiting for it"] * 2
     assert len(study.trials()) == 2
     monkeypatch.setattr(storage_module, "PATIENCE_S", 0.0)
     monkeypatch.setattr(storage_module, "warn", said.append)
     holder.execute("BEGIN EXCLUSIVE")
     with pytest.raises(storage_module.STORAGE_ERRORS):
-        study.add_waiting({VALUES: {}})
+        study.add(TrialState.WAITING, {}, {}, {VALUES: {}})
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_the_time_of_a_running_trial_is_the_same_in_every_time_zone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = Study(None, "look")
-    study.add_waiting({VALUES: {}})
+    study.add(TrialState.WAITING, {}, {}, {VALUES: {}})
     study.take_interrupted()
     study.tag(0, SINCE, time.time() - 100)
     found = []
