@@ -43,6 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    torch.set_num_threads(2)
     random.seed(1234)
     np.random.seed(1234)
     torch.manual_seed(1234)

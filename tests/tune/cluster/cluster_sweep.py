@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ def train(folder: Path, head: str) -> Callable[..., None]:
         from rbnn.engine import BEST, LAST
 
         for epoch in range(journal.last_epoch + 1, trial.recipe.epochs):
-            if epoch == 2 and ray.get_runtime_context().get_node_id() != head:
-                ask_for_death(folder, ray.get_runtime_context().get_node_id())
+            node = ray.get_runtime_context().get_node_id()
+            if epoch == 2 and node != head:
+                ask_for_death(folder, node)
+            while epoch == 2 and not (folder / "victim").exists():
+                time.sleep(0.05)  # else the head might train all, before the others have begun
             top1 = 50 + epoch + trial.recipe.lr
             metrics = {
                 "epoch": epoch,

@@ -29,7 +29,7 @@ from rbnn.recipe import load_recipe
 from tests.tune import tiny_sweep
 from tests.tune.made_runs import made_run
 from tune.cli import __main__ as cli
-from tune.cli import sweeps
+from tune.cli import history
 from tune.cli.sweep import Sweep
 from tune.cli.sweeps import begin, go_on
 from tune.cluster.ray import connected
@@ -306,7 +306,7 @@ def test_it_is_extended_on_the_same_history(
     assert (finished.state, finished.record.cause) == ("finished", "time budget used up")
     assert len(runs()) >= 6
     with pytest.raises(ValueError, match="it must be at least 1"):
-        sweeps.extend(cli.parser().parse_args(["extend", "tiny", "--trials", "0"]))
+        history.extend(cli.parser().parse_args(["extend", "tiny", "--trials", "0"]))
 
 
 def test_the_best_settings_are_confirmed_with_fresh_seeds(

@@ -16,6 +16,7 @@ import pytest
 from mlflow.entities import Run
 
 from rbnn.recipe import Recipe
+from tests.tune.tracking.syncing import sync_often
 from tune.run.environment import run_environment
 from tune.run.folder import RunFolder, RunInfo, State
 from tune.run.journal import Journal
@@ -215,18 +216,12 @@ def test_all_runs_go_into_an_empty_store_and_say_the_same_there(
         assert top1(reader, run.run_id) == [(epoch, 10.0 * epoch) for epoch in range(number)]
 
 
-def sync_often(directory: Path, store: str, times: int, begun: Any) -> None:
-    begun.set()
-    for _ in range(times):
-        Mirror.open(store).sync(directory)
-
-
 @pytest.mark.slow
 def test_three_processes_sync_at_once_and_one_is_killed_again_and_again(
     mirror: Mirror, begin: Begin, store: str
 ) -> None:
     run, context = begin(), multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tune.tracking.mirror", "pytest"])
+    context.set_forkserver_preload([sync_often.__module__])
     chance = random.Random(7)
     both = context.Event()
     often = [
