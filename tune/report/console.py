@@ -50,7 +50,8 @@ class SweepDisplay:
         """A trial began, reported or ended."""
         if self.live:
             return
-        epoch, top1 = f"epoch {row.epochs}/{self.board.num_epochs}", f"val/top1 {percent(row.top1)}"
+        epoch = f"epoch {row.epochs}/{row.values.get('epochs', self.board.num_epochs)}"
+        top1 = f"val/top1 {percent(row.top1)}"
         if row.state != "running":
             because = f": {row.cause}" if row.cause else ""
             text = f"{row.state} after {row.epochs} epochs, {top1} %{because}"

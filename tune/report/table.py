@@ -24,8 +24,8 @@ def cells(table: TrialTable, row: TrialRow) -> list[str]:
     notes = [table.best_note] if row is table.best else []
     if row.number == BASELINE:
         notes.append("documented default")
-    values = [shown(value) for value in row.values.values()]
-    epochs = f"{row.epochs}/{table.num_epochs}"
+    values = [shown(value) for value in row.options.values()]
+    epochs = f"{row.epochs}/{row.values.get('epochs', table.num_epochs)}"
     return [
         str(row.number), row.state, epochs, percent(row.top1), *values, row.run_id[:8],
         ", ".join(notes),

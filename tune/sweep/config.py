@@ -31,7 +31,7 @@ class TrialScheduler:
     `reduction_factor` goes on to the next longer one, about SHORTER times as long.
     """
 
-    name: str = key("short", one_of(SCHEDULERS))
+    name: str = key("asha", one_of(SCHEDULERS))
     grace_period: int = key(None, whole(1))
     reduction_factor: float = key(None, keys.FACTOR)
     brackets: int = key(1, whole(1))
@@ -85,7 +85,7 @@ class SweepConfig:
     time_budget_min: float | None = key(None, keys.MINUTES)
     concurrent: int = key(0, whole(0))
     seed: int = key(1234, whole(0))
-    sampler: str = key("gp", one_of(SAMPLERS))
+    sampler: str = key("tpe", one_of(SAMPLERS))
     scheduler: TrialScheduler = key({}, keys.SCHEDULER)
     workers_per_trial: int = key(1, whole(1))
     gpus_per_trial: float = key(0, keys.GPUS)
@@ -229,8 +229,7 @@ def _scheduler(given: Any, space: Space, sampler: str) -> TrialScheduler:
     unfit = "sampler grid tries each setting once" if sampler == "grid" else ""
     if "lr_type" in space.entries or space.baseline.lr_type == "step":
         unfit = unfit or "lr_decay_step names epochs, which shorter schedules do not reach"
-    # Sweep files of old set ASHA's keys without its name.
-    named = {"name": "asha" if unfit or named else "short", **named}
+    named = {"name": "asha", **named}
     values = with_defaults(named, SCHEDULER_KEYS, "key in scheduler")
     name, epochs, past_warm_up = values["name"], space.baseline.epochs, WARM_UP_EPOCHS + 1
     if name == "short" and unfit:

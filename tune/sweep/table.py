@@ -41,6 +41,11 @@ class TrialRow:
     cause: str = ""
     best_epoch: int = 0
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The searched options: its values but for the length of a schedule of its own."""
+        return {name: value for name, value in self.values.items() if name != "epochs"}
+
     @classmethod
     def of(cls, trial: FrozenTrial, run: RunFolder) -> TrialRow:
         """A trial of the study, which runs in that folder."""
@@ -173,7 +178,7 @@ def table_of(study: Study, sweep: Path, num_trials: int | None, num_epochs: int)
 
 def columns(rows: Sequence[TrialRow]) -> list[str]:
     """The searched options, in the order of the sweep file."""
-    return list(rows[0].values) if rows else []
+    return list(rows[0].options) if rows else []
 
 
 def shown(value: Any) -> str:

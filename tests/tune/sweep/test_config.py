@@ -34,11 +34,11 @@ def test_every_sweep_file_loads_and_survives_its_own_dict(name: str) -> None:
 
 def test_defaults() -> None:
     sweep = parse_sweep(CIFAR, HERE)
-    known = {"trials": 20, "time_budget_min": None, "concurrent": 0, "seed": 1234, "sampler": "gp"}
+    known = {"trials": 20, "time_budget_min": None, "concurrent": 0, "seed": 1234, "sampler": "tpe"}
     known |= {"workers_per_trial": 1, "gpus_per_trial": 0, "max_failures": 1, "val_fraction": 0.1}
     known |= {"confirm_top": 3, "confirm_seeds": 3, "storage": "", "storage_path": "", "first": ()}
     assert vars(sweep).items() >= known.items()
-    scheduler = {"name": "short", "grace_period": 111, "reduction_factor": 2, "brackets": 1}
+    scheduler = {"name": "asha", "grace_period": 250, "reduction_factor": 3, "brackets": 1}
     assert vars(sweep.scheduler) == scheduler
 
 
@@ -51,9 +51,10 @@ def test_the_default_grace_period_lies_past_the_warm_up(epochs: int, grace: int)
 @pytest.mark.parametrize(
     ("keys", "epochs", "lengths"),
     [
-        ({}, 10, [1, 3, 10]),
-        ({}, 400, [44, 133, 400]),
-        ({}, 2, [2]),
+        ({"scheduler": "short"}, 10, [1, 3, 10]),
+        ({"scheduler": "short"}, 400, [44, 133, 400]),
+        ({"scheduler": "short"}, 2, [2]),
+        ({}, 400, [100, 300, 400]),
         ({}, 1, [1]),
         ({"scheduler": {"name": "short", "grace_period": 60}}, 400, [133, 400]),
         ({"scheduler": {"grace_period": 60}}, 400, [60, 180, 400]),
