@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rbnn.recipe import Recipe, load_recipe
     from rbnn.session import Trained, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Recipe", "Trained", "__version__", "load_recipe", "train"]
 MODULES = {"Recipe": "recipe", "load_recipe": "recipe", "train": "session", "Trained": "session"}
 
