@@ -56,7 +56,7 @@ class LayerRow:
 HEADER = ",".join(field.name for field in fields(LayerRow))
 
 
-class Diagnosis:
+class Diagnostics:
     """Watches the rotated layers of a network through an epoch: `begin`, `before_update`,
     `after_update`, `end`.
 

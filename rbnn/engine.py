@@ -32,8 +32,8 @@ from rbnn.schedules import learning_rate, surrogate_tk
 from rbnn.state import (
     BEST,
     LAST,
-    Keeper,
-    Run,
+    CheckpointWriter,
+    TrainState,
     open_directory,
     restore,
     set_learning_rate,
@@ -48,7 +48,7 @@ __all__ = [
     "LAST",
     "Progress",
     "Report",
-    "Run",
+    "TrainState",
     "evaluate",
     "fit",
     "restore",
@@ -70,7 +70,7 @@ def fit(
     directory: Path | None = None,
     resume: Path | None = None,
     progress: Progress | None = None,
-) -> Run:
+) -> TrainState:
     """Train `recipe` from its seed, or from the checkpoint `resume`, to its last epoch; returns the
     finished run.
 
@@ -87,7 +87,9 @@ def fit(
     if resume is not None:
         restore(run, resume, loaders.info.fingerprint)
     writer = Writer(beside=run.device.type == "cuda" and run.world.size == 1)
-    keeper = Keeper(directory, loaders.info.fingerprint, writer) if directory else None
+    checkpoints = (
+        CheckpointWriter(directory, loaders.info.fingerprint, writer) if directory else None
+    )
     telling = Telling(report, writer)
     if directory:
         open_directory(directory, run, resume)
@@ -97,7 +99,7 @@ def fit(
         run.parallel = in_parallel(run)
     with dead_loaders_told(), closing(writer):
         while run.epoch < recipe.epochs:
-            telling.hear(*run_epoch(run, loaders, keeper, progress, telling.between))
+            telling.hear(*run_epoch(run, loaders, checkpoints, progress, telling.between))
         telling.finish()
     return run
 
@@ -136,7 +138,7 @@ class Telling:
             self.report(*told)
 
 
-def in_parallel(run: Run) -> nn.Module:
+def in_parallel(run: TrainState) -> nn.Module:
     """The network under DistributedDataParallel, its gradient buckets in the order that they keep.
 
     DDP orders them anew after its first backward, and with more than two ranks the order in which a
@@ -158,9 +160,9 @@ def in_parallel(run: Run) -> nn.Module:
 
 
 def run_epoch(
-    run: Run,
+    run: TrainState,
     loaders: Loaders,
-    keeper: Keeper | None,
+    checkpoints: CheckpointWriter | None,
     progress: Progress | None = None,
     between: Callable[[Iterable[Batch | Drawn]], Iterable[Batch | Drawn]] = iter,
 ) -> tuple[dict[str, Any], Path | None]:
@@ -176,11 +178,11 @@ def run_epoch(
     if run.step == 0:
         begin_epoch(run)
     batches = between(loaders.train.epoch(epoch, run.step))
-    train = train_epoch(run, batches, loaders.train.num_batches, keeper, progress)
+    train = train_epoch(run, batches, loaders.train.num_batches, checkpoints, progress)
     train_s = time.perf_counter() - began
     run.world.broadcast_(run.model.buffers())
     val = evaluate(run.network, loaders.val)
-    diagnostics, rows = run.diagnosis.end(epoch)
+    diagnostics, rows = run.diagnostics.end(epoch)
     run.epoch, run.step, run.spent_s = epoch + 1, 0, 0.0
     run.metrics = {"epoch": epoch, **train, **val, "lr": lr, "t": t, "k": k, **diagnostics}
     run.metrics["time/epoch_s"] = time.perf_counter() - began
@@ -189,27 +191,27 @@ def run_epoch(
         run.metrics["gpu/memory_gib"] = torch.cuda.max_memory_reserved(run.device) / 2**30
     run.metrics["digest"] = ckpt.state_digest(run.model)
     run.world.check_equal(run.metrics["digest"], f"weights and rotations after epoch {epoch}")
-    if keeper and run.world.leads:
-        append_rows(keeper.directory, rows)
-    return run.metrics, keeper.epoch(run) if keeper else None
+    if checkpoints and run.world.leads:
+        append_rows(checkpoints.directory, rows)
+    return run.metrics, checkpoints.epoch(run) if checkpoints else None
 
 
-def begin_epoch(run: Run) -> None:
+def begin_epoch(run: TrainState) -> None:
     """What precedes an epoch's first step: the rotation update where it is due, and counts from
     zero.
     """
-    run.diagnosis.begin()
+    run.diagnostics.begin()
     if run.epoch % run.recipe.rotation_update == 0:
-        run.diagnosis.before_update()
+        run.diagnostics.before_update()
         rotate_and_broadcast(run.network, run.world)
-        run.diagnosis.after_update()
+        run.diagnostics.after_update()
 
 
 def train_epoch(
-    run: Run,
+    run: TrainState,
     batches: Iterable[Batch | Drawn],
     num_batches: int,
-    keeper: Keeper | None = None,
+    checkpoints: CheckpointWriter | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """One pass over `batches`, from step run.step on; returns train/loss, train/top1 and train/top5
@@ -232,22 +234,22 @@ def train_epoch(
         run.step += 1
         is_last = run.step == num_batches
         keeps = bool(
-            keeper
+            checkpoints
             and run.recipe.checkpoint_steps
             and run.step % run.recipe.checkpoint_steps == 0
             and not is_last
         )
         if run.step % look_every == 0 or keeps or is_last:
             _check_finite(run)
-        if keeps and keeper:
-            keeper.step(run, time.perf_counter() - began)
+        if keeps and checkpoints:
+            checkpoints.step(run, time.perf_counter() - began)
         if progress and run.step % run.recipe.print_freq == 0:
             progress(run.epoch, run.step, num_batches)
     run.world.sum_(run.counts.sums)
     return run.counts.metrics("train") | {"time/data_wait": waiting.share}
 
 
-def _check_finite(run: Run) -> None:
+def _check_finite(run: TrainState) -> None:
     failed_step = int(run.counts.finite_steps)
     if failed_step < run.step:
         t, k = surrogate_tk(run.recipe, run.epoch)

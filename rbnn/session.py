@@ -17,7 +17,7 @@ from rbnn.console import EpochPrinter, TrainingBar, run_directory
 from rbnn.data import describe_data, num_train_images, open_loaders
 from rbnn.data.loading import DataInfo, Loaders
 from rbnn.datasets import dataset_spec
-from rbnn.engine import LAST, Progress, Report, Run, evaluate, fit
+from rbnn.engine import LAST, Progress, Report, TrainState, evaluate, fit
 from rbnn.errors import RecipeError
 from rbnn.hardware import device_of, gpu_ids, num_cores, obstacle, prepare_process
 from rbnn.models import build, check_model
@@ -105,7 +105,7 @@ class Session:
         describe_data(recipe)
         return cls(recipe, directory, open_loaders(recipe, device_of(recipe)))
 
-    def train(self, report: Report, progress: Progress | None = None) -> Run:
+    def train(self, report: Report, progress: Progress | None = None) -> TrainState:
         """Run `fit`, from `recipe.resume` where it is given; RecipeError also where the folder
         cannot be made.
         """

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from rbnn import checkpoint as ckpt
-from rbnn.diagnostics import Diagnosis, open_table
+from rbnn.diagnostics import Diagnostics, open_table
 from rbnn.distributed import World
 from rbnn.errors import CheckpointError, RecipeError, RunFailed
 from rbnn.graphs import Captured
@@ -34,7 +34,7 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 @dataclass
-class Run:
+class TrainState:
     """What `fit` carries through a run. network: the model as it is called, compiled or not.
 
     epoch: completed epochs. step: completed training steps of the epoch in progress; counts,
@@ -48,7 +48,7 @@ class Run:
     optimizer: torch.optim.SGD
     device: torch.device
     world: World
-    diagnosis: Diagnosis
+    diagnostics: Diagnostics
     counts: Counts
     epoch: int = 0
     step: int = 0
@@ -66,7 +66,7 @@ class Run:
         return self._captured[1]
 
 
-def start(recipe: Recipe, device: torch.device) -> Run:
+def start(recipe: Recipe, device: torch.device) -> TrainState:
     """A run at epoch 0: process settings, network and optimiser, all from the recipe's seed."""
     prepare_process(recipe, device)
     torch.manual_seed(recipe.seed)
@@ -76,9 +76,9 @@ def start(recipe: Recipe, device: torch.device) -> Run:
         model.parameters(), lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )
     network = Network(model, recipe, device)
-    diagnosis = Diagnosis(model, network.captures)
-    return Run(
-        recipe, model, network, optimizer, device, World.current(), diagnosis, Counts(device)
+    diagnostics = Diagnostics(model, network.captures)
+    return TrainState(
+        recipe, model, network, optimizer, device, World.current(), diagnostics, Counts(device)
     )
 
 
@@ -92,7 +92,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 @dataclass(frozen=True)
-class Keeper:
+class CheckpointWriter:
     """Writes a run's checkpoints to `directory`; fingerprint: of the run's data. Every rank calls
     it, rank 0 writes.
 
@@ -103,7 +103,7 @@ class Keeper:
     fingerprint: str
     writer: Writer = field(default_factory=lambda: Writer(beside=False))
 
-    def epoch(self, run: Run) -> Path | None:
+    def epoch(self, run: TrainState) -> Path | None:
         """After an epoch; the path of last.ckpt on rank 0.
 
         best.ckpt comes first: a kill between the two repeats the epoch, and writes the same
@@ -128,7 +128,7 @@ class Keeper:
         self.writer.do(write)
         return self.directory / LAST
 
-    def step(self, run: Run, spent_s: float) -> None:
+    def step(self, run: TrainState, spent_s: float) -> None:
         """In the middle of an epoch.
 
         Batch statistics are rank 0's: they do nothing in training, and at the epoch's end every
@@ -136,7 +136,7 @@ class Keeper:
         """
         counts = run.world.gathered(run.counts.sums).cpu()
         if run.world.leads:
-            partial = {"counts": counts, "spent_s": spent_s, "diagnosis": run.diagnosis.state()}
+            partial = {"counts": counts, "spent_s": spent_s, "diagnosis": run.diagnostics.state()}
             content = ckpt.on_host(self.content(run, partial))
 
             def write() -> None:
@@ -145,7 +145,7 @@ class Keeper:
 
             self.writer.do(write)
 
-    def content(self, run: Run, partial: dict[str, Any]) -> ckpt.Checkpoint:
+    def content(self, run: TrainState, partial: dict[str, Any]) -> ckpt.Checkpoint:
         """Everything that a continuation needs; `partial`: of the epoch in progress."""
         return ckpt.Checkpoint(
             state_dict=run.model.state_dict(),
@@ -199,7 +199,7 @@ def keep_periodic(file: Path, directory: Path, recipe: Recipe, num_epochs: int) 
         old.unlink()
 
 
-def open_directory(directory: Path, run: Run, resume: Path | None) -> None:
+def open_directory(directory: Path, run: TrainState, resume: Path | None) -> None:
     """Make a run's folder ready, on rank 0: what a killed process left half written goes, what the
     run had comes along.
     """
@@ -241,7 +241,7 @@ def check_continues(recipe: Recipe, state: ckpt.Checkpoint, path: Path, fingerpr
         )
 
 
-def restore(run: Run, path: Path, fingerprint: str) -> None:
+def restore(run: TrainState, path: Path, fingerprint: str) -> None:
     """Bring a fresh run to where the checkpoint was written; raises as `check_continues` does."""
     state = ckpt.load(path)
     check_continues(run.recipe, state, path, fingerprint)
@@ -255,5 +255,5 @@ def restore(run: Run, path: Path, fingerprint: str) -> None:
     if state.step:
         run.counts.sums.copy_(state.partial["counts"][run.world.rank])
         run.spent_s = state.partial["spent_s"]
-        run.diagnosis.restore(state.partial["diagnosis"])
+        run.diagnostics.restore(state.partial["diagnosis"])
     ckpt.set_rng_state(state.rng, run.device)

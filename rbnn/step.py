@@ -11,10 +11,10 @@ from torch import Tensor
 
 from rbnn.data.loading import Batch, Drawn
 from rbnn.network import losses
-from rbnn.state import Run
+from rbnn.state import TrainState
 
 
-def take_step(run: Run, batch: Batch | Drawn) -> None:
+def take_step(run: TrainState, batch: Batch | Drawn) -> None:
     """Train on one batch and count it. Nothing is read from the device.
 
     The last, smaller batch of an epoch is computed operation by operation.
@@ -32,7 +32,7 @@ def take_step(run: Run, batch: Batch | Drawn) -> None:
 
 
 def learn(
-    run: Run, losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], *batch: Tensor
+    run: TrainState, losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], *batch: Tensor
 ) -> None:
     """The step, operation by operation: SGD down the mean cross-entropy that `losses` gives."""
     loss, batch_counts = losses(*batch)

@@ -11,7 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from rbnn.diagnostics import HEADER, TABLE, Diagnosis, LayerRow, append_rows, open_table, read_rows
+from rbnn.diagnostics import (
+    HEADER,
+    TABLE,
+    Diagnostics,
+    LayerRow,
+    append_rows,
+    open_table,
+    read_rows,
+)
 from rbnn.layers import RotatedConv2d, rotated_layers
 from rbnn.models import build
 
@@ -53,17 +61,17 @@ def total(layer: RotatedConv2d) -> float:
 def test_an_epochs_figures_are_the_definitions() -> None:
     model = Two()
     layers = [model.first, model.second]
-    diagnosis = Diagnosis(model)
+    diagnostics = Diagnostics(model)
     signs, before = [by_hand(layer)[2] for layer in layers], [total(layer) for layer in layers]
-    diagnosis.begin()
-    diagnosis.before_update()
+    diagnostics.begin()
+    diagnostics.before_update()
     for layer in layers:
         layer.update_rotation()
-    diagnosis.after_update()
+    diagnostics.after_update()
     after = [total(layer) for layer in layers]
     with torch.no_grad():
         model.first.weight.add_(0.05 * torch.randn_like(model.first.weight))
-    metrics, rows = diagnosis.end(3)
+    metrics, rows = diagnostics.end(3)
     assert [(row.epoch, row.layer) for row in rows] == [(3, "first"), (3, "second")]
     sums = [0.0, 0.0, 0.0]
     for row, layer, old, was, now in zip(rows, layers, signs, before, after, strict=True):
@@ -85,36 +93,36 @@ def test_an_epochs_figures_are_the_definitions() -> None:
 
 def test_an_epoch_is_compared_with_the_one_before_and_needs_no_update() -> None:
     model = Two()
-    diagnosis = Diagnosis(model)
-    diagnosis.begin()
-    diagnosis.end(0)
+    diagnostics = Diagnostics(model)
+    diagnostics.begin()
+    diagnostics.end(0)
     model.first.update_rotation()
-    diagnosis.begin()
-    metrics, rows = diagnosis.end(1)
+    diagnostics.begin()
+    metrics, rows = diagnostics.end(1)
     assert "rbnn/rotation_gain" not in metrics and rows[0].rotation_gain is None
     assert rows[0].weight_flips > 0 == rows[1].weight_flips
 
 
 def test_what_an_epoch_began_with_survives_in_a_bit_per_weight() -> None:
     model = build("resnet20_1w1a", "digits")
-    diagnosis, other = Diagnosis(model), Diagnosis(model)
-    diagnosis.begin()
-    diagnosis.before_update()
+    diagnostics, other = Diagnostics(model), Diagnostics(model)
+    diagnostics.begin()
+    diagnostics.before_update()
     for layer in rotated_layers(model).values():
         layer.update_rotation(1)
-    diagnosis.after_update()
-    state = diagnosis.state()
+    diagnostics.after_update()
+    state = diagnostics.state()
     assert sum(part.numel() for part in state["signs"].values()) * 8 == sum(
         layer.weight.numel() for layer in rotated_layers(model).values()
     )
     other.restore(state)
-    assert other.end(0) == diagnosis.end(0)
+    assert other.end(0) == diagnostics.end(0)
 
 
 def test_a_network_without_rotated_layers_has_no_figures() -> None:
-    diagnosis = Diagnosis(nn.Linear(2, 2))
-    diagnosis.begin()
-    assert diagnosis.end(0) == ({}, [])
+    diagnostics = Diagnostics(nn.Linear(2, 2))
+    diagnostics.begin()
+    assert diagnostics.end(0) == ({}, [])
 
 
 def test_the_table_of_a_resumed_run_has_no_gaps_and_no_doubles(tmp_path: Path) -> None:

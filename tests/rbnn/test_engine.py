@@ -192,7 +192,7 @@ def entered(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """
     seen: list[dict[str, Any]] = []
 
-    def begin(run: engine.Run, *arguments: Any) -> dict[str, float]:
+    def begin(run: engine.TrainState, *arguments: Any) -> dict[str, float]:
         layers = rotated_layers(run.model).values()
         rotations = checkpoint.digest_of(
             [matrix for layer in layers for matrix in (layer.R1, layer.R2)]

@@ -17,14 +17,14 @@ from torch.utils._pytree import tree_leaves
 
 from rbnn import polar, rotation, weights
 from rbnn.data.loading import Batch
-from rbnn.diagnostics import Diagnosis
+from rbnn.diagnostics import Diagnostics
 from rbnn.distributed import World
 from rbnn.engine import rotate_and_broadcast, train_epoch
 from rbnn.metrics import Counts
 from rbnn.models import build
 from rbnn.network import Network
 from rbnn.recipe import Recipe
-from rbnn.state import Run
+from rbnn.state import TrainState
 
 META = torch.device("meta")
 RECIPE = Recipe(dataset="cifar10", model="resnet20_1w1a", batch_size=4)
@@ -58,19 +58,19 @@ class Watch(TorchDispatchMode):
         return result
 
 
-def run_on_meta() -> Run:
+def run_on_meta() -> TrainState:
     model = build(RECIPE.model, RECIPE.dataset).to(META)
     optimizer = torch.optim.SGD(
         model.parameters(), 0.1, 0.9, foreach=True
     )  # the fused one knows no meta device
-    return Run(
+    return TrainState(
         RECIPE,
         model,
         Network(model, RECIPE, META),
         optimizer,
         META,
         World(),
-        Diagnosis(model),
+        Diagnostics(model),
         Counts(META),
     )
 

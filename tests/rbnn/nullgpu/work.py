@@ -33,7 +33,7 @@ from rbnn.datasets import dataset_spec
 from rbnn.distributed import World
 from rbnn.metrics import Counts
 from rbnn.recipe import Recipe
-from rbnn.state import Keeper, restore
+from rbnn.state import CheckpointWriter, restore
 
 STEPS, WARM = 8, 4
 KEYS = ("launches", "h2d", "d2h", "syncs", "graphs", "graph_nodes", "gemm", "cudnn")
@@ -156,10 +156,10 @@ def main(mode: str, model: str, precision: str, batch_size: str, dataset: str) -
             work()
 
     def diagnostics() -> None:
-        run.diagnosis.begin()
-        run.diagnosis.before_update()
-        run.diagnosis.after_update()
-        run.diagnosis.end(0)
+        run.diagnostics.begin()
+        run.diagnostics.before_update()
+        run.diagnostics.after_update()
+        run.diagnostics.end(0)
 
     run.network.train()
     engine.train_epoch(run, watched(), STEPS + 1)
@@ -168,11 +168,11 @@ def main(mode: str, model: str, precision: str, batch_size: str, dataset: str) -
     after_warming("evaluation", lambda: engine.evaluate(run.network, data.val))
     after_warming("digest", lambda: checkpoint.state_digest(run.model))
     folder = Path(tempfile.mkdtemp())
-    keeper = Keeper(folder, "made")
+    keeper = CheckpointWriter(folder, "made")
     run.metrics = {"val/top1": 10.0, "epoch": 0}
     after_warming("checkpoint", lambda: keeper.step(run, 1.0))
     again = engine.start(recipe, device)
-    run.diagnosis.begin()
+    run.diagnostics.begin()
     restore(again, folder / engine.LAST, "made")
     found["resumed"] = again.step
     found["heard"] = fitted(recipe, data, device, folder / "whole")

@@ -19,7 +19,7 @@ import torch
 from rbnn.engine import LAST
 from rbnn.errors import CheckpointError
 from rbnn.recipe import Recipe
-from rbnn.state import Keeper, Run, start
+from rbnn.state import CheckpointWriter, TrainState, start
 from tests.tune.made_runs import made_run
 from tune.run.journal import Journal
 from tune.tracking.mirror import Mirror
@@ -46,15 +46,15 @@ class Recorded:
         self.made = made_run(folder, RECIPE, tags={"rbnn.sweep": "look"})
         self.folder = self.made.directory
         self.run_id = self.mirror.sync(self.folder)
-        self.run: Run = start(RECIPE, torch.device("cpu"))
-        self.keeper = Keeper(self.folder, "sha256:ab")
+        self.run: TrainState = start(RECIPE, torch.device("cpu"))
+        self.checkpoints = CheckpointWriter(self.folder, "sha256:ab")
 
     def epoch(self, epoch: int, top1: float) -> None:
         with torch.no_grad():
             next(self.run.model.parameters()).add_(0.01)
         metrics = {"epoch": epoch, "val/top1": top1, "lr": 0.1}
         self.run.epoch, self.run.metrics = epoch + 1, {**metrics, "time/epoch_s": 1.0}
-        self.keeper.epoch(self.run)
+        self.checkpoints.epoch(self.run)
         Journal(self.folder).append(metrics)
         self.sync()
 

@@ -9,7 +9,7 @@ import torch
 
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
-from rbnn.state import Keeper, start
+from rbnn.state import CheckpointWriter, start
 from tests.tune.made_runs import made_run
 from tune.sweep.confirm import Setting
 from tune.sweep.summary import Winner
@@ -34,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunReader, list[str
     ids = []
     for _ in range(3):
         made = made_run(folder, RECIPE, [{"val/top1": 50.0}], kind="trial")
-        Keeper(made.directory, "sha256:ab").epoch(run)
+        CheckpointWriter(made.directory, "sha256:ab").epoch(run)
         made.end("complete")
         ids.append(mirror.sync(made.directory))
     return mirror.reader, ids
