@@ -115,7 +115,7 @@ def lessons(
         if not trials:
             raise RequestError(
                 f"sweep '{name}' has no finished trial of the same recipe within the space; "
-                "leave it out of --learn-from"
+                "leave it out of --learn_from"
             )
     return found
 
