@@ -63,7 +63,7 @@ def _part(split: Split, num: int) -> Split:
 def _train(job: Job) -> dict[str, Any]:
     values = settings(job.data)[job.setting]
     recipe = BASE[job.data].replace(
-        **values, epochs=job.epochs, seed=job.seed, threads=1, gpus="none", compile="off"
+        **values, epochs=job.epochs, seed=job.seed, threads=1, gpus="none", compile="on"
     )
     cpu = torch.device("cpu")
     top1: list[float] = []

@@ -43,7 +43,7 @@ BASE = {
 }
 NUM_SETTINGS = {"digits": 200, "cifar10": 40}
 NUM_SHORT = {"digits": 66, "cifar10": 20}
-NOISE_EVERY = 4  # after every fourth setting, two further seeds of one
+NOISE_EVERY = 10  # after every tenth setting, two further seeds of one
 
 
 @dataclass(frozen=True)
