@@ -21,7 +21,6 @@ from tune.sweep.space import Space
 
 NUM_TRIALS, VAL_FRACTION = 20, 0.1
 SHORTER, SHORTEST = 3, 9  # how much shorter schedules are, at least and by default at most
-FACTORS = {"short": 2, "asha": 3, "none": 3}
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class TrialScheduler:
     `reduction_factor` goes on to the next longer one, about SHORTER times as long.
     """
 
-    name: str = key("asha", one_of(SCHEDULERS))
+    name: str = key(None, one_of(SCHEDULERS))
     grace_period: int = key(None, whole(1))
-    reduction_factor: float = key(None, keys.FACTOR)
+    reduction_factor: float = key(3, keys.FACTOR)
     brackets: int = key(1, whole(1))
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,7 +84,7 @@ class SweepConfig:
     time_budget_min: float | None = key(None, keys.MINUTES)
     concurrent: int = key(0, whole(0))
     seed: int = key(1234, whole(0))
-    sampler: str = key("tpe", one_of(SAMPLERS))
+    sampler: str = key("gp", one_of(SAMPLERS))
     scheduler: TrialScheduler = key({}, keys.SCHEDULER)
     workers_per_trial: int = key(1, whole(1))
     gpus_per_trial: float = key(0, keys.GPUS)
@@ -222,20 +221,19 @@ def _within(space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scheduler(given: Any, space: Space, sampler: str) -> TrialScheduler:
-    """How trials are compared early; ASHA never judges those that still warm up, and nothing is set
-    where none is stopped.
+    """How trials are compared early: by short schedules unless the file says otherwise, by ASHA
+    where keys are given and no name. ASHA never judges trials that still warm up, and nothing is
+    set where none is stopped.
     """
     named: dict[str, Any] = {"name": given} if isinstance(given, str) else given
     unfit = "sampler grid tries each setting once" if sampler == "grid" else ""
     if "lr_type" in space.entries or space.baseline.lr_type == "step":
         unfit = unfit or "lr_decay_step names epochs, which shorter schedules do not reach"
-    named = {"name": "asha", **named}
+    named = {"name": "asha" if unfit or named else "short", **named}
     values = with_defaults(named, SCHEDULER_KEYS, "key in scheduler")
     name, epochs, past_warm_up = values["name"], space.baseline.epochs, WARM_UP_EPOCHS + 1
     if name == "short" and unfit:
         raise RecipeError(f"scheduler is short, and {unfit}; choose asha or none")
-    if values["reduction_factor"] is None:
-        values["reduction_factor"] = FACTORS[name]
     if values["grace_period"] is None:
         least = max(1, epochs // SHORTEST) if name == "short" else max(past_warm_up, epochs // 4)
         values["grace_period"] = min(least, epochs)

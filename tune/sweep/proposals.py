@@ -23,7 +23,12 @@ from tune.sweep.surrogate import Array, Cube, Surrogate
 
 MAX_STARTUP_TRIALS = 10
 LEAST_FOR_GP = 4  # ended trials below which gp draws at random
-WHOLE_BEFORE_BASELINE = 3
+# A sweep of more trials than this gives its baseline, a whole training, after some others, so that
+# what it has found after few epochs is as good as can be.
+LARGE, WHOLE_BEFORE_BASELINE = 40, 3
+# Of scheduler short: the ended trials below which none goes on, from the shortest schedule and from
+# any other, and the share of a sweep's trials, its last, that are whole trainings of the best.
+LEAST_COMPARED, LAST_WHOLE = (8, 4), 10
 EVERY = 4  # draw of gp follows the prior's theta in place of the fitted one
 FITTED_AT = [
     4,
@@ -92,10 +97,11 @@ class Proposals:
         """
         trials = history.trials()
         queued = [trial for trial in trials if trial.state == TrialState.WAITING]
-        if self.short and queued and queued[0].number == 0 and not self._whole_begun(trials):
-            del queued[0]  # the baseline, a whole training, comes after the first of what was found
+        if queued and queued[0].number == 0 and self._baseline_waits(trials):
+            del queued[0]
         if queued:
-            level = 0 if queued[0].number else len(self.lengths) - 1
+            whole = queued[0].number == 0 or self._last(_drawn(trials))
+            level = len(self.lengths) - 1 if whole else 0
             params = self.random_point(queued[0].number)
             params |= queued[0].system_attrs.get("fixed_params", {})
             params = {name: params[name] for name in self.space.entries}
@@ -109,17 +115,26 @@ class Proposals:
 
     def derive(self, trials: Sequence[FrozenTrial]) -> Proposed:
         """What is proposed after these trials."""
-        for level in reversed(range(len(self.lengths) - 1)) if self.short else []:
-            if best := self._going_on(trials, level):
-                return best.params, self._at_level(best.user_attrs[VALUES], level + 1)
+        own, top = _drawn(trials), len(self.lengths) - 1
+        level, best = 0, None
+        if self.short and self._last(own):
+            level, best = top, self._most_promising(own)
+        elif self.short:
+            for level in reversed(range(1, top + 1)):
+                if best := self._going_on(own, level - 1):
+                    break
+            else:
+                level = 0
+        if best:
+            return best.params, self._at_level(best.user_attrs[VALUES], level)
         values = self.space.values(self._draw(trials), rounded=True)
-        return self.space.raw(values), self._at_level(values, 0)
+        return self.space.raw(values), self._at_level(values, level)
 
-    def _whole_begun(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether some whole trainings have begun, or only one trial is left to begin."""
+    def _baseline_waits(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether the baseline comes after whole trainings that have not begun."""
         begun = [trial for trial in trials if VALUES in trial.user_attrs]
-        whole = [trial for trial in begun if schedule(trial, self.lengths[-1]) >= self.lengths[-1]]
-        return len(whole) >= WHOLE_BEFORE_BASELINE or len(begun) >= self.num_trials - 1
+        whole = [trial for trial in begun if self._length(trial) >= self.lengths[-1]]
+        return self.short and self.num_trials > LARGE and len(whole) < WHOLE_BEFORE_BASELINE
 
     def _at_level(self, values: Mapping[str, Any], level: int) -> dict[str, Any]:
         """The values with the length of a short schedule; a whole training's is the recipe's."""
@@ -127,23 +142,32 @@ class Proposals:
         is_short = self.short and level < len(self.lengths) - 1
         return plain | ({"epochs": self.lengths[level]} if is_short else {})
 
-    def _going_on(self, trials: Sequence[FrozenTrial], level: int) -> FrozenTrial | None:
+    def _going_on(self, own: Sequence[FrozenTrial], level: int) -> FrozenTrial | None:
         """The best trial of a level whose setting goes on to the next, if one is due: one in
         `factor` of those that ended.
         """
-        own = [t for t in trials if VALUES in t.user_attrs and ORIGIN not in t.user_attrs]
-        length, longest = self.lengths[level], self.lengths[-1]
-        ended = [
-            trial
-            for trial in own
-            if schedule(trial, longest) == length and trial.state == TrialState.PRUNED
-        ]
-        longer = [trial.params for trial in own if schedule(trial, longest) > length]
-        gone_on = [t for t in own if schedule(t, longest) == self.lengths[level + 1] and t.number]
-        left = [trial for trial in ended if trial.params not in longer]
-        if not left or len(gone_on) >= len(ended) // self.factor:
+        length, longer = self.lengths[level], self.lengths[level + 1]
+        ended = [t for t in own if self._length(t) == length and t.state == TrialState.PRUNED]
+        gone_on = [t for t in own if self._length(t) == longer and t.number]
+        least = min(LEAST_COMPARED[min(level, 1)], max(2, self.num_trials // 3))
+        if len(ended) < least or len(gone_on) >= len(ended) // self.factor:
             return None
-        return max(left, key=lambda trial: (trial.value or 0.0, -trial.number))
+        beyond = [trial.params for trial in own if self._length(trial) > length]
+        left = [trial for trial in ended if trial.params not in beyond]
+        return max(left, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+
+    def _last(self, own: Sequence[FrozenTrial]) -> bool:
+        """Whether the next is one of the last trials, which are whole trainings."""
+        return 0 < self.num_trials - len(own) <= max(1, self.num_trials // LAST_WHOLE)
+
+    def _most_promising(self, own: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        """The best of the longest short schedules that ended, of settings not yet trained whole."""
+        whole = [trial.params for trial in own if self._length(trial) == self.lengths[-1]]
+        left = [t for t in own if t.state == TrialState.PRUNED and t.params not in whole]
+        return max(left, key=lambda t: (self._length(t), t.value or 0.0, -t.number), default=None)
+
+    def _length(self, trial: FrozenTrial) -> int:
+        return schedule(trial, self.lengths[-1])
 
     def random_point(self, number: int) -> dict[str, Any]:
         """The raw values that a random draw gives the trial of that number."""
@@ -202,6 +226,11 @@ class Proposals:
         if self.short or trial.state != TrialState.RUNNING:
             epochs = schedule(trial, epochs) if self.short else last_epoch(trial)
         return max(bisect.bisect_right(self.lengths, epochs) - 1, 0)
+
+
+def _drawn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that have begun, but for those that go on with another."""
+    return [t for t in trials if VALUES in t.user_attrs and ORIGIN not in t.user_attrs]
 
 
 def seed_of(seed: int, number: int) -> int:

@@ -34,7 +34,7 @@ def test_every_sweep_file_loads_and_survives_its_own_dict(name: str) -> None:
 
 def test_defaults() -> None:
     sweep = parse_sweep(CIFAR, HERE)
-    known = {"trials": 20, "time_budget_min": None, "concurrent": 0, "seed": 1234, "sampler": "tpe"}
+    known = {"trials": 20, "time_budget_min": None, "concurrent": 0, "seed": 1234, "sampler": "gp"}
     known |= {"workers_per_trial": 1, "gpus_per_trial": 0, "max_failures": 1, "val_fraction": 0.1}
     known |= {"confirm_top": 3, "confirm_seeds": 3, "storage": "", "storage_path": "", "first": ()}
     assert vars(sweep).items() >= known.items()
@@ -54,7 +54,8 @@ def test_the_default_grace_period_lies_past_the_warm_up(epochs: int, grace: int)
         ({"scheduler": "short"}, 10, [1, 3, 10]),
         ({"scheduler": "short"}, 400, [44, 133, 400]),
         ({"scheduler": "short"}, 2, [2]),
-        ({}, 400, [100, 300, 400]),
+        ({}, 400, [44, 133, 400]),
+        ({"scheduler": "asha"}, 400, [100, 300, 400]),
         ({}, 1, [1]),
         ({"scheduler": {"name": "short", "grace_period": 60}}, 400, [133, 400]),
         ({"scheduler": {"grace_period": 60}}, 400, [60, 180, 400]),

@@ -85,24 +85,37 @@ def test_gp_learns_from_trials_that_were_stopped_too() -> None:
     assert sum(0.2 < lr < 0.45 for lr, *_ in points[8:]) >= 5 and len(set(points)) == 18
 
 
-def test_short_schedules_lead_to_longer_ones_and_the_baseline_is_trained_whole() -> None:
+@pytest.mark.parametrize(
+    ("num_trials", "lengths"),
+    [
+        (2, "99"),
+        (8, "91113119"),  # two compared before one goes on; the last is a whole training
+        (20, "91111113311131113999"),
+        (60, "111111113313111391113111391113111311139911131113111391999999"),
+    ],
+)
+def test_short_schedules_lead_to_longer_ones_and_the_last_to_whole_trainings(
+    num_trials: int, lengths: str
+) -> None:
     history, first = Study(None, "s"), [{"lr": 0.1}, {"lr": 0.2}]
-    ladder = {"lengths": [1, 3, 9], "short": True, "factor": 2}
-    made = Proposals(SPACE, sampler="random", num_trials=60, first=first, **ladder)
+    ladder = {"lengths": [1, 3, 9], "short": True, "factor": 3}
+    made = Proposals(SPACE, sampler="random", num_trials=num_trials, first=first, **ladder)
     made.enqueue(history)
-    lengths: dict[int, list[float]] = {}
-    for _ in range(60):
+    tried: dict[int, list[float]] = {1: [], 3: [], 9: []}
+    known = ""
+    for _ in range(num_trials):
         trial = made.next(history)
         assert trial is not None
         values = trial.user_attrs[VALUES]
-        lengths.setdefault(length := values.get("epochs", 9), []).append(values["lr"])
+        length = values.get("epochs", 9)
+        known += str(length)
+        tried[length].append(values["lr"])
         history.note(trial.number, length, values["lr"])
         state = TrialState.COMPLETE if length == 9 else TrialState.PRUNED
         history.end(trial.number, state, values["lr"] if length == 9 else None)
-    assert lengths[1][0] == 0.2 and lengths[9].count(0.1) == 1
-    assert [len(found) for found in lengths.values()] == [34, 17, 9]
+    assert known == lengths and tried[9].count(0.1) == 1  # the baseline, always whole
     for shorter, longer in ((1, 3), (3, 9)):
-        best = sorted(lengths[shorter])[-len(lengths[longer]) // 2 :]
-        assert set(best) <= set(lengths[longer])  # whoever is good enough has gone on
+        if tried[shorter]:
+            assert max(tried[shorter]) in tried[longer]  # the best of all has gone on
     values = history.trials()[0].user_attrs[VALUES]
     assert values == {"lr": 0.1, "Tmin": 0.5, "warm_up": False}
