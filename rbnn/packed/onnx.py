@@ -148,7 +148,8 @@ class Builder:
 
     def affine(self, x: str, layer: Affine) -> str:
         none, one = torch.zeros_like(layer.shift), torch.ones_like(layer.scale)
-        parts = [self.constant(part.numpy()) for part in (layer.scale, layer.shift, none, one)]
+        values = (layer.folded(), layer.shift, none, one)
+        parts = [self.constant(part.numpy()) for part in values]
         return self.node("BatchNormalization", x, *parts, epsilon=0.0)  # one pass, not two
 
     def conv(self, x: str, layer: nn.Conv2d) -> str:

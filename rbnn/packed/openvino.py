@@ -34,8 +34,8 @@ class Builder:
         """A float32 constant."""
         return self.op.constant(np.asarray(values, np.float32))
 
-    def per_channel(self, values: Tensor) -> Any:
-        return self.floats(values.view(1, -1, 1, 1).numpy())
+    def per_channel(self, values: Tensor, rank: int = 4) -> Any:
+        return self.floats(values.view(1, -1, *[1] * (rank - 2)).numpy())
 
     def axes(self, *axes: int) -> Any:
         return self.op.constant(np.array(axes, np.int64))
@@ -74,8 +74,9 @@ class Builder:
         return op.multiply(centred, op.select(is_constant, self.floats(0), inverse))
 
     def affine(self, x: Any, layer: Affine) -> Any:
-        scaled = self.op.multiply(x, self.per_channel(layer.scale))
-        return self.op.add(scaled, self.per_channel(layer.shift))
+        rank = x.get_output_partial_shape(0).rank.get_length()
+        scaled = self.op.multiply(x, self.per_channel(layer.folded(), rank))
+        return self.op.add(scaled, self.per_channel(layer.shift, rank))
 
     def conv(self, x: Any, layer: nn.Conv2d) -> Any:
         padding = [int(p) for p in layer.padding]
