@@ -86,10 +86,9 @@ def _scale_and_shift(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Ten
     """What torch multiplies with and adds: what it gives for 1 without mean and bias, and for 0."""
     mean, variance, bias = norm.running_mean, norm.running_var, norm.bias
     assert mean is not None and variance is not None
-    zeros = torch.zeros_like(mean)[None]
-    given = {"weight": norm.weight, "eps": norm.eps}
-    scale = F.batch_norm(zeros + 1, zeros[0], variance, bias=zeros[0], **given)
-    return scale[0], F.batch_norm(zeros, mean, variance, bias=bias, **given)[0]
+    none, weight, eps = torch.zeros_like(mean), norm.weight, norm.eps
+    scale = F.batch_norm(none[None] + 1, none, variance, weight, none, eps=eps)
+    return scale[0], F.batch_norm(none[None], mean, variance, weight, bias, eps=eps)[0]
 
 
 def _window(layer: RotatedConv2d) -> tuple[int, int, int]:

@@ -127,5 +127,5 @@ class Affine(nn.Module):
 @functools.cache
 def _unit_statistics(num: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):
-        like = {"dtype": dtype, "device": device}
-        return torch.zeros(num, **like), torch.ones(num, **like)
+        zeros = torch.zeros(num, dtype=dtype, device=device)
+        return zeros, torch.ones_like(zeros)
