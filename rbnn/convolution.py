@@ -74,7 +74,8 @@ def sign_convolution(
 
 
 def _integer_convolution(bx: Tensor, bw: Tensor, stride: list[int], padding: list[int]) -> Tensor:
-    return sign_sums(bx, prepacked(bw, stride, padding, bx.shape), len(bw), stride, padding)
+    packed, ones = prepacked(bw, stride, padding, bx.shape), torch.ones(len(bw))
+    return sign_sums(bx, packed, ones, stride, padding)
 
 
 def prepacked(bw: Tensor, stride: list[int], padding: list[int], x_shape: Sequence[int]) -> Tensor:
@@ -88,12 +89,14 @@ def prepacked(bw: Tensor, stride: list[int], padding: list[int], x_shape: Sequen
 
 
 def sign_sums(
-    bx: Tensor, packed: Tensor, num_filters: int, stride: list[int], padding: list[int]
+    bx: Tensor, packed: Tensor, scales: Tensor, stride: list[int], padding: list[int]
 ) -> Tensor:
-    """`sign_convolution` of `encoded` activations with `prepacked` weights, float32."""
-    ones, zeros = torch.ones(num_filters), torch.zeros(num_filters, dtype=torch.int8)
+    """`sign_convolution` of `encoded` activations with `prepacked` weights, float32, each filter's
+    sums times its scale.
+    """
+    zeros = torch.zeros(len(scales), dtype=torch.int8)
     return torch.ops.onednn.qconv_pointwise(
-        bx, 1.0, ZERO_POINT, packed, ones, zeros, None, stride, padding, [1, 1], 1,
+        bx, 1.0, ZERO_POINT, packed, scales, zeros, None, stride, padding, [1, 1], 1,
         1.0, 0, torch.float32, "none", [], "",
     )  # fmt: skip
 

@@ -1,9 +1,11 @@
 """The packed network's own layers: a convolution whose weights are bits, and what is left of batch
-normalisation.
+normalisation. Both compute what training's layers do in evaluation, in the same order: a sum that
+is rounded otherwise turns signs that lie within rounding of their threshold.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -18,16 +20,17 @@ FLOAT_EPS = torch.finfo(torch.float32).eps
 
 
 class BinaryConv2d(nn.Module):
-    """Sums of a convolution with weights of -1 and +1: x (N, I, H, W) -> y (N, O, H', W').
+    """A convolution with weights of -1 and +1: x (N, I, H, W) -> y (N, O, H', W').
 
-    y = conv2d(sign(x - mean), w), exact whole numbers, mean over each sample; with `a32`
-    conv2d((x - mean) / std, w). What training computes after that (alpha, batch normalisation) is
-    the `Affine` that follows. A constant sample gives sign +1, or 0 with a32, as in training.
+    y = conv2d(sign(x - mean), w) * alpha, sums of whole numbers, mean over each sample; with `a32`
+    conv2d((x - mean) / std, w) * alpha. A constant sample gives sign +1, or 0 with a32, as in
+    training. The exporters leave alpha (O,), which is never negative, to the `Affine` that follows.
 
     bits (O * I * k * k / 8, rounded up) uint8: the weights in order (O, I, kh, kw), the first in
     the lowest bit, 1 for +1.
     """
 
+    alpha: Tensor
     bits: Tensor
 
     def __init__(
@@ -47,6 +50,7 @@ class BinaryConv2d(nn.Module):
         self.num_weights = math.prod(self.shape)
         num_bytes = (self.num_weights + 7) // 8
         self.register_buffer("bits", torch.zeros(num_bytes, dtype=torch.uint8, device=device))
+        self.register_buffer("alpha", torch.ones(out_channels, device=device))
         self._ready: tuple[tuple[object, ...], Tensor] | None = None
 
     def weight(self) -> Tensor:
@@ -80,29 +84,48 @@ class BinaryConv2d(nn.Module):
         w = self._unpacked(x)
         if self.a32:
             _, scale, centred = row_statistics(x)
-            return F.conv2d(scaled(centred, scale), w, None, self.stride, self.padding)
+            y = F.conv2d(scaled(centred, scale), w, None, self.stride, self.padding)
+            return y.mul_(self.alpha[:, None, None])
         # The mean of a constant sample may come out above it.
         axes = row_axes(x)
         is_positive = x >= torch.minimum(x.mean(axes, keepdim=True), x.amax(axes, keepdim=True))
         if takes_integers(x):
-            return sign_sums(encoded(is_positive), w, self.shape[0], self.stride, self.padding)
+            return sign_sums(encoded(is_positive), w, self.alpha, self.stride, self.padding)
         bx = torch.where(is_positive, 1.0, -1.0).to(x.dtype)
-        return sign_convolution(bx, w, self.stride, self.padding)
+        y = sign_convolution(bx, w, self.stride, self.padding)
+        return y.mul_(self.alpha[:, None, None])
 
     def extra_repr(self) -> str:
         return f"{self.shape}, stride={self.stride}, padding={self.padding}, a32={self.a32}"
 
 
 class Affine(nn.Module):
-    """x (N, C, H, W) -> x * scale + shift per channel: alpha and batch normalisation in one."""
+    """x (N, C, ...) -> x * scale + shift per channel, computed as torch's batch normalisation does.
+
+    conv: the binary convolution before it, whose alpha `folded` takes in.
+    """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, num_features: int, device: torch.device | None = None) -> None:
+    def __init__(self, scale: Tensor, shift: Tensor, conv: BinaryConv2d | None = None) -> None:
         super().__init__()
-        self.register_buffer("scale", torch.ones(num_features, device=device))
-        self.register_buffer("shift", torch.zeros(num_features, device=device))
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+        self._of = (conv,)  # no submodule of this one
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None])
+        mean, variance = _unit_statistics(len(self.scale), x.dtype, x.device)
+        return F.batch_norm(x, mean, variance, self.scale, self.shift, eps=0.0)
+
+    def folded(self) -> Tensor:
+        """What the sums of `conv` are multiplied with, where a form has no step for alpha."""
+        conv = self._of[0]
+        return self.scale if conv is None else (self.scale.double() * conv.alpha).to(self.scale)
+
+
+@functools.cache
+def _unit_statistics(num: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        zeros = torch.zeros(num, dtype=dtype, device=device)
+        return zeros, torch.ones_like(zeros)

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from rbnn.packed.extra import needed
 from rbnn.packed.graph import walk
-from rbnn.packed.layers import FLOAT_EPS, Affine, BinaryConv2d
+from rbnn.packed.layers import Affine, BinaryConv2d
 
 LOW = -(2.0**-100)  # half of it is the threshold; what lies between it and 0 no float32 sum reaches
+SMALLEST = 2.0**-16  # 128 float32 roundings; OpenVINO's sums are off by up to sixteen
 MIN_CHANNELS = 32  # below, one bit takes longer than float32
 
 
@@ -34,8 +35,8 @@ class Builder:
         """A float32 constant."""
         return self.op.constant(np.asarray(values, np.float32))
 
-    def per_channel(self, values: Tensor) -> Any:
-        return self.floats(values.view(1, -1, 1, 1).numpy())
+    def per_channel(self, values: Tensor, rank: int = 4) -> Any:
+        return self.floats(values.view(1, -1, *[1] * (rank - 2)).numpy())
 
     def axes(self, *axes: int) -> Any:
         return self.op.constant(np.array(axes, np.int64))
@@ -62,20 +63,24 @@ class Builder:
         return self.op.convert(self.op.constant(layer.weight().numpy().astype(np.int8)), "f32")
 
     def _standardized(self, x: Any, mean: Any) -> Any:
-        """(x - mean) / std, 0 for a constant sample."""
+        """(x - mean) / std, 0 for a constant sample; the variance from the mean of squares, which
+        costs a pass less over x, and below SMALLEST of it is taken for rounding.
+        """
         op = self.op
-        centred = op.subtract(x, mean)
         sizes = op.gather(op.shape_of(x), self.axes(1, 2, 3), self.axes(0))
         num = op.convert(op.reduce_prod(sizes, self.axes(0)), "f32")
-        norm = op.reduce_l2(centred, self.axes(1, 2, 3), True)
-        std = op.divide(norm, op.sqrt(op.subtract(num, self.floats(1))))
-        is_constant = op.less_equal(std, op.multiply(op.abs(mean), self.floats(4 * FLOAT_EPS)))
-        inverse = op.divide(self.floats(1), std)
-        return op.multiply(centred, op.select(is_constant, self.floats(0), inverse))
+        norm = op.reduce_l2(x, self.axes(1, 2, 3), True)
+        square = op.divide(op.multiply(norm, norm), num)
+        variance = op.subtract(square, op.multiply(mean, mean))
+        is_constant = op.less_equal(variance, op.multiply(square, self.floats(SMALLEST)))
+        unbiased = op.divide(op.subtract(num, self.floats(1)), num)
+        inverse = op.sqrt(op.divide(unbiased, variance))
+        return op.multiply(op.subtract(x, mean), op.select(is_constant, self.floats(0), inverse))
 
     def affine(self, x: Any, layer: Affine) -> Any:
-        scaled = self.op.multiply(x, self.per_channel(layer.scale))
-        return self.op.add(scaled, self.per_channel(layer.shift))
+        rank = self.op.shape_of(x).get_output_partial_shape(0)[0].get_length()
+        scaled = self.op.multiply(x, self.per_channel(layer.folded(), rank))
+        return self.op.add(scaled, self.per_channel(layer.shift, rank))
 
     def conv(self, x: Any, layer: nn.Conv2d) -> Any:
         padding = [int(p) for p in layer.padding]

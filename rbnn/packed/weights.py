@@ -24,7 +24,7 @@ from rbnn.packed.fold import fold
 from rbnn.recipe import Recipe
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-FORMAT, VERSION = "rbnn-package", 1
+FORMAT, VERSION = "rbnn-package", 2
 MAX_CONFIG_BYTES = 1 << 16
 MAX_HEADER_BYTES = 1 << 20
 MAX_FILE_BYTES = 1 << 28  # 256 MiB; the float32 form of the largest network takes a third

@@ -205,14 +205,14 @@ def test_a_larger_network_in_config_allocates_nothing(
         (" " * (1 << 17), "more than 65536"),
         ("[]", "is not of format"),
         ('{"format": "rbnn-package", "version": 9}', "has version 9"),
-        ('{"format": "rbnn-package", "version": 1}', "lacks its recipe"),
+        ('{"format": "rbnn-package", "version": 2}', "lacks its recipe"),
         (
-            '{"format": "rbnn-package", "version": 1, "half": false, "files": {}, '
+            '{"format": "rbnn-package", "version": 2, "half": false, "files": {}, '
             '"recipe": {"dataset": "digits", "model": "__import__"}}',
             "holds no recipe that is known here",
         ),
         (
-            '{"format": "rbnn-package", "version": 1, "half": false, "files": {}, "recipe": {}}',
+            '{"format": "rbnn-package", "version": 2, "half": false, "files": {}, "recipe": {}}',
             "holds no model.safetensors",
         ),
     ],
