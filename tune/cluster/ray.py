@@ -18,6 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -120,7 +121,7 @@ def connected(
                 if not _has_token():
                     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
                 shared = stack.enter_context(served(mps))
-                with _variables(_visible(gpus) | _short_folder() | shared):
+                with _variables(_visible(gpus) | _short_folder() | shared), _own_group():
                     ray.init(
                         address="local",
                         include_dashboard=dashboard,
@@ -129,6 +130,22 @@ def connected(
                     )
         stack.callback(ray.shutdown)
         yield
+
+
+@contextmanager
+def _own_group() -> Iterator[None]:
+    """What Ray starts within is in process groups of its own, as a signal to this process's group
+    (`timeout`, a closed terminal) is this process's to answer: without its raylet Ray Tune's end
+    waits a minute for Ray, which then ends this process with nothing recorded.
+    """
+    from ray._private import services
+
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 def _short_folder() -> dict[str, str]:
