@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rbnn.errors import RequestError, one_line
+from rbnn.errors import RequestError, RunFailed, one_line
 from rbnn.threading_env import THREADING, set_threading
 from tune.cluster.mps import served
 from tune.cluster.resources import Capacity, Node
@@ -122,14 +122,24 @@ def connected(
                     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
                 shared = stack.enter_context(served(mps))
                 with _variables(_visible(gpus) | _short_folder() | shared), _own_group():
-                    ray.init(
-                        address="local",
-                        include_dashboard=dashboard,
-                        runtime_env={"env_vars": env},
-                        **QUIET,
-                    )
+                    _start(include_dashboard=dashboard, runtime_env={"env_vars": env})
         stack.callback(ray.shutdown)
         yield
+
+
+def _start(**given: Any) -> None:
+    """Start a Ray here; RunFailed, one line, where its daemons are not up within Ray's 30 s."""
+    import ray
+
+    try:
+        ray.init(address="local", **given, **QUIET)
+    except Exception as error:  # a bare one, for that
+        if isinstance(error, OSError) and error.errno:  # the disk's
+            raise
+        raise RunFailed(
+            f"Ray does not start: {one_line(error)[:300]}; the machine may be too busy or short of "
+            "memory: try again later (a sweep that is there: rbnn resume NAME)"
+        ) from error
 
 
 @contextmanager

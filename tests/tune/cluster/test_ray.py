@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import ray
 
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, RunFailed
 from tune.cluster.daemons import ray_processes
 from tune.cluster.mps import PIPES
 from tune.cluster.ray import (
@@ -76,6 +76,17 @@ def test_a_ray_started_here_sees_the_gpus_of_the_recipe_alone(
     with connected(gpus=numbers):
         assert os.environ.get(name) == before  # what this process sees stays as it is
     assert seen == [within] and os.environ.get(name) == before
+
+
+def test_a_ray_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**settings: Any) -> None:
+        raise Exception("The current node timed out\nduring startup")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr("os.environ", {})
+    with pytest.raises(RunFailed, match="start: The current node timed out"), connected():
+        pass
 
 
 def test_a_ray_started_here_is_served_by_mps_until_it_has_ended(
