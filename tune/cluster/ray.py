@@ -18,11 +18,12 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rbnn.errors import RequestError, one_line
+from rbnn.errors import RequestError, RunFailed, one_line
 from rbnn.threading_env import THREADING, set_threading
 from tune.cluster.mps import served
 from tune.cluster.resources import Capacity, Node
@@ -120,15 +121,41 @@ def connected(
                 if not _has_token():
                     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
                 shared = stack.enter_context(served(mps))
-                with _variables(_visible(gpus) | _short_folder() | shared):
-                    ray.init(
-                        address="local",
-                        include_dashboard=dashboard,
-                        runtime_env={"env_vars": env},
-                        **QUIET,
-                    )
+                with _variables(_visible(gpus) | _short_folder() | shared), _own_group():
+                    _start(include_dashboard=dashboard, runtime_env={"env_vars": env})
         stack.callback(ray.shutdown)
         yield
+
+
+def _start(**given: Any) -> None:
+    """Start a Ray here; RunFailed, one line, where its daemons are not up within Ray's 30 s."""
+    import ray
+
+    try:
+        ray.init(address="local", **given, **QUIET)
+    except Exception as error:  # a bare one, for that
+        if isinstance(error, OSError) and error.errno:  # the disk's
+            raise
+        raise RunFailed(
+            f"Ray does not start: {one_line(error)[:300]}; the machine may be too busy or short of "
+            "memory: try again later (a sweep that is there: rbnn resume NAME)"
+        ) from error
+
+
+@contextmanager
+def _own_group() -> Iterator[None]:
+    """What Ray starts within is in process groups of its own, as a signal to this process's group
+    (`timeout`, a closed terminal) is this process's to answer: without its raylet Ray Tune's end
+    waits a minute for Ray, which then ends this process with nothing recorded.
+    """
+    from ray._private import services
+
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 def _short_folder() -> dict[str, str]:

@@ -54,12 +54,15 @@ class Study:
     def _open(self, storage: Any) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = storage
-        self.study = optuna.create_study(
-            storage=storage,
-            study_name=self.name,
-            direction="maximize" if self.mode == "max" else "minimize",
-            load_if_exists=True,
-        )
+        if self.name in optuna.get_all_study_names(storage):  # only read, which anybody may
+            self.study = optuna.load_study(study_name=self.name, storage=storage)
+        else:
+            self.study = optuna.create_study(
+                storage=storage,
+                study_name=self.name,
+                direction="maximize" if self.mode == "max" else "minimize",
+                load_if_exists=True,
+            )
         self._ids: dict[int, int] = {}
         self._space: dict[str, Any] = {}
 

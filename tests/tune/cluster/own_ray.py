@@ -1,4 +1,6 @@
-"""python own_ray.py: says its own niceness, that of what its Ray runs, and that Ray's daemons."""
+"""python own_ray.py: says its own niceness, that of what its Ray runs, that Ray's daemons, and
+how many of them share its process group.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,10 @@ from tune.cluster.ray import connected
 
 def main() -> None:
     with connected():
-        daemons = sorted(name for _, name in ray_processes(own_ray_session("")))
-        print(os.nice(0), ray.get(ray.remote(lambda: os.nice(0)).remote()), *daemons)
+        found = ray_processes(own_ray_session(""))
+        num_near = [os.getpgid(pid) for pid, _ in found].count(os.getpgid(0))
+        print(os.nice(0), ray.get(ray.remote(lambda: os.nice(0)).remote()))
+        print(*sorted(name for _, name in found), num_near)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import ray
 
-from rbnn.errors import RequestError
+from rbnn.errors import RequestError, RunFailed
 from tune.cluster.daemons import ray_processes
 from tune.cluster.mps import PIPES
 from tune.cluster.ray import (
@@ -78,6 +78,17 @@ def test_a_ray_started_here_sees_the_gpus_of_the_recipe_alone(
     assert seen == [within] and os.environ.get(name) == before
 
 
+def test_a_ray_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**settings: Any) -> None:
+        raise Exception("The current node timed out\nduring startup")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr("os.environ", {})
+    with pytest.raises(RunFailed, match="start: The current node timed out"), connected():
+        pass
+
+
 def test_a_ray_started_here_is_served_by_mps_until_it_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -120,13 +131,13 @@ def test_rays_sessions_lie_where_their_sockets_can_and_its_token_needs_no_home(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("chosen", "added"), [("", 0), ("3", 3)])
-def test_a_trial_competes_as_its_sweep_does_unless_the_user_chose_and_daemons_are_found(
+def test_a_trial_competes_as_its_sweep_does_unless_the_user_chose_and_daemons_are_apart(
     chosen: str, added: int
 ) -> None:
     environment = {"RAY_worker_niceness": chosen} if chosen else {}
-    sweep, trial, *daemons = said_by("own_ray.py", **environment)
+    sweep, trial, *daemons, num_near = said_by("own_ray.py", **environment)
     assert int(trial) == min(int(sweep) + added, 19)
-    assert daemons == ["gcs_server", "raylet"]
+    assert daemons == ["gcs_server", "raylet"] and num_near == "0"
 
 
 def test_no_session_has_no_daemons() -> None:

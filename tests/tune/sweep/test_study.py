@@ -7,6 +7,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -14,7 +15,7 @@ from optuna.trial import TrialState
 
 from rbnn.errors import RequestError
 from tune.sweep import storage as storage_module
-from tune.sweep.storage import check_storage_url, open_storage
+from tune.sweep.storage import PatientCursor, check_storage_url, open_storage
 from tune.sweep.study import SINCE, VALUES, Study, begin_study
 
 
@@ -126,6 +127,21 @@ def test_the_time_of_a_running_trial_is_the_same_in_every_time_zone(
         time.tzset()
         found.append(study.busy_s(running=True))
     assert found == pytest.approx([100.0] * 3, abs=30)
+
+
+def test_who_may_not_write_to_a_study_may_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    Study(storage, "one")
+
+    def execute(cursor: sqlite3.Cursor, sql: str, *given: Any) -> Any:
+        assert not sql.startswith(("INSERT", "UPDATE", "DELETE"))
+        return sqlite3.Cursor.execute(cursor, sql, *given)
+
+    monkeypatch.setattr(PatientCursor, "execute", execute)
+    study = Study.existing(storage, "one")
+    assert study and study.trials() == []
 
 
 def test_a_missing_file_is_not_created(tmp_path: Path) -> None:
