@@ -76,7 +76,8 @@ def start(recipe: Recipe, device: torch.device) -> TrainState:
         model.parameters(), lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )
     network = Network(model, recipe, device)
-    diagnostics = Diagnostics(model, network.captures)
+    # Captured without a compiler as well: they are the same operations every epoch.
+    diagnostics = Diagnostics(model, device.type == "cuda" and recipe.train_workers == 1)
     return TrainState(
         recipe, model, network, optimizer, device, World.current(), diagnostics, Counts(device)
     )
