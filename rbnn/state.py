@@ -76,8 +76,7 @@ def start(recipe: Recipe, device: torch.device) -> TrainState:
         model.parameters(), lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )
     network = Network(model, recipe, device)
-    # Captured without a compiler as well: they are the same operations every epoch.
-    diagnostics = Diagnostics(model, device.type == "cuda" and recipe.train_workers == 1)
+    diagnostics = Diagnostics(model, network.captures)
     return TrainState(
         recipe, model, network, optimizer, device, World.current(), diagnostics, Counts(device)
     )
