@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from rbnn.files import write_atomically
 from rbnn.graphs import Captured
-from rbnn.layers import rotated_layers
-from rbnn.weights import mixed_weights, objectives
+from rbnn.layers import RotatedConv2d, rotated_layers
+from rbnn.weights import by_shape, mixed_weights, objectives, on_gpu
 
 TABLE = "diagnostics.csv"
 
@@ -95,17 +95,21 @@ class Diagnostics:
         """By layer: sums of |sin beta| and of the cosines, number of signs that changed (layers, 3)
         float64; the signs now.
         """
-        weights = mixed_weights([*self.layers.values()])
+        layers = [*self.layers.values()]
+        weights = mixed_weights(layers)
         now = signs_of(weights)
-        columns = []
         changed = (now != signs).split(self.sizes)
-        for layer, w3, flips in zip(self.layers.values(), weights, changed, strict=True):
-            w3 = w3.flatten(1)
-            norms = torch.linalg.vector_norm(w3, dim=1).clamp_min(torch.finfo(w3.dtype).tiny)
-            cosine = w3.abs().sum(1) / (norms * math.sqrt(w3.shape[1]))
-            sums = [layer.rotate.sin().abs().sum(), cosine.sum(), flips.sum()]
-            columns.append(torch.stack([value.double() for value in sums]))
-        return torch.stack(columns), now
+        own = dict(zip(layers, zip(weights, changed, strict=True), strict=True))
+        found: dict[RotatedConv2d, Tensor] = {}
+        for group in by_shape(layers) if on_gpu(layers) else [[layer] for layer in layers]:
+            w3 = _stacked([own[layer][0] for layer in group]).flatten(2)
+            norms = torch.linalg.vector_norm(w3, dim=2).clamp_min(torch.finfo(w3.dtype).tiny)
+            cosine = w3.abs().sum(2) / (norms * math.sqrt(w3.shape[2]))
+            sin_beta = _stacked([layer.rotate for layer in group]).flatten(1).sin().abs()
+            flips = _stacked([own[layer][1] for layer in group])
+            sums = [values.sum(1).double() for values in (sin_beta, cosine, flips)]
+            found.update(zip(group, torch.stack(sums, 1), strict=True))
+        return torch.stack([found[layer] for layer in layers]), now
 
     def end(self, epoch: int) -> tuple[dict[str, float], list[LayerRow]]:
         """(metrics `rbnn/...`, one row per layer) of the epoch; its last binary weights become the
@@ -159,6 +163,11 @@ class Diagnostics:
 def signs_of(weights: Sequence[Tensor]) -> Tensor:
     """Where weights are 0 or more, end to end, bool."""
     return torch.cat([(weight >= 0).flatten() for weight in weights])
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """torch.stack, of one tensor without a copy."""
+    return torch.stack([*tensors]) if len(tensors) > 1 else tensors[0][None]
 
 
 def _shares(

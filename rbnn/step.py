@@ -20,7 +20,8 @@ def take_step(run: TrainState, batch: Batch | Drawn) -> None:
     The last, smaller batch of an epoch is computed operation by operation.
     """
     num = len(batch) if isinstance(batch, Drawn) else len(batch[1])
-    if not run.network.captures or num < run.network.full_batch:
+    is_whole = run.network.captures and run.recipe.compile == "on"
+    if not is_whole or num < run.network.full_batch:
         learn(run, partial(losses, run.parallel or run.network), *batch)
         return
     compiled = run.network.losses

@@ -45,7 +45,10 @@ def check(found: dict[str, Any]) -> None:
     nothing gives other bits the next time.
     """
     assert found["step"]["syncs"] == found["step"]["d2h"] == found["step"]["h2d"] == 0
-    assert found["rotation"]["syncs"] == 0
+    rotation = found["rotation"]
+    assert (rotation["launches"], rotation["graphs"], rotation["syncs"]) == (0, 1, 0)
+    assert found["diagnostics"]["launches"] <= 150 and found["diagnostics"]["graphs"] == 3
+    assert found["evaluation"]["launches"] <= 20 and found["evaluation"]["graphs"] > 0
     assert found["diagnostics"]["d2h"] == found["evaluation"]["d2h"] == 1
     assert found["digest"]["d2h"] == 1
     assert found["checkpoint"]["d2h"] <= 3
@@ -56,19 +59,18 @@ def check(found: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "precision", "a_step", "an_evaluation"),
+    ("model", "precision", "a_step"),
     [
-        ("resnet20_1w1a", "float32", 1300, 1700),
-        ("resnet18_1w1a", "bf16", 1740, 2010),
-        ("vgg_small_1w1a", "tf32", 1300, 1700),
+        ("resnet20_1w1a", "float32", 1300),
+        ("resnet18_1w1a", "bf16", 1740),
+        ("vgg_small_1w1a", "tf32", 1300),
     ],
 )
 def test_an_eager_run_asks_for_what_a_gpu_has(
-    nullgpu: dict[str, str], model: str, precision: str, a_step: int, an_evaluation: int
+    nullgpu: dict[str, str], model: str, precision: str, a_step: int
 ) -> None:
     found = worked(nullgpu, "eager", model, precision, "32", "cifar10")
     assert found["step"]["launches"] <= a_step and found["step"]["graphs"] == 0
-    assert found["evaluation"]["launches"] <= an_evaluation
 
 
 @COMPILES
@@ -76,10 +78,7 @@ def test_a_compiled_run_is_one_graph_a_step(nullgpu: dict[str, str]) -> None:
     found = worked(nullgpu, "compile", "resnet20_1w1a", "float32", "256", "cifar10")
     step = found["step"]
     assert (step["graphs"], step["launches"] <= 3, step["graph_nodes"] <= 330) == (1, True, True)
-    assert found["rotation"]["launches"] == 0 and found["rotation"]["graphs"] == 1
     assert found["rotation"]["graph_nodes"] <= 250
-    assert found["diagnostics"]["launches"] <= 150
-    assert found["evaluation"]["launches"] <= 20 and found["evaluation"]["graphs"] == 4
     assert found["generated"]["kernels"] > 0
 
 
