@@ -38,7 +38,7 @@ def test_defaults() -> None:
     known |= {"workers_per_trial": 1, "gpus_per_trial": 0, "max_failures": 1, "val_fraction": 0.1}
     known |= {"confirm_top": 3, "confirm_seeds": 3, "storage": "", "storage_path": "", "first": ()}
     assert vars(sweep).items() >= known.items()
-    scheduler = {"name": "asha", "grace_period": 250, "reduction_factor": 3, "brackets": 1}
+    scheduler = {"name": "short", "grace_period": 111, "reduction_factor": 3, "brackets": 1}
     assert vars(sweep.scheduler) == scheduler
 
 
