@@ -31,7 +31,6 @@ ASHA = {"name": "asha", "grace_period": 6, "reduction_factor": 3}
 SWEEPS: dict[str, dict[str, Any]] = {
     "ours": {},
     "random search": {"sampler": "random", "scheduler": "none"},
-    "gp + short": {"sampler": "gp", "scheduler": "short"},
     "tpe + short": {"sampler": "tpe", "scheduler": "short"},
     "random + short": {"sampler": "random", "scheduler": "short"},
     "gp + none": {"sampler": "gp", "scheduler": "none"},

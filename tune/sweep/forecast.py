@@ -28,6 +28,7 @@ from rbnn.schedules import surrogate_tk
 from rbnn.state import start
 from tune.sweep.confirm import num_confirming
 from tune.sweep.plan import SweepPlan
+from tune.sweep.proposals import LAST_WHOLE
 from tune.sweep.scheduler import rungs
 from tune.sweep.study import VALUES, Study
 from tune.sweep.tuner import proposals_of
@@ -73,12 +74,16 @@ def forecast(plan: SweepPlan, recorded: tuple[float, str] | None) -> Forecast:
         judged = [asha.lengths(epochs)]
         shares = [factor**-level for level in range(len(judged[0]))]
         each = sum(map(operator.mul, judged[0], shares)) / sum(shares)
+    expected = config.trials * each
+    if asha.name == "short":  # the baseline and the last trials are whole
+        whole = min(config.trials, 1 + max(1, config.trials // LAST_WHOLE))
+        expected = (config.trials - whole) * each + whole * epochs
     num_after = num_confirming(config.confirm_top, config.confirm_seeds, config.trials)
     epoch_s, source = recorded or measured_epoch_s(plan.recipe)
     return Forecast(
         rungs=judged,
         most=config.trials * epochs,
-        expected=config.trials * each,
+        expected=expected,
         confirming=num_after * epochs,
         epoch_s=epoch_s,
         source=source,
