@@ -60,7 +60,7 @@ RANGES: Check = (
 )
 SETTINGS: Check = ("a list of settings, e.g. [{lr: 0.2, Tmax: 5}]", _are_settings)
 SCHEDULER: Check = (
-    "a mapping such as {name: asha, grace_period: 6}",
+    f"one of {', '.join(SCHEDULERS)}, or a mapping such as {{name: asha, grace_period: 6}}",
     lambda v: _is_mapping(v) or v in SCHEDULERS,
 )
 MINUTES: Check = ("minutes above 0", lambda v: v is None or (is_number(v) and v > 0))

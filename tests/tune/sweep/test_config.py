@@ -136,7 +136,7 @@ def test_a_grid_tries_every_point_by_default() -> None:
         ({"first": [{"lr": None}]}, "first: lr is None; it must be a number"),
         ({"workers_per_trial": 2, "gpus_per_trial": 0.5}, "is 0.5 for 2 workers, and each takes"),
         ({"time_budget_min": 0}, "minutes above 0"),
-        ({"scheduler": "ahsa"}, "a mapping such as"),
+        ({"scheduler": "ahsa"}, "one of short, asha, none, or a mapping such as"),
         ({"scheduler": {"grace_periods": 6}}, "'grace_periods' is unknown; nearest: grace_period"),
         ({"scheduler": {"reduction_factor": 1.5}}, "at least 2"),
         ({"scheduler": {"name": "none", "brackets": 3}}, "brackets is 3, and scheduler none has"),
