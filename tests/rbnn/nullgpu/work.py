@@ -136,7 +136,7 @@ def generated() -> dict[str, int]:
 
 
 def main(mode: str, model: str, precision: str, batch_size: str, dataset: str) -> dict[str, Any]:
-    device = torch.device("cuda", 0)
+    device = torch.device("cuda")  # of no index, as callers write it
     options = {"model": model, "precision": precision, "batch_size": int(batch_size)}
     recipe = prepared(mode, dataset=dataset, **options)
     data = made(recipe, device, World())
