@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # The first minutes on a card, at most nine, in order of value; each part has a limit of its own, and
 # none needs another. What they print goes to the folder given (default: first_gpu_run) as well.
-#   [DATA=./data] benchmarks/first_gpu_run.sh [FOLDER]
+#   [DATA=./data] [PARTS="gpu-tests step"] [EPOCHS=100] benchmarks/first_gpu_run.sh [FOLDER]
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 OUT=${1:-first_gpu_run}
 DATA=${DATA:-./data}
 PYTHON=${PYTHON:-.venv/bin/python}
-WHOLE_S=530
+PARTS=${PARTS:-gpu-tests step epoch evaluation rotation launches together epoch-resnet18 recipe}
+WHOLE_S=${WHOLE_S:-530}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} # the project need not be installed
 mkdir -p "$OUT"
 
 part() { # NAME LIMIT_S COMMAND...
     local name=$1 limit_s=$2 began=$SECONDS
     shift 2
+    [[ " $PARTS " == *" $name "* ]] || return
     [ "$limit_s" -gt $((WHOLE_S - SECONDS)) ] && limit_s=$((WHOLE_S - SECONDS))
     if [ "$limit_s" -lt 5 ]; then
         echo "== $name: no time left"
@@ -27,7 +30,8 @@ rows() { # NAME LIMIT_S BENCHMARK
 }
 
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv | tee "$OUT/card.txt"
-part gpu-tests 120 "$PYTHON" -m pytest -q -m gpu tests/rbnn/test_gpu.py
+# Several at once, as they mostly compile; what an older torch warns of while it compiles is no error.
+part gpu-tests 150 "$PYTHON" -m pytest -q -m gpu -n 4 -W default tests/rbnn/test_gpu.py
 rows step 60 "training step resnet20"
 rows epoch 60 "epoch resnet20"
 rows evaluation 25 "evaluation resnet20"
@@ -48,5 +52,5 @@ epoch_s = next((row["ours"] for row in rows if row["ratios"]), 1.0)
 print(max(10, min(1000, int(left_s / epoch_s))))
 PYTHON
 )
-part recipe $WHOLE_S "$PYTHON" -m rbnn train cifar10_resnet20_1w1a --epochs "$epochs" \
+part recipe "$WHOLE_S" "$PYTHON" -m rbnn train cifar10_resnet20_1w1a --epochs "${EPOCHS:-$epochs}" \
     --data_path "$DATA" --results_dir "$OUT/runs"
