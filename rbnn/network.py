@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -86,6 +87,7 @@ class Network(nn.Module):
         if device.type == "cuda":  # drawn in columns, each would be copied for itself
             for layer in self.layers:
                 layer.R1, layer.R2 = layer.R1.contiguous(), layer.R2.contiguous()
+                layer.by_pieces = recipe.precision == "float32" and not layer.a32
         is_alone = recipe.train_workers == 1
         self.captures = device.type == "cuda" and is_alone  # without a compiler too, but steps
         self.score: Callable[[Tensor, Tensor], Tensor] = self.counted
@@ -102,6 +104,8 @@ class Network(nn.Module):
                 device.type == "cpu"
             ):  # Inductor looks for CUDA all the same, and warns where nvcc is there and no GPU
                 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+            else:  # it advises TF32 for float32 products: a recipe's precision says what it wants
+                warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
             options = CUDA_OPTIONS if device.type == "cuda" else OPTIONS
             if device.type == "cuda" and not is_alone:
                 options = options | GRAPHS

@@ -68,7 +68,7 @@ class TrainState:
 
 def start(recipe: Recipe, device: torch.device) -> TrainState:
     """A run at epoch 0: process settings, network and optimiser, all from the recipe's seed."""
-    if device.type == "cuda" and device.index is None:
+    if device == torch.device("cuda"):
         device = torch.device("cuda", torch.cuda.current_device())
     prepare_process(recipe, device)
     torch.manual_seed(recipe.seed)

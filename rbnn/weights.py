@@ -48,10 +48,9 @@ def weights_given(layers: Sequence[RotatedConv2d]) -> Iterator[None]:
     if on_gpu(layers):
         for group in by_shape(layers):
             signs = binarize_weight(mixed_together(group), group[0].t, group[0].k)
-            # Channels last, as cuDNN wants them: it would copy each of them twice a step.
-            signs = signs.view(len(group), *group[0].weight.shape).permute(0, 1, 3, 4, 2)
-            for layer, given in zip(group, signs.contiguous().unbind(), strict=True):
-                layer.given_weight = given.permute(0, 3, 1, 2)
+            signs, pairs = _Paired.apply(signs.view(len(group), *group[0].weight.shape))
+            for layer, given, pair in zip(group, signs.unbind(), pairs.unbind(), strict=True):
+                layer.given_weight, layer.given_pair = given, pair
     else:
         for layer in layers:
             layer.given_weight = layer.binary_weight()
@@ -59,7 +58,24 @@ def weights_given(layers: Sequence[RotatedConv2d]) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            layer.given_weight = None
+            layer.given_weight = layer.given_pair = None
+
+
+class _Paired(torch.autograd.Function):
+    """The binary weights (L, O, I, kh, kw) of layers, and the same twice, (L, 2 O, I, kh, kw):
+    channels last, as cuDNN wants them; it would copy each of them twice a step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, signs: Tensor) -> tuple[Tensor, Tensor]:
+        twice = signs.permute(0, 1, 3, 4, 2)[:, None].expand(-1, 2, -1, -1, -1, -1).contiguous()
+        pairs = twice.flatten(1, 2)
+        ctx.mark_non_differentiable(pairs)
+        return twice[:, 0].permute(0, 1, 4, 2, 3), pairs.permute(0, 1, 4, 2, 3)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
 
 
 def mixed_weights(layers: Sequence[RotatedConv2d]) -> list[Tensor]:

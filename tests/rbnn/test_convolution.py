@@ -4,13 +4,16 @@ hardware takes.
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rbnn.binarize import sign
-from rbnn.convolution import INTEGERS, encoded, sign_convolution
+from rbnn.convolution import INTEGERS, encoded, pieces, sign_convolution
+from rbnn.layers import RotatedConv2d
 
 # in_channels, out_channels, image size, kernel_size, stride, padding
 SHAPES = [
@@ -70,3 +73,32 @@ def test_tf32_inputs_give_the_bits_of_float32_on_a_gpu(shape: tuple[int, ...]) -
     bx, bw, stride, padding = problem(shape, True)
     actual = sign_convolution(bx.cuda(), bw.cuda(), stride, padding)
     assert torch.equal(actual.cpu(), F.conv2d(bx, bw, None, stride, padding))
+
+
+def test_two_pieces_hold_what_tf32_drops() -> None:
+    x = torch.randn(2, 3, 4, 5).exp() * 1e-3 * sign(torch.randn(2, 3, 4, 5))
+    rounded, rest = pieces(x).chunk(2, 1)
+    assert torch.equal(rounded + rest, x)
+    assert not (rounded.view(torch.int32) % (1 << 13)).any()
+    assert (rest.abs() <= x.abs() * 2**-11).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_from_pieces_are_those_of_float32(shape: tuple[int, ...], device: str) -> None:
+    num_in, num_out, size, kernel_size, stride, padding = shape
+    layer = RotatedConv2d(num_in, num_out, kernel_size, stride, padding)
+    with torch.no_grad():
+        layer.rotate.fill_(0.4)
+        layer.alpha[0] = 0
+    x = torch.randn(3, num_in, size, size)
+    found = []
+    for dtype, where, by_pieces in ((torch.float64, "cpu", False), (torch.float32, device, True)):
+        layer = deepcopy(layer).to(where, dtype)
+        layer.by_pieces = by_pieces
+        given = x.to(where, dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+        y = layer(given)
+        up = torch.linspace(-1, 2, y.numel(), dtype=dtype, device=where).view_as(y) * 1e-4
+        found.append(torch.autograd.grad(y, (given, layer.weight, layer.alpha), up))
+    for expected, actual in zip(*found, strict=True):
+        assert float((actual.cpu() - expected).norm()) <= 2e-6 * float(expected.norm())
