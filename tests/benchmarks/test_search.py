@@ -67,10 +67,10 @@ def test_the_table_as_an_objective_is_near_the_mean_of_what_was_trained() -> Non
         if row["epochs"] == len(row["top1"]) == FULL:
             ends[row["setting"]].append(row["top1"][-1])
     objective, values = TableObjective("digits"), settings("digits")
-    for number, scores in ends.items():
-        quality = objective.quality(values[number])
-        assert quality == pytest.approx(statistics.fmean(scores), abs=2)
-        assert quality <= objective.best
+    found = [objective.quality(values[number]) for number in ends]
+    trained = [statistics.fmean(scores) for scores in ends.values()]
+    assert statistics.correlation(found, trained) > 0.9
+    assert max(found) <= objective.best <= 100
 
 
 def test_regret_is_that_of_the_best_of_the_longest_complete_schedule() -> None:
