@@ -204,6 +204,49 @@ def check_schema(uri: str, said: object = "") -> None:
     raise unreachable(uri, f"a newer MLflow made its tables (revision {found[0]})", remedy)
 
 
+# Where MLflow keeps the absolute places of files.
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def follow_files(uri: str) -> None:
+    """Where a database file and its folder of artifacts lie elsewhere by now, moved or copied
+    together, let its rows name the files that lie beside it.
+    """
+    path, folder = sqlite_path(uri), artifact_folder(uri)
+    if path is None or folder is None or not (path.is_file() and folder.is_dir()):
+        return
+    own = folder.as_uri()
+    with (
+        contextlib.suppress(sqlite3.Error),  # read-only, locked or of other tables: left as it is
+        contextlib.closing(sqlite3.connect(path, timeout=CHECK_TIMEOUT_S)) as database,
+        database,
+    ):
+        query = (
+            "SELECT artifact_location, run_uuid FROM experiments JOIN runs USING (experiment_id)"
+        )
+        came_along = {
+            str(place)
+            for place, run in database.execute(query).fetchall()
+            if (folder / run).is_dir()
+        }
+        for other in came_along - {own}:
+            if not (other.startswith("file://") and other.endswith(f"/{folder.name}")):
+                continue
+            for table, column in PLACES:
+                database.execute(
+                    f"UPDATE {table} SET {column} = ?1 || substr({column}, length(?2) + 1) "
+                    f"WHERE {column} = ?2 OR substr({column}, 1, length(?2) + 1) = ?2 || '/'",
+                    (own, other),
+                )
+            warn(f"MLflow store {shown(uri)} came from {other}; its files are those in {own} now")
+
+
 def prepare_database(uri: str) -> dict[str, str]:
     """Make MLflow's tables in a database where they are missing; returns where the files of each
     experiment go. RequestError, one line, where the database cannot be used.
@@ -215,6 +258,7 @@ def prepare_database(uri: str) -> dict[str, str]:
     from sqlalchemy.exc import SQLAlchemyError
 
     check_schema(uri)
+    follow_files(uri)
     try:
         engine = create_engine(uri)
         engine.connect().close()  # once: MLflow itself tries a refused login again for minutes

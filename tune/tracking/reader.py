@@ -19,6 +19,7 @@ from tune.tracking.address import (
     PATIENCE_S,
     check_reachable,
     check_schema,
+    follow_files,
     quiet_client,
     tracking_uri,
     unreachable,
@@ -60,6 +61,7 @@ class RunReader:
             raise RequestError(f"nothing is recorded in {shown(uri)} yet; there is no such file")
         check_reachable(uri, PATIENCE_S)
         check_schema(uri)
+        follow_files(uri)
         reader = cls(quiet_client(uri), uri)
         try:
             reader.client.search_experiments(max_results=1)

@@ -6,6 +6,7 @@ import math
 import sqlite3
 import time
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -53,6 +54,22 @@ def test_the_default_store_is_a_database_in_the_working_directory(
     assert tracking_uri() == f"sqlite:///{tmp_path}/other/runs.db?timeout=9"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example.org:5000")
     assert tracking_uri() == "http://example.org:5000"
+
+
+def test_the_files_of_a_copied_store_are_those_that_came_along(
+    recorded: tuple[RunReader, RunFolder], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there = recorded[1].directory.parent
+    copytree(there, tmp_path / "a b%", dirs_exist_ok=True)
+    run, uri = recorded[1].info.id, f"sqlite:///{tmp_path}/a b%/mlflow.db"
+    reader = RunReader.open(uri)
+    found = reader.find_run(run).info
+    assert found.artifact_uri.startswith(f"{tmp_path.as_uri()}/a%20b%25/mlartifacts/")
+    assert reader.recipe_of(found.run_id) == RECIPE
+    assert "mlflow.db came from" in capfd.readouterr().err
+    RunReader.open(uri)
+    assert not capfd.readouterr().err
+    assert str(there) in recorded[0].find_run(run).info.artifact_uri
 
 
 def test_a_locked_store_is_waited_for_with_a_word(
