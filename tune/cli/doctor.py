@@ -18,7 +18,6 @@ from tune.process import Process
 if TYPE_CHECKING:
     from tune.run.folder import RunFolder
     from tune.sweep.folder import SweepFolder
-    from tune.sweep.plan import SweepPlan
     from tune.sweep.repair import Finding
     from tune.tracking.mirror import Mirror
     from tune.tracking.reader import RunReader
@@ -108,6 +107,7 @@ def ailments(folder: SweepFolder) -> list[Finding]:
     """What is wrong with one sweep that no process conducts: first its study and its folders, then
     what MLflow makes of them.
     """
+    from tune.sweep.plan import recorded_plan
     from tune.sweep.repair import Finding, examine, missing_study
     from tune.sweep.study import SUFFIX, Study
     from tune.tracking.mirror import Mirror
@@ -117,7 +117,7 @@ def ailments(folder: SweepFolder) -> list[Finding]:
         raise RequestError(missing)
     for name in (record.name, record.name + SUFFIX):
         if study := Study.existing(folder.storage_url(record), name):
-            findings += examine(study, plan_of(folder))
+            findings += examine(study, recorded_plan(folder))
     if record.state == "running":
         text = f"its process {record.process.get('pid', '')} died without noting an end"
         findings.append(Finding(text, lambda: folder.end("stopped", "its process died")))
@@ -206,22 +206,3 @@ def leftovers(folder: SweepFolder) -> list[Finding]:
 
 def _remover(file: Path) -> Callable[[], object]:
     return lambda: file.unlink(missing_ok=True)
-
-
-def plan_of(folder: SweepFolder) -> SweepPlan:
-    """The plan of a recorded sweep as it was; nothing is checked or opened."""
-    from rbnn.data.loading import DataInfo
-    from rbnn.recipe import Recipe
-    from tune.sweep.plan import SweepPlan
-
-    record = folder.record
-    return SweepPlan(
-        folder.config,
-        record.name,
-        folder.directory,
-        Recipe(**record.recipe),
-        DataInfo(**record.data),
-        record.concurrent,
-        record.cpus,
-        record.gpus,
-    )

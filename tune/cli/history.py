@@ -27,15 +27,14 @@ def extend(args: argparse.Namespace) -> int:
     """Add to a sweep's budget, or train its best longer, and go on with it."""
     from tune.sweep.lineage import extend_epochs
 
-    sweep, given = sweeps.opened(args), {"address": args.address, "tensorboard": args.tensorboard}
+    sweep = sweeps.opened(args)
     if args.epochs is None:
-        return sweeps.status_of(sweep.extend(args.trials, args.hours, **given))
+        return sweeps.status_of(sweep.extend(args.trials, args.hours, **sweeps.ways(args)))
     if args.trials is not None or args.hours is not None:
         raise RequestError("--epochs goes alone; extend by --trials or --hours before or after it")
     sweep.check_idle()
-    sweep.folder.store_uri()
     extend_epochs(sweep.folder, args.epochs, args.top)
-    return sweeps.status_of(sweep.resume(**given))
+    return sweeps.status_of(sweep.resume(**sweeps.ways(args)))
 
 
 def promote(args: argparse.Namespace) -> int:
@@ -44,9 +43,8 @@ def promote(args: argparse.Namespace) -> int:
 
     sweep = sweeps.opened(args)
     sweep.check_idle()
-    sweep.folder.store_uri()
     line_up(sweep.folder, args.numbers)
-    return sweeps.status_of(sweep.resume(address=args.address, tensorboard=args.tensorboard))
+    return sweeps.status_of(sweep.resume(**sweeps.ways(args)))
 
 
 def audit(args: argparse.Namespace) -> int:

@@ -108,7 +108,6 @@ class Sweep:
         from tune.sweep.begin import extend_budget
 
         self.check_idle()
-        self.folder.store_uri()
         extend_budget(self.folder, trials, hours)
         return self.resume(**given)
 
@@ -123,9 +122,10 @@ class Sweep:
         return self.resume(**given)
 
     def check_idle(self) -> None:
-        """RequestError where a process conducts it."""
+        """RequestError where a process conducts it, or its runs are in another folder's store."""
         if self.folder.conducted():
             raise self.folder.busy()
+        self.folder.store_uri()
 
     def stop(self, *, wait_s: float = STOP_WAIT_S) -> tuple[bool, str]:
         """End it, whoever runs it: (whether it has ended, what happened in a sentence); of a dead

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 CLUSTER = arg(
     "--address", show="URL", default="", help="of the cluster that a submitted sweep runs on"
 )
+# Options of `rbnn sweep` that take the place of a sweep file's keys.
+KEYS = (
+    "trials", "concurrent", "time_budget_min", "seed", "storage_path", "storage", "confirm_seeds"
+)  # fmt: skip
 EXIT_STATUS = {"finished": 0, "stopped": 130}
 
 
@@ -30,12 +34,24 @@ def add(command: Add) -> None:
             arg("--name", default="", help="of the sweep (default: the file's, and the time)"),
             arg("--trials", type=int, show="N", help="number of trials, instead of the file's"),
             arg("--concurrent", type=int, show="N", help="trials at once (default: as fits here)"),
-            arg("--time_budget", type=float, show="MINUTES", help="stop the search after so long"),
+            arg(
+                "--time_budget",
+                dest="time_budget_min",
+                type=float,
+                show="MINUTES",
+                help="stop the search after so long",
+            ),
             arg("--seed", type=int, show="N", help="seed of the sampler"),
             arg("--storage_path", show="DIR|URL", help="where all nodes keep checkpoints"),
             arg("--storage", show="URL", help="Optuna storage (default: a file of the sweep)"),
             arg("--learn_from", nargs="+", default=[], show="SWEEP", help="earlier sweeps"),
-            flag("--no_confirm", "do not train the best settings again with fresh seeds"),
+            arg(
+                "--no_confirm",
+                dest="confirm_seeds",
+                action="store_const",
+                const=0,
+                help="do not train the best settings again with fresh seeds",
+            ),
             flag("--dry_run", "say what it would try and take, and do nothing"),
             flag("--submit", "hand it to the cluster at --address and return at once"),
             TENSORBOARD,
@@ -59,16 +75,7 @@ def sweep(args: argparse.Namespace) -> int:
     """Run a sweep file."""
     from tune.sweep.config import load_sweep
 
-    changes = {
-        "trials": args.trials,
-        "concurrent": args.concurrent,
-        "time_budget_min": args.time_budget,
-        "seed": args.seed,
-        "storage_path": args.storage_path,
-        "storage": args.storage,
-        "confirm_seeds": 0 if args.no_confirm else None,
-    }
-    given = {name: value for name, value in changes.items() if value is not None}
+    given = {name: value for name in KEYS if (value := getattr(args, name)) is not None}
     file = load_sweep(args.file, **given)
     earlier = [open_sweep(name, args.results_dir).folder for name in args.learn_from]
     if args.dry_run:
@@ -79,18 +86,13 @@ def sweep(args: argparse.Namespace) -> int:
         from tune.cli.cluster import submit
 
         return submit(file, args.name, args.address, results_dir=args.results_dir)
-    where = {"name": args.name, "results_dir": args.results_dir, "address": args.address}
-    return begin(file, tensorboard=args.tensorboard, learn_from=earlier, **where)
+    where = {"name": args.name, "results_dir": args.results_dir}
+    return status_of(run_sweep(file, learn_from=earlier, **where, **ways(args)))
 
 
-def begin(file: SweepConfig, **given: Any) -> int:
-    """Run a sweep file; given: as `run_sweep` takes it."""
-    return status_of(run_sweep(file, **given))
-
-
-def go_on(folder: SweepFolder, **given: Any) -> int:
-    """Resume a sweep; given: as for `Sweep.resume`."""
-    return status_of(Sweep(folder).resume(**given))
+def ways(args: argparse.Namespace) -> dict[str, Any]:
+    """Where trials run and what is written of them, as a command's options say."""
+    return {"address": args.address, "tensorboard": args.tensorboard}
 
 
 def status_of(sweep: Sweep) -> int:
@@ -120,10 +122,9 @@ def forecast(file: SweepConfig, args: argparse.Namespace, earlier: list[SweepFol
 
 def resume(args: argparse.Namespace) -> int:
     """Go on with a sweep."""
-    sweep, given = opened(args), {"address": args.address, "tensorboard": args.tensorboard}
-    if args.confirm_seeds is not None:
-        return status_of(sweep.confirm(args.confirm_seeds, **given))
-    return status_of(sweep.resume(**given))
+    if args.confirm_seeds is None:
+        return status_of(opened(args).resume(**ways(args)))
+    return status_of(opened(args).confirm(args.confirm_seeds, **ways(args)))
 
 
 def opened(args: argparse.Namespace) -> Sweep:

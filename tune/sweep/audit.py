@@ -12,11 +12,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from rbnn.data.loading import DataInfo
-from rbnn.recipe import Recipe
 from tune.sweep.folder import SweepFolder
 from tune.sweep.lineage import study_of
-from tune.sweep.plan import SweepPlan
+from tune.sweep.plan import recorded_plan
 from tune.sweep.proposals import Proposals
 from tune.sweep.scheduler import SuccessiveHalving
 from tune.sweep.study import JUDGED, ORIGIN, PROPOSED, VALUES, as_of, last_epoch, schedule
@@ -37,11 +35,8 @@ class Audit:
 
 def audit_of(folder: SweepFolder) -> Audit:
     """The audit of a sweep's search."""
-    config, record = folder.config, folder.record
-    recipe, study = Recipe(**record.recipe), study_of(folder)
-    data, directory = DataInfo(recipe.dataset, ""), folder.directory
-    plan = SweepPlan(config, record.name, directory, recipe, data, record.concurrent, 1, 0)
-    return audit(proposals_of(plan), make_scheduler(plan, study))
+    plan = recorded_plan(folder)
+    return audit(proposals_of(plan), make_scheduler(plan, study_of(folder)))
 
 
 def audit(proposals: Proposals, scheduler: SuccessiveHalving) -> Audit:

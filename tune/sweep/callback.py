@@ -17,13 +17,13 @@ from tune.run.failure import failure_cause
 from tune.run.folder import RunFolder, RunInfo, State
 from tune.run.journal import Journal, epoch_metrics
 from tune.run.listener import Listener
-from tune.run.remote import CheckpointStore
+from tune.run.remote import fetch, store_of
 from tune.sweep.folder import trial_directory
 from tune.sweep.plan import SweepPlan
 from tune.sweep.stop import StopSignal, breaking
 from tune.sweep.study import RUN, Study
 from tune.sweep.table import METRIC, STATES, TrialRow, TrialTable
-from tune.sweep.trial import TrialSpec, trial_store, write_scores
+from tune.sweep.trial import TrialSpec, write_scores
 
 GIVE_UP_AFTER = 3  # first trials that all fail for the same cause
 
@@ -162,6 +162,5 @@ def begin_run(plan: SweepPlan, spec: TrialSpec) -> RunFolder:
 def fetched(plan: SweepPlan, spec: TrialSpec) -> Path:
     """The trial's folder here; what an object store holds of it is fetched."""
     directory = trial_directory(plan.directory, spec.number, spec.kind)
-    if address := trial_store(plan.elsewhere.get("store", ""), spec.number, spec.kind):
-        CheckpointStore(address).fetch(directory)
+    fetch(store_of(plan.config.storage_path, plan.name, spec.kind, directory.name), directory)
     return directory

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -13,13 +14,12 @@ from rbnn.engine import BEST, LAST
 from rbnn.errors import RecipeError, RequestError
 from rbnn.recipe import Recipe
 from tune.run.journal import JOURNAL
-from tune.run.remote import CheckpointStore, store_of
-from tune.sweep.folder import SweepFolder, trial_directory
+from tune.run.remote import CheckpointStore, fetch, store_of
+from tune.sweep.folder import TRIALS, SweepFolder, trial_directory
 from tune.sweep.plan import SweepPlan
 from tune.sweep.space import Space
 from tune.sweep.study import LEARNED, ORIGIN, VALUES, Study
 from tune.sweep.table import STATES, ranked, rows_of
-from tune.sweep.trial import trial_store
 from tune.sweep.tuner import proposals_of
 
 TRIED_EARLY = 3  # of the settings that an earlier sweep found best
@@ -31,24 +31,28 @@ def promote(folder: SweepFolder, numbers: Sequence[int]) -> None:
     """
     study = study_of(folder)
     chosen = [_stopped(folder, study, number) for number in dict.fromkeys(numbers)]
-    store = store_of(folder.config.storage_path, folder.record.name)
     for trial in chosen:
         source = trial_directory(folder.directory, trial.number)
         known = {VALUES: trial.user_attrs[VALUES], ORIGIN: trial.number}
         scores = trial.intermediate_values
         new = study.add(TrialState.WAITING, trial.params, trial.distributions, known, scores)
-        number = new.number
-        target = trial_directory(folder.directory, number)
-        copied = target.with_name(f"copied-{number:04d}")
+        target = trial_directory(folder.directory, new.number)
+        copied = target.with_name(f"copied-{target.name}")
         shutil.rmtree(copied, ignore_errors=True)
         copied.mkdir(parents=True)
         for name in (JOURNAL, LAST, BEST):
             if (source / name).is_file():
                 shutil.copy2(source / name, copied / name)
         copied.rename(target)
-        if address := trial_store(store, number):
+        if address := _address(folder, target):
             CheckpointStore(address).push(target)
     more(folder, study, len(chosen))
+
+
+def _address(folder: SweepFolder, directory: Path) -> str:
+    """Of a trial's checkpoints in an object store; "" where they are in its folder alone."""
+    path = folder.config.storage_path
+    return store_of(path, folder.record.name, TRIALS, directory.name)
 
 
 def _stopped(folder: SweepFolder, study: Study, number: int) -> FrozenTrial:
@@ -64,9 +68,7 @@ def _stopped(folder: SweepFolder, study: Study, number: int) -> FrozenTrial:
         text = f"ended its schedule of {own} epochs and cannot go on"
         raise RequestError(f"trial {number} of '{name}' {text}; rbnn extend trains it anew, longer")
     directory = trial_directory(folder.directory, number)
-    store = store_of(folder.config.storage_path, name)
-    if address := trial_store(store, number):
-        CheckpointStore(address).fetch(directory)
+    fetch(_address(folder, directory), directory)
     if not (directory / LAST).is_file():
         raise RequestError(f"trial {number} of '{name}' has no {LAST} in {directory}")
     return trial
@@ -139,7 +141,8 @@ def _serving(folder: SweepFolder, space: Space, recipe: Recipe) -> Iterator[Froz
         values = trial.user_attrs[VALUES]
         theirs = Recipe(**{**record.recipe, **values, "epochs": record.recipe["epochs"]})
         searched = {name: getattr(theirs, name) for name in space.entries}
-        if trial.value is None or not _alike(theirs, recipe.replace(**searched)):
+        ours = recipe.replace(**searched)
+        if trial.value is None or theirs.to_dict("result") != ours.to_dict("result"):
             continue
         try:
             params = space.raw(searched)
@@ -154,7 +157,3 @@ def _serving(folder: SweepFolder, space: Space, recipe: Recipe) -> Iterator[Froz
             user_attrs={LEARNED: f"{record.name}/{trial.number}", **own},
             intermediate_values=trial.intermediate_values,
         )
-
-
-def _alike(one: Recipe, other: Recipe) -> bool:
-    return one.to_dict("result") == other.to_dict("result")

@@ -20,7 +20,7 @@ from tune.run.remote import check_storage, folder_of, store_of
 from tune.run.workers import DRIVER_SHARE
 from tune.sweep.config import SweepConfig, check_name
 from tune.sweep.folder import SweepFolder
-from tune.sweep.placement import place_here, place_on_cluster
+from tune.sweep.placement import place
 
 # fewer trials than this for each that runs at once would leave the sampler nothing to learn from
 TRIALS_PER_SLOT = 4
@@ -105,6 +105,13 @@ def plan_again(
     return SweepPlan(config, name, directory, recipe, describe_data(recipe), **placed)
 
 
+def recorded_plan(folder: SweepFolder) -> SweepPlan:
+    """The plan of a recorded sweep as it was; nothing is checked or opened."""
+    known, config = folder.record, folder.config
+    recipe, data, given = Recipe(**known.recipe), DataInfo(**known.data), (known.cpus, known.gpus)
+    return SweepPlan(config, known.name, folder.directory, recipe, data, known.concurrent, *given)
+
+
 def _at_home(recipe: Recipe) -> Recipe:
     """The recipe for trials, which run in working directories of their own."""
     return recipe.replace(data_path=str(Path(recipe.data_path).absolute()))
@@ -117,19 +124,18 @@ def _place(
     capacity or on this machine.
     """
     check_storage(config.storage_path, len(capacity.nodes) if capacity else 1)
-    wanted: dict[str, Any] = {
-        "gpus_per_trial": config.gpus_per_trial,
-        "most_at_once": most_at_once,
-        "concurrent": config.concurrent,
-        "searched": _largest(config),
-    }
-    if capacity:
-        placed = place_on_cluster(config.baseline, capacity, **wanted)
-    else:
-        placed = place_here(config.baseline, num_trials=config.trials, **wanted)
+    placed = place(
+        config.baseline,
+        capacity,
+        num_trials=config.trials,
+        gpus_per_trial=config.gpus_per_trial,
+        most_at_once=most_at_once,
+        concurrent=config.concurrent,
+        searched=_largest(config),
+    )
     recipe = _at_home(placed.recipe)
-    found: dict[str, Any] = {"concurrent": placed.concurrent}
-    found |= {"cpus": float(recipe.threads), "gpus": placed.gpus}
+    found: dict[str, Any] = {"concurrent": placed.concurrent, "gpus": placed.gpus}
+    found["cpus"] = float(recipe.threads)
     if recipe.train_workers > 1:  # its driver computes nothing
         worker = {"CPU": recipe.threads - DRIVER_SHARE} | ({"GPU": 1.0} if placed.gpus else {})
         found |= {"cpus": 0.01, "gpus": 0.0, "worker_resources": worker if capacity else None}

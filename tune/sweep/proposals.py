@@ -30,22 +30,8 @@ LARGE, WHOLE_BEFORE_BASELINE = 40, 3
 # any other, and the share of a sweep's trials, its last, that are whole trainings of the best.
 LEAST_COMPARED, LAST_WHOLE = (8, 4), 10
 EVERY = 4  # draw of gp follows the prior's theta in place of the fitted one
-FITTED_AT = [
-    4,
-    6,
-    8,
-    11,
-    15,
-    20,
-    27,
-    36,
-    48,
-    64,
-    85,
-    113,
-    150,
-    200,
-]  # scores that theta is fitted to
+# Numbers of scores that theta is fitted to.
+FITTED_AT = [4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 113, 150, 200]
 Proposed = tuple[dict[str, Any], dict[str, Any]]  # raw values, recipe values
 
 

@@ -129,16 +129,8 @@ def play(
             if state:
                 running.remove(trial)
                 score = trial.result.get(METRIC, math.nan)
-                ended.append(
-                    SimulatedTrial(
-                        trial.values,
-                        trial.num_epochs,
-                        trial.epochs,
-                        state,
-                        score,
-                        spent,
-                    )
-                )
+                length, epochs = trial.num_epochs, trial.epochs
+                ended.append(SimulatedTrial(trial.values, length, epochs, state, score, spent))
 
 
 def advance(

@@ -20,7 +20,7 @@ from rbnn.files import write_atomically
 from rbnn.recipe import Recipe
 from tune.run.failure import naming_the_disk
 from tune.run.journal import Journal
-from tune.run.remote import CheckpointStore
+from tune.run.remote import CheckpointStore, fetch, store_of
 from tune.sweep.folder import CONFIRM, TRIALS, trial_directory
 
 TEST_FILE = "test.json"
@@ -57,11 +57,6 @@ class TrialSpec:
         return CONFIRM if self.test else TRIALS
 
 
-def trial_store(store: str, number: int, kind: str = TRIALS) -> str:
-    """The address of a trial's checkpoints in an object store; "" where there is none."""
-    return f"{store}/{kind}/{number:04d}" if store else ""
-
-
 def for_tune(metrics: dict[str, Any]) -> dict[str, Any]:
     """An epoch's metrics as Ray Tune hears them."""
     return {**metrics, "epoch": metrics["epoch"] + 1}
@@ -83,12 +78,10 @@ class Trial:
 
     def journal(self) -> Journal:
         """What the trial has reported so far, on whichever node."""
-        store = CheckpointStore(self.address) if self.address else None
-        if store:
-            store.fetch(self.directory)
+        fetch(self.address, self.directory)
         journal = Journal(self.directory)
-        if journal.complete() and store:
-            store.push(self.directory)
+        if journal.complete() and self.address:
+            CheckpointStore(self.address).push(self.directory)
         return journal
 
 
@@ -151,7 +144,7 @@ def run_trial(
     spec = TrialSpec.of(config)
     recipe = Recipe(**{**base, **spec.values})
     directory = trial_directory(sweep_directory, spec.number, spec.kind)
-    address = trial_store(store, spec.number, spec.kind)
+    address = store_of(store, spec.kind, directory.name)
     trial = Trial(recipe, directory, address, worker_resources, spec.test)
     last = recipe.epochs - 1
 

@@ -17,10 +17,11 @@ from rbnn.data.loading import DataInfo
 from tune.sweep.audit import Audit, audit
 from tune.sweep.config import parse_sweep
 from tune.sweep.plan import SweepPlan
+from tune.sweep.searcher import OptunaSearcher
 from tune.sweep.simulate import RunningTrial, advance
 from tune.sweep.study import PROPOSED, VALUES, Study
 from tune.sweep.trial import TrialSpec
-from tune.sweep.tuner import Phase, make_scheduler, make_searcher, proposals_of
+from tune.sweep.tuner import Phase, make_scheduler, proposals_of
 
 SWEEP: dict[str, Any] = {
     "name": "look",
@@ -86,7 +87,7 @@ def test_every_decision_of_a_sweep_killed_at_random_is_derived(
     plan, draw, study = plan_of(sampler, scheduler), random.Random(5), Study(None, "look")
     while len(study.finished) < SWEEP["trials"]:
         study.interrupt_running()
-        searcher = make_searcher(plan, study, proposals_of(plan))
+        searcher = OptunaSearcher(study, plan.recipe.epochs, proposals_of(plan))
         phase = Phase(study, searcher, make_scheduler(plan, study), None)
         play(plan, phase, draw, draw.randint(1, 12))
     found = audited(plan, study)

@@ -175,7 +175,7 @@ def test_a_disk_that_takes_no_more_ends_the_sweep_and_not_the_trial(
 ) -> None:
     full, trial = OSError(errno.ENOSPC, "No space left on device"), scene.start()
     trial.pickled_error_file = str(error_file(full))
-    halving = SuccessiveHalving(scene.study, metric="m", num_epochs=3, grace_period=None)
+    halving = SuccessiveHalving(scene.study, 3, None)
     told = (scene.callback.on_trial_recover, scene.callback.on_trial_error)
     for tell in (*(partial(each, 0, []) for each in told), partial(halving.on_trial_error, None)):
         with pytest.raises(Broken) as broken:

@@ -14,7 +14,7 @@ import pytest
 from rbnn.errors import RecipeError
 from rbnn.recipe import Recipe
 from tune.cluster.resources import Capacity, Node
-from tune.sweep.placement import Placement, place_on_cluster
+from tune.sweep.placement import Placement, place
 
 GPU_NODES = Capacity((Node(8, 0), Node(16, 4), Node(16, 2)), "the cluster at x")
 CPU_NODES = Capacity((Node(4, 0), Node(3, 0)), "the cluster at x")
@@ -25,7 +25,7 @@ def placed(
 ) -> Placement:
     recipe = Recipe(**{"dataset": "digits", "model": "resnet20_1w1a", **values})
     wanted = {"gpus_per_trial": gpus, "most_at_once": most, "concurrent": concurrent}
-    return place_on_cluster(recipe, nodes, **wanted)
+    return place(recipe, nodes, num_trials=99, **wanted)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_what_can_never_be_placed_is_refused(given: dict[str, Any], said: str) -
     [
         ("none", 1, "gpus_per_trial is 1, and no node of the cluster at x has more than 0 GPU"),
         ("none", 0, "17 thread.* do not fit the cluster at x .*at most 0 do"),
-        ("0,1", 0, "gpus is '0,1', GPUs of one machine"),
+        ("0,1", 0, "gpus is '0,1', and Ray hands out the GPUs of the cluster at x"),
     ],
 )
 def test_gpus_of_one_machine_or_none_are_no_gpus_of_a_cluster(
@@ -82,7 +82,7 @@ def test_gpus_of_one_machine_or_none_are_no_gpus_of_a_cluster(
 ) -> None:
     values = Recipe(dataset="digits", model="resnet20_1w1a", gpus=recipe, threads=17)
     with pytest.raises(RecipeError, match=said):
-        place_on_cluster(values, GPU_NODES, gpus_per_trial=gpus, most_at_once=99)
+        place(values, GPU_NODES, num_trials=99, gpus_per_trial=gpus, most_at_once=99)
 
 
 @pytest.mark.slow

@@ -88,12 +88,12 @@ def test_mps_is_started_where_trials_share_a_gpu(
 @pytest.mark.parametrize(
     ("machine_of", "keys", "message"),
     [
-        ((2, 0), {"concurrent": 3}, "worker(s) each do not fit this machine (2 cores, 0 GPUs)"),
+        ((2, 0), {"concurrent": 3}, "GPU(s) each do not fit this machine (2 cores, 0 GPUs)"),
         ((2, 0), {"workers_per_trial": 4}, "do not fit this machine"),
         (
             (2, 0),
             {"base": {**DIGITS, "threads": 4}},
-            "1 worker(s) of 4 threads each do not fit",
+            "1 worker(s) of 4 thread(s) and 0 GPU(s) each do not fit",
         ),
         ((8, 0), {"name": "a/b"}, "name is 'a/b'; it must be letters"),
         ((8, 0), {"name": ".."}, "name is '..'; it must be letters"),

@@ -44,16 +44,9 @@ def history_of(num_trials: int, storage: str | None = None) -> Study:
 
 
 def halving(
-    history: Study, num_epochs: int = 9, grace_period: int = 1, factor: float = 3, **given: Any
+    history: Study, num_epochs: int = 9, grace: int | None = 1, factor: float = 3, **given: Any
 ) -> SuccessiveHalving:
-    return SuccessiveHalving(
-        history,
-        metric=METRIC,
-        num_epochs=num_epochs,
-        grace_period=grace_period,
-        reduction_factor=factor,
-        **given,
-    )
+    return SuccessiveHalving(history, num_epochs, grace, reduction_factor=factor, **given)
 
 
 def decide(scheduler: Any, number: int, epoch: int, score: float) -> str:
@@ -156,7 +149,7 @@ def test_an_epoch_reported_again_is_judged_again_only_while_it_is_the_last() -> 
 def test_without_a_grace_period_nobody_is_stopped() -> None:
     history = history_of(2)
     history.note(0, 1, 90.0)
-    assert decide(halving(history, grace_period=None), 1, 1, 0.0) == TrialScheduler.CONTINUE  # type: ignore[arg-type]
+    assert decide(halving(history, grace=None), 1, 1, 0.0) == TrialScheduler.CONTINUE
 
 
 def test_brackets_are_drawn_from_seed_and_number_alone() -> None:

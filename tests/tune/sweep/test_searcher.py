@@ -41,9 +41,7 @@ def searcher(
     storage: str | None = None, entries: dict[str, Any] = ENTRIES, **options: Any
 ) -> OptunaSearcher:
     proposals = Proposals(Space(entries, BASELINE), **{"first": [BASELINE.to_dict()], **options})
-    return OptunaSearcher(
-        Study(storage, "s"), metric="val/top1", num_epochs=NUM_EPOCHS, proposals=proposals
-    )
+    return OptunaSearcher(Study(storage, "s"), NUM_EPOCHS, proposals)
 
 
 def row(epoch: int, score: float) -> dict[str, Any]:
@@ -184,7 +182,7 @@ def test_trials_that_wait_with_their_values_are_handed_out_and_then_the_search_e
     history.add(
         TrialState.WAITING, {}, {}, {"values": {"lr": 0.1, "seed": 9}, "setting": 4, "test": True}
     )
-    search = OptunaSearcher(history, metric="val/top1", num_epochs=NUM_EPOCHS)
+    search = OptunaSearcher(history, NUM_EPOCHS)
     spec = TrialSpec(0, {"lr": 0.1, "seed": 9}, test=True, setting=4)
     assert search.suggest("a") == spec.to_config()
     assert search.suggest("b") == search.FINISHED

@@ -30,14 +30,12 @@ from tests.tune import tiny_sweep
 from tests.tune.made_runs import made_run
 from tune.cli import __main__ as cli
 from tune.cli import history
-from tune.cli.sweep import Sweep
-from tune.cli.sweeps import begin, go_on
+from tune.cli.sweep import Sweep, run_sweep
 from tune.cluster.ray import connected
 from tune.process import Process
 from tune.run.folder import RunFolder
 from tune.run.listener import Listener
-from tune.sweep.config import load_sweep
-from tune.sweep.folder import SweepFolder, SweepRecord, find_sweep
+from tune.sweep.folder import SweepFolder, SweepRecord
 from tune.sweep.session import SweepSession
 from tune.sweep.stop import StopSignal, breaking
 from tune.sweep.table import TrialRow, TrialTable
@@ -81,14 +79,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def stopped(place: Path) -> SweepFolder:
     """The sweep `tiny`, stopped from elsewhere in its third trial."""
-    assert begin(load_sweep("sweep.yaml"), name="tiny", trainable=tiny_sweep.trial) == 130
-    return find_sweep("tiny")
+    return run_sweep("sweep.yaml", name="tiny", trainable=tiny_sweep.trial).folder
 
 
 @pytest.fixture(scope="module")
 def finished(stopped: SweepFolder) -> SweepFolder:
     """The same, gone on with to its end."""
-    assert go_on(stopped, trainable=tiny_sweep.trial) == 0
+    Sweep(stopped).resume(trainable=tiny_sweep.trial)
     return stopped
 
 
@@ -238,7 +235,7 @@ def test_a_store_that_was_lost_is_filled_again(
     finished.update(store=second)
     reader.client.delete_run(parent.run_id)
     capsys.readouterr()
-    assert go_on(finished, trainable=tiny_sweep.trial) == 0
+    Sweep(finished).resume(trainable=tiny_sweep.trial)
     assert "was deleted; it is restored" in capsys.readouterr().out
     finished.update(store=known)
     said(capsys, "sync", "result/tiny")
@@ -270,7 +267,7 @@ def test_a_study_that_is_gone_or_older_than_the_folder_is_seen(
     kept = study.read_bytes()
     study.unlink()
     with pytest.raises(RequestError, match="the Optuna study of sweep 'tiny' is gone"):
-        go_on(finished, trainable=tiny_sweep.trial)
+        Sweep(finished).resume(trainable=tiny_sweep.trial)
     study.write_bytes(kept)
 
 
@@ -281,7 +278,7 @@ def test_trials_at_once_wait_for_a_place_and_none_starves(
     space, storage = {"lr": {"choice": [0.01, 0.02, 0.03, 0.04, 0.05]}}, f"sqlite:///{place}/all.db"
     keys = {"space": space, "sampler": "grid", "trials": 5, "concurrent": 2, "storage": storage}
     (place / "crowd.yaml").write_text(yaml.safe_dump(FILE | keys))
-    assert begin(load_sweep("crowd.yaml"), name="crowd", trainable=tiny_sweep.trial) == 0
+    assert run_sweep("crowd.yaml", name="crowd", trainable=tiny_sweep.trial).state == "finished"
     assert states("crowd", storage) == ["COMPLETE"] * 5
     assert not (place / "result" / "crowd" / "optuna.db").exists()
 
@@ -289,7 +286,7 @@ def test_trials_at_once_wait_for_a_place_and_none_starves(
 def test_a_storage_that_cannot_be_opened_is_refused_in_one_line(place: Path) -> None:
     text = r"storage nosuch://x cannot be used: .*leave it out for a file$"
     with pytest.raises(RequestError, match=text) as refusal:
-        begin(load_sweep("sweep.yaml", storage="nosuch://x"), name="never")
+        run_sweep("sweep.yaml", storage="nosuch://x", name="never")
     assert "\n" not in str(refusal.value) and not (place / "result" / "never").exists()
 
 

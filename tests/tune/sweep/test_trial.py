@@ -14,7 +14,7 @@ from rbnn import session
 from rbnn.recipe import Recipe
 from tune.run.journal import Journal
 from tune.sweep.folder import CONFIRM, trial_directory
-from tune.sweep.trial import Trial, TrialSpec, run_trial, score_on_test_set, trial_store
+from tune.sweep.trial import Trial, TrialSpec, run_trial, score_on_test_set
 
 BASE = Recipe(dataset="cifar10", epochs=3, val_fraction=0.1).to_dict()
 Rows = list[dict[str, Any]]
@@ -55,11 +55,9 @@ def run(folder: Path, **given: Any) -> None:
     run_trial(config, base=BASE, sweep_directory=str(folder), train=score)
 
 
-def test_the_folder_and_the_address_of_a_trial() -> None:
+def test_the_folder_of_a_trial() -> None:
     assert trial_directory("out/look", 4) == Path("out/look/trials/0004")
     assert trial_directory("out/look", 4, CONFIRM) == Path("out/look/confirm/0004")
-    assert trial_store("s3://bucket/look", 4) == "s3://bucket/look/trials/0004"
-    assert trial_store("", 4) == ""
 
 
 @pytest.mark.parametrize(
