@@ -12,9 +12,7 @@ Add = Callable[..., argparse.ArgumentParser]  # (name, what runs it, help, argum
 
 
 def arg(*names: str, show: str = "", **given: Any) -> Argument:
-    """An argument of a command: its names, then what argparse's `add_argument` takes; show: what
-    stands for its value in the help.
-    """
+    """An argument: its names, then as `add_argument` takes it; show: its value in the help."""
     return names, given | ({"metavar": show} if show else {})
 
 

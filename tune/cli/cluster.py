@@ -1,6 +1,4 @@
-"""`rbnn serve` and `rbnn logs`, and `rbnn status` and `rbnn stop` where they ask a cluster: a Ray
-and an MLflow for a team, and the sweeps that were handed over.
-"""
+"""`rbnn serve`, `rbnn logs`, and `rbnn status` and `stop` of a cluster: for a team."""
 
 from __future__ import annotations
 

@@ -30,9 +30,7 @@ def add(command: Add) -> None:
 
 
 def data_set(args: argparse.Namespace) -> int:
-    """Download, verify and unpack a data set; or count its images and name the damaged ones (exit
-    status 1 then).
-    """
+    """Download, verify and unpack a data set; or count its images, status 1 for damaged ones."""
     if args.action == "prepare":
         from rbnn.data.prepare import prepare
 

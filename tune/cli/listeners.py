@@ -31,20 +31,14 @@ class SweepTerminal(Listener):
             self.display.__exit__()
         self.display = None
 
-    def _changed(self, run: RunFolder) -> None:
+    def run_changed(self, run: RunFolder, metrics: dict[str, Any] | None = None) -> None:
+        """A trial began, reported an epoch or ended."""
         if self.display and run.directory.name.isdigit():
             row = self.display.board.rows.get(int(run.directory.name))
             if row:
                 self.display.changed(row)
 
-    def run_began(self, run: RunFolder) -> None:
-        self._changed(run)
-
-    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
-        self._changed(run)
-
-    def run_ended(self, run: RunFolder) -> None:
-        self._changed(run)
+    run_began = epoch_ended = run_ended = run_changed
 
     def said(self, text: str) -> None:
         say(text)

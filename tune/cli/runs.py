@@ -74,17 +74,12 @@ def list_recipes(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
-    heads = ("documented top-1 / top-5", "measured here")
-    print(
-        f"{'recipe':36} {'data set':9} {'model':15} {'epochs':>6} {'batch':>6}  {heads[0]:24}  "
-        f"{heads[1]}"
-    )
+    line = "{:36} {:9} {:15} {:>6} {:>6}  {:24}  {}"
+    heads = ("recipe", "data set", "model", "epochs", "batch", "documented top-1 / top-5")
+    print(line.format(*heads, "measured here"))
     for row in rows:
-        print(
-            f"{row['name']:36} {row['dataset']:9} {row['model']:15} {row['epochs']:6} "
-            f"{row['batch_size']:6}  "
-            f"{_figures(row) or 'none given':24}  {_measured(row['measured'])}".rstrip()
-        )
+        about = [row[key] for key in ("name", "dataset", "model", "epochs", "batch_size")]
+        print(line.format(*about, _figures(row) or "none given", _measured(row["measured"])))
     print("run one: rbnn replay RECIPE      shorten it: rbnn replay RECIPE --epochs 400")
     return 0
 

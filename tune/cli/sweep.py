@@ -75,9 +75,7 @@ class Sweep:
         return winner_of(self.folder)
 
     def figure(self, kind: str) -> Any:
-        """The report's figure of that kind, as plotly's Figure: history, curves, parallel or
-        importance.
-        """
+        """The report's figure, plotly's: history, curves, parallel or importance."""
         from tune.report.data import gather
         from tune.report.page import figure
 
@@ -112,9 +110,7 @@ class Sweep:
         return self.resume(**given)
 
     def confirm(self, seeds: int, **given: Any) -> Sweep:
-        """Train its best settings again with so many fresh seeds (0: do not), and whatever else is
-        left of it; given: as for `resume`.
-        """
+        """Train its best settings again with so many fresh seeds, and what else is left."""
         if seeds < 0:
             raise RequestError(f"--confirm_seeds is {seeds}; it must be at least 0")
         self.check_idle()
@@ -128,9 +124,7 @@ class Sweep:
         self.folder.store_uri()
 
     def stop(self, *, wait_s: float = STOP_WAIT_S) -> tuple[bool, str]:
-        """End it, whoever runs it: (whether it has ended, what happened in a sentence); of a dead
-        one, what it left is put in order.
-        """
+        """End it, whoever runs it, or mend a dead one: (whether it has ended, a sentence)."""
         folder, name = self.folder, self.name
         if not folder.conducted():
             if folder.state != "died":
@@ -235,9 +229,7 @@ def run_sweep(
 
 
 def open_sweep(name_or_folder: str | Path, results_dir: str = "") -> Sweep:
-    """The sweep of that name under a results folder (./result), or in that folder; RequestError for
-    none.
-    """
+    """The sweep of that name under ./result, or in that folder; RequestError for none."""
     from tune.sweep.folder import find_sweep
 
     return Sweep(find_sweep(str(name_or_folder), results_dir))

@@ -133,9 +133,7 @@ def opened(args: argparse.Namespace) -> Sweep:
 
 
 def on_cluster(args: argparse.Namespace) -> bool:
-    """Whether a question is one for a cluster: its address is given, or RAY_ADDRESS takes jobs and
-    the sweep is not here.
-    """
+    """Whether to ask a cluster: at a given address, or by RAY_ADDRESS for what is not here."""
     from tune.cluster.ray import jobs_address
     from tune.sweep.folder import sweep_folders
 

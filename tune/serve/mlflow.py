@@ -133,9 +133,7 @@ class TeamServer:
         return f"http://{reached_at(self.host)}:{self.port}"
 
     def prepare_store(self) -> list[str]:
-        """Make the database's tables by one process alone; returns what a team should know of it.
-        RequestError, one line, where it cannot be used.
-        """
+        """Make the database's tables, by one process alone; returns what a team should know."""
         return [
             f"experiment {name} was made without a server: its files stay in {place}, which "
             "clients on other machines cannot write; give them another --database, or move it "

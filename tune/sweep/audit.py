@@ -23,9 +23,7 @@ from tune.sweep.tuner import make_scheduler, proposals_of
 
 @dataclass
 class Audit:
-    """Decisions that were derived again, given settings among them, and in words those that could
-    not be.
-    """
+    """Decisions that were derived again, and in words those that could not be."""
 
     proposals: int = 0
     given: int = 0

@@ -67,9 +67,7 @@ def about(planned: SweepPlan) -> dict[str, str]:
 
 
 def extend_budget(folder: SweepFolder, trials: int | None, hours: float | None) -> None:
-    """Add trials to those that the sweep has or was to have, or hours from now; RequestError where
-    neither can be.
-    """
+    """Add trials to its budget, or hours from now; RequestError where neither can be."""
     if trials is None and hours is None:
         raise RequestError("extend adds nothing; give --trials N or --hours H")
     if trials is not None and trials < 1:

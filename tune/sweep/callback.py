@@ -162,5 +162,5 @@ def begin_run(plan: SweepPlan, spec: TrialSpec) -> RunFolder:
 def fetched(plan: SweepPlan, spec: TrialSpec) -> Path:
     """The trial's folder here; what an object store holds of it is fetched."""
     directory = trial_directory(plan.directory, spec.number, spec.kind)
-    fetch(store_of(plan.config.storage_path, plan.name, spec.kind, directory.name), directory)
+    fetch(store_of(plan.store, spec.kind, directory.name), directory)
     return directory

@@ -43,9 +43,7 @@ class TrialScheduler:
         return known
 
     def lengths(self, num_epochs: int) -> list[int]:
-        """The epochs after which trials are compared, from the shortest to whole trainings: those
-        of schedules, or rungs.
-        """
+        """The epochs after which trials are compared, the last those of a whole training."""
         if self.name == "none":
             return [num_epochs]
         if self.name == "asha":
@@ -108,9 +106,7 @@ class SweepConfig:
 def rungs(
     grace_period: int, reduction_factor: float, num_epochs: int, bracket: int = 0
 ) -> list[int]:
-    """The epochs after which ASHA judges a trial of that bracket, e.g. [60, 180] for r0 60, f 3,
-    400 epochs.
-    """
+    """Epochs after which ASHA judges, e.g. [60, 180] for grace period 60, factor 3, 400 epochs."""
     milestones = (
         math.ceil(grace_period * reduction_factor ** (k + bracket) - 1e-9)
         for k in itertools.count()
@@ -252,8 +248,7 @@ def _scheduler(given: Any, space: Space, sampler: str) -> TrialScheduler:
     unused = [each for each in named if each != "name"] if name == "none" else []
     if name == "short" and "brackets" in named:
         unused = ["brackets"]
-    # Sweeps were once recorded with every key.
-    if unused and len(named) < len(SCHEDULER_KEYS):
+    if unused:
         raise RecipeError(
             f"{unused[0]} is {named[unused[0]]}, and scheduler {name} has none; remove it, or "
             "choose asha"

@@ -102,9 +102,7 @@ def expected_epochs(judged: list[int], reduction_factor: float, num_epochs: int)
 
 
 def measured_epoch_s(recipe: Recipe) -> tuple[float, str]:
-    """Seconds of an epoch from a few training steps and evaluation batches in this process, after
-    one of each to warm up.
-    """
+    """Seconds of an epoch from a few steps and evaluation batches here, after one of each."""
     alone = recipe.replace(train_workers=1)
     device = device_of(alone)
     loaders = open_loaders(alone, device)
@@ -148,18 +146,14 @@ def _timed(work: Iterable[object], device: torch.device) -> list[float]:
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
-    """Size of a checkpoint file: weights, rotations and buffers, and SGD's momentum of every
-    parameter, in float32.
-    """
+    """Size of a checkpoint: weights, rotations, buffers and SGD's momentum, in float32."""
     model = build(recipe.model, recipe.dataset, recipe.a32, semantics=recipe.semantics)
     tensors = [*model.state_dict().values(), *model.parameters()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def first_points(plan: SweepPlan) -> dict[int, dict[str, object]]:
-    """The values of the first trials by number, NUM_SHOWN at most, whose choice no result can
-    change.
-    """
+    """The values of the first trials by number, whose choice no result can change."""
     proposals, study = proposals_of(plan), Study(None, plan.name)
     proposals.enqueue(study)
     given = len(study.trials())

@@ -1,6 +1,4 @@
-"""A key of a sweep file as one field of a dataclass: its default, what it may hold in words and as
-a test. What keys must be together is checked in `tune.sweep.config`.
-"""
+"""A key of a sweep file as one field of a dataclass: its default, what it may hold, a test."""
 
 from __future__ import annotations
 

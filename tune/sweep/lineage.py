@@ -1,6 +1,4 @@
-"""Trials that come from others: stopped ones that go on, the best at a longer schedule, what
-earlier sweeps found.
-"""
+"""Trials that come from others: stopped ones go on, the best longer, earlier sweeps teach."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ TRIED_EARLY = 3  # of the settings that an earlier sweep found best
 
 
 def promote(folder: SweepFolder, numbers: Sequence[int]) -> None:
-    """Line up stopped trials to go on from their checkpoints, each as a new trial of the sweep;
-    RequestError where one cannot.
-    """
+    """Line up stopped trials to go on, each as a new one; RequestError where one cannot."""
     study = study_of(folder)
     chosen = [_stopped(folder, study, number) for number in dict.fromkeys(numbers)]
     for trial in chosen:

@@ -32,9 +32,7 @@ COPIES_OF_WEIGHTS, COPIES_OF_OUTPUTS = 4, 3  # gradient, momentum; kept for back
 
 @dataclass(frozen=True)
 class Work:
-    """Of a network: its parameters; of one image: multiply-adds, elements of all outputs, of the
-    largest.
-    """
+    """Of a network: parameters; of an image: multiply-adds, elements of all outputs, largest."""
 
     parameters: int
     multiply_adds: int

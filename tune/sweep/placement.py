@@ -1,6 +1,4 @@
-"""What fits where: a sweep's trials on this machine or on the nodes at hand, decided before
-anything starts, without Ray.
-"""
+"""What fits where: a sweep's trials on this machine or on a cluster, decided without Ray."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A sweep as it will run here: its recipe resolved, its data opened, its trials placed; nothing is
-started.
-"""
+"""A sweep as it will run here: recipe resolved, data opened, trials placed; nothing is started."""
 
 from __future__ import annotations
 
@@ -61,11 +59,9 @@ class SweepPlan:
         return self.config.mps and 0 < self.gpus < 1 and self.concurrent > 1
 
     @property
-    def elsewhere(self) -> dict[str, Any]:
-        """What `run_trial` must know on a cluster: where checkpoints go, what each worker takes."""
-        store = store_of(self.config.storage_path, self.name)
-        given = {"store": store, "worker_resources": self.worker_resources}
-        return {name: value for name, value in given.items() if value}
+    def store(self) -> str:
+        """The address of its trials' checkpoints in an object store; "" where there is none."""
+        return store_of(self.config.storage_path, self.name)
 
 
 def plan(
@@ -120,9 +116,7 @@ def _at_home(recipe: Recipe) -> Recipe:
 def _place(
     config: SweepConfig, most_at_once: int, capacity: Capacity | None
 ) -> tuple[Recipe, dict[str, Any]]:
-    """The resolved baseline, and what a plan says of its trials' places, on the cluster of that
-    capacity or on this machine.
-    """
+    """The resolved baseline, and what a plan says of its trials' places."""
     check_storage(config.storage_path, len(capacity.nodes) if capacity else 1)
     placed = place(
         config.baseline,
@@ -151,9 +145,7 @@ def _largest(config: SweepConfig) -> list[Recipe]:
 
 
 def search_params(planned: SweepPlan) -> dict[str, Any]:
-    """How the sweep searches, as params beside those of its recipe: space, sampler, scheduler,
-    budget, seeds.
-    """
+    """How the sweep searches, as params beside those of its recipe."""
     config = planned.config
     found: dict[str, Any] = {"sweep/concurrent": planned.concurrent}
     for name in ("sampler", "seed", "trials", "time_budget_min", "confirm_top", "confirm_seeds"):

@@ -68,9 +68,7 @@ class Proposals:
             self.points += random.Random(seed).sample(space.grid(), len(space.grid()))
 
     def enqueue(self, history: Study) -> None:
-        """Line up the given points in the study; those that it holds already are not
-        added again.
-        """
+        """Line up the given points in the study, but for those that it holds already."""
         known = [trial.system_attrs.get("fixed_params", trial.params) for trial in history.trials()]
         for point in self.points:
             if point not in known:
@@ -78,9 +76,7 @@ class Proposals:
                 known.append(point)
 
     def next(self, history: Study) -> FrozenTrial | None:
-        """A new running trial with its recipe values as attribute VALUES; None once a grid is used
-        up.
-        """
+        """A new running trial with its recipe values; None once a grid is used up."""
         trials = history.trials()
         queued = [trial for trial in trials if trial.state == TrialState.WAITING]
         if queued and queued[0].number == 0 and self._baseline_waits(trials):
@@ -129,9 +125,7 @@ class Proposals:
         return plain | ({"epochs": self.lengths[level]} if is_short else {})
 
     def _going_on(self, own: Sequence[FrozenTrial], level: int) -> FrozenTrial | None:
-        """The best trial of a level whose setting goes on to the next, if one is due: one in
-        `factor` of those that ended.
-        """
+        """The best trial of a level, to go on to the next, if one is due: one in `factor`."""
         length, longer = self.lengths[level], self.lengths[level + 1]
         ended = [t for t in own if self._length(t) == length and t.state == TrialState.PRUNED]
         gone_on = [t for t in own if self._length(t) == longer and t.number]

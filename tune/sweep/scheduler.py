@@ -24,16 +24,12 @@ from tune.sweep.table import BASELINE, METRIC
 
 
 def goes_on(score: float, others: Sequence[float], reduction_factor: float) -> bool:
-    """Whether a score is among the best 1/f of a rung: not below the (1 - 1/f) quantile of the
-    other scores there so far.
-    """
+    """Whether a score is not below the (1 - 1/f) quantile of the other scores at a rung so far."""
     return not others or not score < np.nanpercentile(others, (1 - 1 / reduction_factor) * 100)
 
 
 def bracket_of(number: int, seed: int, sizes: Sequence[int]) -> int:
-    """The bracket of a trial: drawn with probability proportional to exp(its number of rungs), from
-    (seed, number) alone.
-    """
+    """The bracket of a trial, from (seed, number) alone: p ~ exp(its number of rungs)."""
     if len(sizes) == 1:
         return 0
     weights = np.exp(np.array(sizes, dtype=float) - max(sizes))
@@ -94,9 +90,7 @@ class SuccessiveHalving(FIFOScheduler):
 
     @breaking
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Notes why a trial broke while the study still takes notes: Ray tells the searcher next,
-        without the cause.
-        """
+        """Notes why a trial broke: Ray tells the searcher next, without the cause."""
         self.history.tag(trial.config["number"], CAUSE, failure_cause(trial))
 
     def rungs_of(self, number: int) -> list[int]:

@@ -1,6 +1,4 @@
-"""Optuna behind Ray Tune. Ray's own OptunaSearch tells a stopped trial as complete, which mixes
-scores of different epochs.
-"""
+"""Optuna behind Ray Tune, whose own OptunaSearch tells a stopped trial as complete."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ class OptunaSearcher(ray.tune.search.Searcher):
 
     @breaking
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Notes the score of an epoch; a repeated epoch, after a restart from a checkpoint,
-        replaces the earlier score.
-        """
+        """Notes the score of an epoch; one that is repeated after a restart is replaced."""
         if METRIC in result:
             number = self._numbers[trial_id]
             self.history.note(number, int(result["epoch"]), float(result[METRIC]))
@@ -64,9 +60,7 @@ class OptunaSearcher(ray.tune.search.Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tells the study how the trial ended. Ray hands the last result over here only, never to
-        `on_trial_result` as well.
-        """
+        """Tells the study how the trial ended. Ray hands the last result over here only."""
         number = self._numbers.get(trial_id)
         if number is None or self.history.trials()[number].state != TrialState.RUNNING:
             return

@@ -1,6 +1,4 @@
-"""One session of a sweep: this process, from planning or taking up to the end of search and
-confirmation.
-"""
+"""One session of a sweep: this process, from its plan to the end of search and confirmation."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from tune.sweep.confirm import num_confirming, settings_of
 from tune.sweep.folder import SweepFolder
 from tune.sweep.lineage import lessons, teach
 from tune.sweep.plan import SweepPlan, plan, plan_again
-from tune.sweep.repair import examine, missing_study
+from tune.sweep.repair import check_study, examine
 from tune.sweep.stop import BUDGET, SIGNAL, Broken, Interruption, StopSignal
 from tune.sweep.storage import STORAGE_ERRORS, check_storage_url, reason_of
 from tune.sweep.study import SUFFIX, Study, begin_study
@@ -97,8 +95,7 @@ def resume_sweep(
     with joined(address):
         room = capacity(address)
         planned = plan_again(config, recipe, record.name, directory, record.concurrent, room)
-        if missing := missing_study(folder):
-            raise RequestError(missing)
+        check_study(folder)
         with folder.conducting():
             folder.update(store=store, storage=record.storage)
             return SweepSession(planned, folder, listener, address, trainable, signals).run()

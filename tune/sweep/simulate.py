@@ -136,9 +136,7 @@ def play(
 def advance(
     trial: RunningTrial, searcher: Any, scheduler: Any, objective: Objective, seed: int
 ) -> State | None:
-    """Train a trial for an epoch, as Ray tells its searcher and its scheduler; how it ended, or
-    None.
-    """
+    """Train a trial for an epoch, as Ray tells searcher and scheduler; how it ended."""
     score = objective(trial.values, trial.epochs, trial.num_epochs, seed)
     if not math.isfinite(score):
         scheduler.on_trial_remove(None, trial)

@@ -1,6 +1,4 @@
-"""The search space of a sweep: its entries together, from what Optuna proposes (raw) to what a
-recipe holds, and back.
-"""
+"""The search space of a sweep: from what Optuna proposes (raw) to what a recipe holds, and back."""
 
 from __future__ import annotations
 
@@ -74,9 +72,7 @@ class Space:
         return {**{name: found[name] for name in self.entries}, **self.fixed}
 
     def raw(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The raw values of recipe values; those not given are the baseline's. RecipeError where
-        one is outside its range.
-        """
+        """The raw values of recipe values, else the baseline's; RecipeError outside a range."""
         known = {**self._known, **values}
         return {
             name: entry.raw(known[name], known.get(entry.above))
@@ -118,9 +114,7 @@ class Space:
         return order
 
     def _check_together(self) -> None:
-        """Every value of an option whose validity hangs on another one makes a recipe, with every
-        value of that other.
-        """
+        """Options whose validity hangs on one another make a recipe with every value."""
         for group in TOGETHER:
             searched = [name for name in group if name in self.entries]
             columns = [self._tried(name) for name in searched]

@@ -86,9 +86,7 @@ def breaking(method: Method) -> Method:
 
 
 def stopper(stop: StopSignal | None, has_ended: Callable[[int], bool]) -> Any:
-    """Ray Tune's stopper: of a sweep by a StopSignal of this process, of a trial that was ended in
-    the study by somebody else.
-    """
+    """Ray Tune's stopper: of a sweep by a StopSignal, of a trial that somebody else ended."""
     from ray.tune import Stopper
 
     class StopWhenSet(Stopper):

@@ -1,6 +1,4 @@
-"""The database that holds a sweep's study: opened, or refused in one line; a locked file is waited
-for.
-"""
+"""The database of a study: opened, or refused in one line; a locked file is waited for."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ class PatientConnection(sqlite3.Connection):
 
 
 def patiently(step: Callable[..., Any], *given: Any) -> Any:
-    """A step of a transaction, again while the file is locked: SQLite itself waits a second, so
-    that signals are heard.
-    """
+    """A step of a transaction, again while the file is locked, so that signals are heard."""
     give_up_at = None
     while True:
         try:

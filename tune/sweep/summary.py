@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import TrialState
+
 from rbnn.errors import RequestError, RunFailed
 from rbnn.recipe import Recipe
 from tune.sweep import confirm
@@ -20,6 +22,8 @@ from tune.sweep.table import TrialRow, TrialTable, percent, rows_of
 from tune.sweep.table import shown as in_words
 from tune.uris import shown
 
+LEAST_FOR_IMPORTANCE = 4  # complete trials; fewer say nothing of what matters
+Curve = list[tuple[int, float]]  # (epochs completed, value) in order
 NAMES = {"killed": "interrupted"}  # what people read: such a trial waits to be taken up again
 
 
@@ -27,8 +31,8 @@ NAMES = {"killed": "interrupted"}  # what people read: such a trial waits to be 
 class SweepSummary:
     """A sweep as it is now. busy_s: seconds that trials, of search and confirmation, held places.
 
-    num_to_confirm: confirmation runs begun or lined up, 0 before the search has ended;
-    epochs_confirmed: theirs so far; settings: what the finished ones say, the best first.
+    num_to_confirm: confirmation runs begun or lined up, 0 before the search has ended; settings:
+    what the finished ones say, the best first.
     """
 
     folder: SweepFolder
@@ -39,7 +43,6 @@ class SweepSummary:
     used_s: float = 0.0
     num_confirmed: int = 0
     num_to_confirm: int = 0
-    epochs_confirmed: int = 0
     settings: list[Setting] = field(default_factory=list)
 
     @property
@@ -50,17 +53,7 @@ class SweepSummary:
     @property
     def finish(self) -> float | None:
         """When it will have ended, confirmation included, in seconds since 1970; None: unknown."""
-        record, table = self.record, self.table
-        if self.state != "running":
-            return None
-        top = self.folder.config.confirm_top
-        num_runs = self.num_to_confirm or confirm.num_confirming(
-            top, record.confirm_seeds, record.trials
-        )
-        to_come = max(num_runs * table.num_epochs - self.epochs_confirmed, 0)
-        left = None if record.budget_s is None else record.budget_s - self.used_s
-        done = table.epochs + self.epochs_confirmed
-        seconds = table.seconds_to_come(done, self.used_s, left, to_come)
+        seconds = self.table.seconds_left() if self.state == "running" else None
         return None if seconds is None else time.time() + seconds
 
     def counts(self) -> dict[str, int]:
@@ -111,15 +104,24 @@ def look_at(folder: SweepFolder, study: Study | None = None) -> SweepSummary:
             if row.state == "running" and not running:  # its process died before it was noted
                 row.state = "killed"
         found.busy_s = study.busy_s(running)
+    confirmed = 0  # epochs
     if confirmation := Study.existing(storage, record.name + SUFFIX):
         trials = confirmation.trials()
         found.busy_s += confirmation.busy_s(running)
         found.num_to_confirm = len(trials)
-        found.epochs_confirmed = sum(map(last_epoch, trials))
+        confirmed = sum(map(last_epoch, trials))
         found.num_confirmed = len(confirmation.finished)
         found.settings = settings_of(confirmation)
     if found.settings:
         table.confirmed = found.settings[0].number
+    if running:
+        to_come = found.num_to_confirm or confirm.num_confirming(
+            folder.config.confirm_top, record.confirm_seeds, record.trials
+        )
+        table.began = time.monotonic() - found.used_s
+        table.epochs_before = -confirmed  # they took of that time too
+        table.epochs_after = max(to_come * table.num_epochs - confirmed, 0)
+        table.budget_s = record.budget_s
     return found
 
 
@@ -214,3 +216,27 @@ def _iso(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+
+
+def curves_of(study: Study) -> dict[int, Curve]:
+    """val/top1 in percent of every trial that reported an epoch, by number."""
+    return {
+        trial.number: sorted(trial.intermediate_values.items())
+        for trial in study.trials()
+        if trial.intermediate_values
+    }
+
+
+def importance_of(study: Study) -> dict[str, float]:
+    """The share of each option in what tells good trials from others: PED-ANOVA over the complete
+    ones, of the options that vary among them; empty where they are too few, or all equal.
+    """
+    complete = study.trials(TrialState.COMPLETE)
+    scores = {trial.value for trial in complete}
+    names = dict.fromkeys(name for trial in complete for name in trial.params)
+    varied = [name for name in names if len({trial.params.get(name) for trial in complete}) > 1]
+    if len(complete) < LEAST_FOR_IMPORTANCE or len(scores) < 2 or not varied:
+        return {}
+    from optuna.importance import get_param_importances  # a second: it loads scikit-learn
+
+    return dict(get_param_importances(study.study, params=varied))

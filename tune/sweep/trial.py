@@ -86,9 +86,7 @@ class Trial:
 
 
 def train_trial(trial: Trial, journal: Journal, tell: Tell) -> None:
-    """Train to the last epoch, from last.ckpt where it is there; `tell` hears the epochs that the
-    journal does not hold.
-    """
+    """Train to the last epoch, from last.ckpt where it is there; `tell` hears what is new."""
     from tune.run.workers import name_own_ray, torch_trainer, train_alone, worker_config
 
     def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:

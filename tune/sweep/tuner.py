@@ -43,9 +43,7 @@ class Phase:
 
 
 def search_phase(plan: SweepPlan, storage: str | None, num_trials: int | None) -> Phase:
-    """The search on the study that `storage` holds, or begins (None: in memory): up to `num_trials`
-    in all.
-    """
+    """The search on a storage's study (None: in memory), up to `num_trials` in all."""
     study = Study(storage, plan.name)
     searcher = OptunaSearcher(study, plan.recipe.epochs, proposals_of(plan))
     left = None if num_trials is None else max(num_trials - len(study.finished), 0)
@@ -117,7 +115,8 @@ def run(
             base=plan.recipe.to_dict(),
             sweep_directory=str(plan.directory.resolve()),
             data=shared_data(plan.recipe),
-            **plan.elsewhere,
+            store=plan.store,
+            worker_resources=plan.worker_resources,
         )
         resources = {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})
         tuner = ray.tune.Tuner(
