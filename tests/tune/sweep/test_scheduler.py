@@ -9,7 +9,9 @@ import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -55,21 +57,14 @@ def decide(scheduler: Any, number: int, epoch: int, score: float) -> str:
 
 
 def test_rungs() -> None:
-    assert rungs(60, 3, 400) == [60, 180]
-    assert rungs(60, 3, 400, bracket=1) == [180]
-    assert rungs(9, 3, 12) == [9]
-    assert rungs(4, 3, 4) == []
-    assert rungs(1, 2.5, 10) == [1, 3, 7]
+    assert [rungs(60, 3, 400), rungs(60, 3, 400, bracket=1)] == [[60, 180], [180]]
+    assert [rungs(9, 3, 12), rungs(4, 3, 4), rungs(1, 2.5, 10)] == [[9], [], [1, 3, 7]]
 
 
 def test_the_best_share_goes_on() -> None:
     assert goes_on(1.0, [], 3)
-    assert [goes_on(score, [10.0, 20.0, 30.0], 3) for score in (9.0, 20.0, 23.4, 30.0)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    scores = {9.0: False, 20.0: False, 23.4: True, 30.0: True}
+    assert {score: goes_on(score, [10.0, 20.0, 30.0], 3) for score in scores} == scores
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -77,28 +72,17 @@ def test_it_decides_as_rays_does_on_the_same_reports(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = random.Random(seed)
-    num_epochs, grace, factor = (
-        draw.choice([9, 12, 27, 30]),
-        draw.choice([1, 2, 4]),
-        draw.choice([2, 3, 4, 2.5]),
-    )
-    brackets = draw.choice([1, 1, 2])
+    num_epochs, grace = draw.choice([9, 12, 27, 30]), draw.choice([1, 2, 4])
+    factor, brackets = draw.choice([2, 3, 4, 2.5]), draw.choice([1, 1, 2])
     history = history_of(9)
     ours = halving(history, num_epochs, grace, factor, brackets=brackets, seed=seed)
-    settings = {
-        "max_t": num_epochs,
-        "grace_period": grace,
-        "reduction_factor": factor,
-        "brackets": brackets,
-    }
-    theirs = AsyncHyperBandScheduler(time_attr="epoch", metric=METRIC, mode="max", **settings)
+    settings = {"max_t": num_epochs, "grace_period": grace, "reduction_factor": factor}
+    settings |= {"time_attr": "epoch", "metric": METRIC, "mode": "max", "brackets": brackets}
+    theirs = AsyncHyperBandScheduler(**settings)
     sizes = [len(bracket) for bracket in ours.rungs]
     for number in range(1, 9):
-        monkeypatch.setattr(
-            np.random,
-            "choice",
-            lambda *given, number=number, **more: bracket_of(number, seed, sizes),
-        )
+        drawn = bracket_of(number, seed, sizes)
+        monkeypatch.setattr(np.random, "choice", Mock(return_value=drawn))
         theirs.on_trial_add(None, Trial(number))
     epochs = dict.fromkeys(range(1, 9), 0)
     while epochs:
@@ -108,32 +92,23 @@ def test_it_decides_as_rays_does_on_the_same_reports(
         answer = decide(ours, number, epochs[number], score)
         expected = decide(theirs, number, epochs[number], score)
         history.note(number, epochs[number], score)
-        if epochs[number] == num_epochs:  # Ray calls the end a stop
-            assert answer == TrialScheduler.CONTINUE
-        else:
-            assert answer == expected
+        last = epochs[number] == num_epochs  # Ray calls the end a stop
+        assert answer == (TrialScheduler.CONTINUE if last else expected)
         if expected == TrialScheduler.STOP:
             del epochs[number]
 
 
-def test_a_new_process_decides_as_the_old_one_would_have(tmp_path: Path) -> None:
+def test_a_new_process_decides_as_the_old_one_would_have_and_never_stops_the_baseline(
+    tmp_path: Path,
+) -> None:
     history = history_of(4, f"sqlite:///{tmp_path}/optuna.db")
     for number, score in ((0, 10.0), (1, 20.0), (2, 30.0)):
         history.note(number, 1, score)
     for scheduler in (halving(history), pickle.loads(pickle.dumps(halving(history)))):
         assert decide(scheduler, 3, 1, 15.0) == TrialScheduler.STOP
         assert decide(scheduler, 3, 1, 25.0) == TrialScheduler.CONTINUE
-
-
-def test_the_baseline_is_never_stopped() -> None:
-    history = history_of(4)
-    for number, score in ((1, 50.0), (2, 60.0)):
-        history.note(number, 1, score)
-    scheduler = halving(history)
-    assert [decide(scheduler, number, 1, 10.0) for number in (0, 3)] == [
-        TrialScheduler.CONTINUE,
-        TrialScheduler.STOP,
-    ]
+        assert decide(scheduler, 0, 1, 10.0) == TrialScheduler.CONTINUE
+    assert decide(halving(history, grace=None), 3, 1, 15.0) == TrialScheduler.CONTINUE
 
 
 def test_an_epoch_reported_again_is_judged_again_only_while_it_is_the_last() -> None:
@@ -146,12 +121,6 @@ def test_an_epoch_reported_again_is_judged_again_only_while_it_is_the_last() -> 
     assert decide(scheduler, 2, 1, 10.0) == TrialScheduler.CONTINUE
 
 
-def test_without_a_grace_period_nobody_is_stopped() -> None:
-    history = history_of(2)
-    history.note(0, 1, 90.0)
-    assert decide(halving(history, grace=None), 1, 1, 0.0) == TrialScheduler.CONTINUE
-
-
 def test_brackets_are_drawn_from_seed_and_number_alone() -> None:
     drawn = [bracket_of(number, 5, [3, 2]) for number in range(400)]
     assert drawn == [bracket_of(number, 5, [3, 2]) for number in range(400)]
@@ -159,15 +128,9 @@ def test_brackets_are_drawn_from_seed_and_number_alone() -> None:
 
 
 def test_a_failure_leaves_its_cause_in_the_study(
-    tmp_path: Path, error_file: Callable[[BaseException], Path]
+    error_file: Callable[[BaseException], Path],
 ) -> None:
-    history = history_of(1)
-
-    @dataclasses.dataclass(frozen=True)
-    class Failed(Trial):
-        pickled_error_file: str = ""
-
-    halving(history).on_trial_error(
-        None, Failed(0, str(error_file(MemoryError("cannot allocate"))))
-    )
+    history, cause = history_of(1), MemoryError("cannot allocate")
+    failed = SimpleNamespace(config={"number": 0}, pickled_error_file=str(error_file(cause)))
+    halving(history).on_trial_error(None, failed)
     assert history.trials()[0].user_attrs["cause"].startswith("out of memory: ")
