@@ -65,10 +65,8 @@ def play(plan: SweepPlan, phase: Phase, draw: random.Random, num_events: int) ->
         trial = draw.choice(running)
         epoch = trial.epochs + 1
         if event == num_events - 1 and epoch < trial.num_epochs and draw.random() < 0.5:
-            known = {
-                "epoch": epoch,
-                "val/top1": score(trial.values, epoch - 1, trial.num_epochs, 0),
-            }
+            top1 = score(trial.values, epoch - 1, trial.num_epochs, 0)
+            known = {"epoch": epoch, "val/top1": top1}
             answer = phase.scheduler.on_trial_result(None, trial, known)
             if answer == TrialScheduler.CONTINUE and draw.random() < 0.5:
                 phase.searcher.on_trial_result(trial.trial_id, known)

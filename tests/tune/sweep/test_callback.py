@@ -122,10 +122,14 @@ def test_epochs_are_recorded_once_from_0_without_rays_bookkeeping(scene: Scene) 
     assert [event for event, _ in scene.heard.events] == ["began", "epoch 0", "epoch 1", "epoch 2"]
 
 
-def test_a_restarted_trial_keeps_its_run(scene: Scene) -> None:
-    scene.report(scene.start(), 1)
-    first = scene.run().info.id
+def test_a_trial_that_was_cut_off_goes_on_in_its_run_with_its_epochs(scene: Scene) -> None:
     scene.report(scene.start(), 1, 2)
+    first = scene.run().info.id
+    scene.report(scene.start(), 1, 2)  # restarted by Ray
+    scene.callback = scene.another()
+    scene.start(epochs_done=2)
+    row = scene.callback.table.rows[0]
+    assert (row.epochs, row.top1, row.state) == (2, 20.0, "running")
     assert scene.run().info.id == first and len(scene.run().epochs) == 2
 
 
@@ -139,6 +143,10 @@ def test_a_trial_that_ray_ends_is_complete_or_pruned(
     if stopped:
         scene.stop.set()
     assert scene.end(trial) == state
+    scene.start(1)
+    for _ in range(2):
+        scene.callback.end_unfinished()  # of what Ray never said the end
+    assert [scene.run(number).info.state for number in (0, 1)] == [state, "killed"]
     best = [point["sweep/best_top1"] for point in RunFolder(scene.plan.directory).points]
     assert best == ([30.0] if state == "complete" else [])
 
@@ -163,11 +171,13 @@ def test_a_failed_trial_carries_its_cause(
     scene: Scene, error_file: Callable[[BaseException], Path]
 ) -> None:
     cause = NonFiniteLoss("the training loss is not finite at epoch 0, step 1; lower lr or Tmax")
-    trial = scene.start()
-    trial.pickled_error_file = str(error_file(cause))
-    scene.callback.on_trial_error(0, [], trial)
-    info, row = scene.run().info, scene.callback.table.rows[0]
-    assert (info.state, info.cause) == (row.state, row.cause) == ("failed", str(cause))
+    files = {0: str(error_file(cause)), 1: None}  # the latter's process vanished
+    for number, said in enumerate([str(cause), "its process ended"]):
+        trial = scene.start(number)
+        trial.pickled_error_file = files[number]
+        scene.callback.on_trial_error(0, [], trial)
+        info, row = scene.run(number).info, scene.callback.table.rows[number]
+        assert (info.state, info.cause) == (row.state, row.cause) == ("failed", said)
 
 
 def test_a_disk_that_takes_no_more_ends_the_sweep_and_not_the_trial(
@@ -187,16 +197,6 @@ def test_a_disk_that_takes_no_more_ends_the_sweep_and_not_the_trial(
     scene.callback.end_unfinished()  # as far as it can be written
     assert scene.study.trials()[0].state == TrialState.RUNNING
     assert scene.run().info.state == "running"
-
-
-def test_a_trial_that_was_cut_off_goes_on_in_its_run_with_its_epochs(scene: Scene) -> None:
-    scene.report(scene.start(), 1, 2)
-    first = scene.run().info.id
-    scene.callback = scene.another()
-    scene.start(epochs_done=2)
-    row = scene.callback.table.rows[0]
-    assert (row.epochs, row.top1, row.state) == (2, 20.0, "running")
-    assert scene.run().info.id == first
 
 
 @pytest.mark.parametrize(
@@ -220,18 +220,3 @@ def test_a_sweep_whose_first_trials_all_fail_alike_gives_up(
             scene.end(trial)
     reason = "the first 3 trials all failed: no images at step 8" if stops else ""
     assert (scene.stop.is_set(), scene.stop.reason) == (stops, reason)
-
-
-def test_a_trial_whose_process_vanished_is_failed_too(scene: Scene) -> None:
-    scene.callback.on_trial_error(0, [], scene.start())
-    assert (scene.run().info.state, scene.run().info.cause) == ("failed", "its process ended")
-
-
-def test_what_ray_never_said_the_end_of_is_killed(scene: Scene) -> None:
-    ended = scene.start()
-    scene.report(ended, 1, 2, 3)
-    scene.end(ended)
-    scene.start(1)
-    for _ in range(2):
-        scene.callback.end_unfinished()
-    assert [scene.run(number).info.state for number in (0, 1)] == ["complete", "killed"]

@@ -21,9 +21,11 @@ CPU_NODES = Capacity((Node(4, 0), Node(3, 0)), "the cluster at x")
 
 
 def placed(
-    nodes: Capacity = GPU_NODES, gpus: float = 0, most: int = 99, concurrent: int = 0, **values: Any
-) -> Placement:
-    recipe = Recipe(**{"dataset": "digits", "model": "resnet20_1w1a", **values})
+    nodes: Capacity = GPU_NODES, gpus: float = 0, most: int = 99, concurrent: int = 0,
+    of: str = "", **values: Any,
+) -> Placement:  # fmt: skip
+    """The placement of a recipe of these values, which names the GPUs `of` its machine."""
+    recipe = Recipe(**{"dataset": "digits", "model": "resnet20_1w1a", "gpus": of, **values})
     wanted = {"gpus_per_trial": gpus, "most_at_once": most, "concurrent": concurrent}
     return place(recipe, nodes, num_trials=99, **wanted)
 
@@ -62,27 +64,14 @@ def test_without_gpus_threads_are_as_many_as_all_trials_can_have_at_once() -> No
         ({"gpus": 5}, "gpus_per_trial is 5, and no node of the cluster at x has more than 4 GPU"),
         ({"train_workers": 7}, "gpus_per_trial is 7, .* all nodes together 6"),
         ({"concurrent": 7, "gpus": 1}, "7 trial.* do not fit .*at most 6 do"),
+        ({"of": "none", "gpus": 1}, "is 1, and no node of the cluster at x has more than 0 GPU"),
+        ({"of": "none", "threads": 17}, "17 thread.* do not fit the cluster at x .*at most 0 do"),
+        ({"of": "0,1"}, "gpus is '0,1', and Ray hands out the GPUs of the cluster at x"),
     ],
 )
 def test_what_can_never_be_placed_is_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         placed(**given)
-
-
-@pytest.mark.parametrize(
-    ("recipe", "gpus", "said"),
-    [
-        ("none", 1, "gpus_per_trial is 1, and no node of the cluster at x has more than 0 GPU"),
-        ("none", 0, "17 thread.* do not fit the cluster at x .*at most 0 do"),
-        ("0,1", 0, "gpus is '0,1', and Ray hands out the GPUs of the cluster at x"),
-    ],
-)
-def test_gpus_of_one_machine_or_none_are_no_gpus_of_a_cluster(
-    recipe: str, gpus: float, said: str
-) -> None:
-    values = Recipe(dataset="digits", model="resnet20_1w1a", gpus=recipe, threads=17)
-    with pytest.raises(RecipeError, match=said):
-        place(values, GPU_NODES, num_trials=99, gpus_per_trial=gpus, most_at_once=99)
 
 
 @pytest.mark.slow

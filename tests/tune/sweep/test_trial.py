@@ -55,11 +55,6 @@ def run(folder: Path, **given: Any) -> None:
     run_trial(config, base=BASE, sweep_directory=str(folder), train=score)
 
 
-def test_the_folder_of_a_trial() -> None:
-    assert trial_directory("out/look", 4) == Path("out/look/trials/0004")
-    assert trial_directory("out/look", 4, CONFIRM) == Path("out/look/confirm/0004")
-
-
 @pytest.mark.parametrize(
     ("written", "known", "told"),
     [(0, 0, [1, 2, 3]), (2, 1, [1, 2, 3]), (2, 2, [2, 3]), (3, 2, [2, 3]), (3, 3, [3])],
@@ -79,6 +74,7 @@ def test_a_confirmation_run_reports_the_test_set_with_its_last_epoch_and_evaluat
     reported: Rows, tmp_path: Path
 ) -> None:
     run(tmp_path, test=True)
+    assert trial_directory(tmp_path, 4, CONFIRM) == tmp_path / "confirm" / "0004"
     assert [row["epoch"] for row in reported] == [1, 2, 3]
     assert [row.get("test/top1") for row in reported] == [None, None, 77.0]
     run(tmp_path, test=True, epochs_done=2)  # killed before anybody heard of it
