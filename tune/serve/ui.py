@@ -53,7 +53,7 @@ def serve_ui(
     def meanwhile() -> None:
         found.append(look(tracker_uri, sweep))
 
-    with _ended_by_signals(), mlflow_server(tracker_uri, chosen, host, meanwhile) as server:
+    with ended_by_signals(), mlflow_server(tracker_uri, chosen, host, meanwhile) as server:
         _say_links(base_url, *found[0], say, ours=True)
         say("Ctrl-C ends it")
         status = server.wait()
@@ -83,7 +83,7 @@ def serve_optuna(
     storage, chosen = sweep.storage_url(), free_port(host, port)
     say(f"sweep {sweep.record.name}: http://{reached_at(host)}:{chosen}/dashboard")
     say("Ctrl-C ends it")
-    with _ended_by_signals():
+    with ended_by_signals():
         run_server(storage, host, chosen)
 
 
@@ -105,7 +105,7 @@ def _say_links(
 
 
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """A closed terminal and SIGTERM end what is inside as Ctrl-C does; nohup keeps its say."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     taken = [number for number, handler in before.items() if handler != signal.SIG_IGN]
