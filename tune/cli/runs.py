@@ -24,21 +24,14 @@ def add(command: Add) -> None:
     add_recipe_options(command("train", train, text, [TENSORBOARD]))
     text = "run a named recipe, a recipe file or a recorded run again, and give a verdict"
     target = "recipe name or file, id of a recorded run, or file of rbnn export"
-    again = command(
-        "replay",
-        replay,
-        text,
-        [
-            arg("target", show="RECIPE|RUN_ID|FILE", help=target),
-            flag("--verify", "a run or exported file: compare every epoch with the recorded one"),
-            arg(
-                "--tolerance", type=float, show="POINTS", help="of --verify's final val/top1 (0.5)"
-            ),
-            arg("--seeds", type=int, show="N", help="a recipe: the mean of N seeds is judged"),
-            TENSORBOARD,
-        ],
-    )
-    add_recipe_options(again, positional=False)
+    arguments = [
+        arg("target", show="RECIPE|RUN_ID|FILE", help=target),
+        flag("--verify", "a run or exported file: compare every epoch with the recorded one"),
+        arg("--tolerance", type=float, show="POINTS", help="of --verify's final val/top1 (0.5)"),
+        arg("--seeds", type=int, show="N", help="a recipe: the mean of N seeds is judged"),
+        TENSORBOARD,
+    ]
+    add_recipe_options(command("replay", replay, text, arguments), positional=False)
     run_id = arg("run_id", show="RUN_ID", help="id of a recorded run, or its beginning")
     text = "write a recorded run into one file, to be replayed and verified anywhere"
     command("export", export_run, text, [run_id, arg("file", show="FILE", help="to write (JSON)")])

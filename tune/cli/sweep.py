@@ -208,21 +208,13 @@ def run_sweep(
     from tune.sweep.stop import Interruption
 
     config = file if isinstance(file, SweepConfig) else load_sweep(file, **settings)
-    given = {"trainable": trainable} if trainable else {}
+    given: dict[str, Any] = {"name": name, "results_dir": results_dir, "address": address}
+    given |= {"learn_from": learn_from} | ({"trainable": trainable} if trainable else {})
     with Interruption() as signals:
         with watched("", tensorboard=tensorboard) as (listener, mirror):
-            folder, stop = run(
-                config,
-                store=mirror.reader.uri,
-                name=name,
-                results_dir=results_dir,
-                address=address,
-                listener=listener,
-                signals=signals,
-                began=lambda plan, folder: print(opening(plan), flush=True),
-                learn_from=learn_from,
-                **given,
-            )
+            about: dict[str, Any] = {"listener": listener, "signals": signals}
+            about["began"] = lambda plan, folder: print(opening(plan), flush=True)
+            folder, stop = run(config, store=mirror.reader.uri, **about, **given)
         sweep = Sweep(folder)
         sweep._conclude(stop, mirror)
     return sweep

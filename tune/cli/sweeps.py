@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from tune.sweep.config import SweepConfig
     from tune.sweep.folder import SweepFolder
 
-CLUSTER = arg(
-    "--address", show="URL", default="", help="of the cluster that a submitted sweep runs on"
-)
+_text = "of the cluster that a submitted sweep runs on"
+CLUSTER = arg("--address", show="URL", default="", help=_text)
 # Options of `rbnn sweep` that take the place of a sweep file's keys.
 KEYS = (
     "trials", "concurrent", "time_budget_min", "seed", "storage_path", "storage", "confirm_seeds"
@@ -25,43 +24,27 @@ EXIT_STATUS = {"finished": 0, "stopped": 130}
 
 def add(command: Add) -> None:
     """The parsers of these commands."""
-    command(
-        "sweep",
-        sweep,
-        "search hyperparameters: a sweep file's space, the documented default as trial 0",
-        [
-            arg("file", show="FILE", help="sweep file, e.g. experiments/quickstart.yaml"),
-            arg("--name", default="", help="of the sweep (default: the file's, and the time)"),
-            arg("--trials", type=int, show="N", help="number of trials, instead of the file's"),
-            arg("--concurrent", type=int, show="N", help="trials at once (default: as fits here)"),
-            arg(
-                "--time_budget",
-                dest="time_budget_min",
-                type=float,
-                show="MINUTES",
-                help="stop the search after so long",
-            ),
-            arg("--seed", type=int, show="N", help="seed of the sampler"),
-            arg("--storage_path", show="DIR|URL", help="where all nodes keep checkpoints"),
-            arg("--storage", show="URL", help="Optuna storage (default: a file of the sweep)"),
-            arg("--learn_from", nargs="+", default=[], show="SWEEP", help="earlier sweeps"),
-            arg(
-                "--no_confirm",
-                dest="confirm_seeds",
-                action="store_const",
-                const=0,
-                help="do not train the best settings again with fresh seeds",
-            ),
-            flag("--dry_run", "say what it would try and take, and do nothing"),
-            flag("--submit", "hand it to the cluster at --address and return at once"),
-            TENSORBOARD,
-            RAY,
-            RESULTS,
-        ],
-    )
-    seeds = arg(
-        "--confirm_seeds", type=int, show="N", help="confirm the best with N fresh seeds; 0: do not"
-    )
+    minutes: dict[str, Any] = {"dest": "time_budget_min", "type": float, "show": "MINUTES"}
+    never: dict[str, Any] = {"dest": "confirm_seeds", "action": "store_const", "const": 0}
+    text = "do not train the best settings again with fresh seeds"
+    arguments = [
+        arg("file", show="FILE", help="sweep file, e.g. experiments/quickstart.yaml"),
+        arg("--name", default="", help="of the sweep (default: the file's, and the time)"),
+        arg("--trials", type=int, show="N", help="number of trials, instead of the file's"),
+        arg("--concurrent", type=int, show="N", help="trials at once (default: as fits here)"),
+        arg("--time_budget", **minutes, help="stop the search after so long"),
+        arg("--seed", type=int, show="N", help="seed of the sampler"),
+        arg("--storage_path", show="DIR|URL", help="where all nodes keep checkpoints"),
+        arg("--storage", show="URL", help="Optuna storage (default: a file of the sweep)"),
+        arg("--learn_from", nargs="+", default=[], show="SWEEP", help="earlier sweeps"),
+        arg("--no_confirm", **never, help=text),
+        flag("--dry_run", "say what it would try and take, and do nothing"),
+        flag("--submit", "hand it to the cluster at --address and return at once"),
+    ]
+    text = "search hyperparameters: a sweep file's space, the documented default as trial 0"
+    command("sweep", sweep, text, [*arguments, TENSORBOARD, RAY, RESULTS])
+    text = "confirm the best with N fresh seeds; 0: do not"
+    seeds = arg("--confirm_seeds", type=int, show="N", help=text)
     text = "go on with a sweep that was stopped or died, where it was"
     command("resume", resume, text, [SWEEP, seeds, TENSORBOARD, RAY, RESULTS])
     text = "end a running sweep cleanly, from another terminal"

@@ -105,9 +105,8 @@ class Jobs:
         """Hand a sweep over; returns the job's id. extra: options of `rbnn sweep` there."""
         name = check_name(name) or f"{file.name}-{datetime.now():%Y%m%d-%H%M%S}"
         with staged_code() as folder:
-            (folder / SWEEP_FILE).write_text(
-                yaml.safe_dump(portable(file), sort_keys=False), "utf-8"
-            )
+            text = yaml.safe_dump(portable(file), sort_keys=False)
+            (folder / SWEEP_FILE).write_text(text, "utf-8")
             return self._submit(
                 entrypoint=entrypoint(name, extra),
                 submission_id=name,

@@ -50,14 +50,8 @@ auth_cache_ttl_seconds = 60
 """
 
 
-def server_command(host: str, port: int, num_workers: int) -> list[str]:
-    """The command of an MLflow server; the rest is in `server_settings`."""
-    options = ["--host", host, "--port", str(port), "--workers", str(num_workers)]
-    return [sys.executable, "-m", "mlflow", "server", *options]
-
-
 def server_settings(uri: str) -> dict[str, str]:
-    """Its environment: the database, which may hold a password; nothing in the background."""
+    """A server's environment: the database, perhaps with a password; nothing in the background."""
     return {
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_REGISTRY_STORE_URI": uri,
@@ -145,8 +139,10 @@ class TeamServer:
     def command(self) -> list[str]:
         """The server's command line; nothing in it is secret."""
         several = urlsplit(self.database).scheme.partition("+")[0] in DATABASE_PORTS
+        num_workers = NUM_WORKERS if several else 1
+        options = ["--host", self.host, "--port", str(self.port), "--workers", str(num_workers)]
         login = ["--app-name", "basic-auth"] if self.users else []
-        return [*server_command(self.host, self.port, NUM_WORKERS if several else 1), *login]
+        return [sys.executable, "-m", "mlflow", "server", *options, *login]
 
     def environment(self) -> dict[str, str]:
         """The server's environment; artifacts go through the server."""

@@ -167,11 +167,9 @@ class Proposals:
             return at_random if self.space.values(middle, rounded=True) in given else middle
         if self.sampler == "gp":
             return self._improved(trials, scored)
+        seed, startup = seed_of(self.seed, len(trials)), self.num_startup
         sampler = TPESampler(
-            seed=seed_of(self.seed, len(trials)),
-            multivariate=True,
-            constant_liar=True,
-            n_startup_trials=self.num_startup,
+            seed=seed, multivariate=True, constant_liar=True, n_startup_trials=startup
         )
         study = optuna.create_study(sampler=sampler, direction="maximize")
         study.add_trials([*scored, *(t for t in trials if t.state == TrialState.RUNNING)])
@@ -202,9 +200,9 @@ class Proposals:
 
     def _level(self, trial: FrozenTrial) -> int:
         """The level of the epochs that a trial was trained, of a running one will be."""
-        epochs = self.lengths[-1]
-        if self.short or trial.state != TrialState.RUNNING:
-            epochs = schedule(trial, epochs) if self.short else last_epoch(trial)
+        epochs = self._length(trial)
+        if not self.short and trial.state != TrialState.RUNNING:
+            epochs = last_epoch(trial)
         return max(bisect.bisect_right(self.lengths, epochs) - 1, 0)
 
 

@@ -143,12 +143,9 @@ class Study:
         that has not ended [number, epochs done, whether it waits].
         """
         trials = self.trials()
-        begun = [
-            [trial.number, last_epoch(trial), trial.state == TrialState.WAITING]
-            for trial in trials
-            if not trial.state.is_finished()
-        ]
-        return {"of": len(trials), "open": begun}
+        begun = [trial for trial in trials if not trial.state.is_finished()]
+        rows = [[t.number, last_epoch(t), t.state == TrialState.WAITING] for t in begun]
+        return {"of": len(trials), "open": rows}
 
     def note(self, number: int, epoch: int, score: float) -> None:
         """The score of an epoch of a trial that has not ended; a repeated epoch replaces it."""
@@ -190,13 +187,8 @@ class Study:
         scores: dict[int, float] | None = None,
     ) -> FrozenTrial:
         """A new trial, at once with all that is known of it."""
-        trial = create_trial(
-            state=state,
-            params=params,
-            distributions=distributions,
-            user_attrs=attributes,
-            intermediate_values=scores,
-        )
+        about: dict[str, Any] = {"user_attrs": attributes, "intermediate_values": scores}
+        trial = create_trial(state=state, params=params, distributions=distributions, **about)
         self.study.add_trial(trial)
         return self.trials()[-1]
 

@@ -207,9 +207,8 @@ def export(winner: Winner, name: str, file: Path) -> None:
         more = "--val_fraction 0 trains on all of them and validates on the test set"
         head += [f"{held_out:.0%} of the training images are held out, as in the sweep; {more}"]
     head += [f"Run it: rbnn replay {file}"]
-    file.write_text(
-        "".join(f"# {line}\n" for line in head) + winner.recipe.to_yaml(), encoding="utf-8"
-    )
+    comment = "".join(f"# {line}\n" for line in head)
+    file.write_text(comment + winner.recipe.to_yaml(), encoding="utf-8")
 
 
 def _iso(seconds: float | None) -> str | None:
@@ -220,11 +219,8 @@ def _iso(seconds: float | None) -> str | None:
 
 def curves_of(study: Study) -> dict[int, Curve]:
     """val/top1 in percent of every trial that reported an epoch, by number."""
-    return {
-        trial.number: sorted(trial.intermediate_values.items())
-        for trial in study.trials()
-        if trial.intermediate_values
-    }
+    found = {trial.number: sorted(trial.intermediate_values.items()) for trial in study.trials()}
+    return {number: curve for number, curve in found.items() if curve}
 
 
 def importance_of(study: Study) -> dict[str, float]:
