@@ -74,10 +74,8 @@ class EventFiles(Listener):
 
 @contextmanager
 def watched(store: str, *, tensorboard: bool = False) -> Iterator[tuple[Listener, Mirror]]:
-    """(what hears of a sweep or a run, the mirror in the store at that URI, "" for the default).
-
-    At its end the store has everything, or it was said that it has not. RequestError where the
-    store does not answer at the beginning.
+    """(what hears of a sweep or a run, the mirror in the store at that URI, "" for the default). At
+    its end the store has everything, or it was said that it has not.
     """
     mirror = Mirror.open(store, say=say)
     thread = MirrorThread(mirror)

@@ -82,10 +82,7 @@ class Sweep:
         return figure(kind, gather(self.folder))
 
     def resume(self, *, address: str = "", tensorboard: bool = False, **given: Any) -> Sweep:
-        """Go on where it was left, watched, recorded where its runs are; returns when it ends.
-
-        given: further arguments of `tune.sweep.session.resume_sweep`.
-        """
+        """Go on where it was left, watched, recorded where its runs are; returns when it ends."""
         from tune.cli.listeners import watched
         from tune.run.folder import run_folders
         from tune.sweep.session import resume_sweep
@@ -103,7 +100,7 @@ class Sweep:
 
     def extend(self, trials: int | None = None, hours: float | None = None, **given: Any) -> Sweep:
         """Add trials or hours to its budget and go on; given: as for `resume`."""
-        from tune.sweep.begin import extend_budget
+        from tune.sweep.lineage import extend_budget
 
         self.check_idle()
         extend_budget(self.folder, trials, hours)
@@ -196,10 +193,9 @@ def run_sweep(
     """Run a sweep file, by its name or path, to its end, watched and recorded; Ctrl-C, or a
     notebook's stop button, ends it in good order, to be gone on with by `resume`.
 
-    settings: keys of the sweep file that take the place of the file's, e.g. trials=4. address: of a
-    running Ray cluster, "" for RAY_ADDRESS or a Ray of its own. trainable: what trains a trial.
-    learn_from: folders of earlier sweeps whose trials the sampler learns from.
-    Raises RequestError, one line, before anything is started.
+    settings: keys that take the place of the file's, e.g. trials=4. address: of a running Ray
+    cluster, "" for RAY_ADDRESS or a Ray of its own. trainable: what trains a trial. learn_from:
+    folders of earlier sweeps whose trials the sampler learns from.
     """
     from tune.cli.listeners import watched
     from tune.report.console import opening

@@ -65,10 +65,8 @@ def server_settings(uri: str) -> dict[str, str]:
 def mlflow_server(
     uri: str, port: int, host: str = "127.0.0.1", meanwhile: Callable[[], object] = lambda: None
 ) -> Iterator[Process]:
-    """An MLflow server for one user that answers inside the block; ended with its processes.
-
-    It is started as MLflow's own command would, without that command, which imports MLflow once
-    more: seconds. meanwhile: what to do while it starts.
+    """A server for one user that answers inside the block, ended with its processes. MLflow's
+    own command would import MLflow once more: seconds. meanwhile: what to do while it starts.
     """
     environment = {**os.environ, **server_settings(uri)}
     command = [sys.executable, "-m", "uvicorn", OURS, "--host", host, "--port", str(port)]

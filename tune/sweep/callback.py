@@ -29,10 +29,8 @@ GIVE_UP_AFTER = 3  # first trials that all fail for the same cause
 
 
 class SweepCallback(ray.tune.Callback):
-    """Keeps the table and the folders of a phase's trials true, and tells `listener` of them.
-
-    Sets `stop` when the first GIVE_UP_AFTER trials (or all, where there are fewer) fail for the
-    same cause.
+    """Keeps the table and the folders of a phase's trials true, and tells `listener` of them. Sets
+    `stop` when the first GIVE_UP_AFTER trials, or all of fewer, fail for the same cause.
     """
 
     def __init__(

@@ -127,10 +127,7 @@ def sweep_files() -> dict[str, Path]:
 
 
 def load_sweep(path: str | Path, **changes: Any) -> SweepConfig:
-    """The sweep file at `path`, or of that name in experiments/, with `changes` to its keys on top.
-
-    RecipeError, one line, where anything in it is not allowed.
-    """
+    """The sweep file at `path`, or of that name in experiments/, with `changes` to its keys."""
     file = Path(path) if Path(path).is_file() else sweep_files().get(str(path), Path(path))
     values = recipes.read_yaml(file, "sweep file")
     try:
@@ -218,8 +215,7 @@ def _within(space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
 
 def _scheduler(given: Any, space: Space, sampler: str) -> TrialScheduler:
     """How trials are compared early: by short schedules unless the file says otherwise, by ASHA
-    where keys are given and no name. ASHA never judges trials that still warm up, and nothing is
-    set where none is stopped.
+    where keys are given and no name. ASHA never judges trials that still warm up.
     """
     named: dict[str, Any] = {"name": given} if isinstance(given, str) else given
     unfit = "sampler grid tries each setting once" if sampler == "grid" else ""

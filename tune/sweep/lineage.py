@@ -1,4 +1,4 @@
-"""Trials that come from others: stopped ones go on, the best longer, earlier sweeps teach."""
+"""A sweep taken further, and trials that come from others: of its own, of earlier sweeps."""
 
 from __future__ import annotations
 
@@ -85,6 +85,24 @@ def extend_epochs(folder: SweepFolder, epochs: int, top: int) -> None:
         known = {VALUES: {**row.values, "epochs": epochs}, ORIGIN: row.number}
         study.add(TrialState.WAITING, trial.params, trial.distributions, known)
     more(folder, study, len(best))
+
+
+def extend_budget(folder: SweepFolder, trials: int | None, hours: float | None) -> None:
+    """Add trials to its budget, or hours from now; RequestError where neither can be."""
+    if trials is None and hours is None:
+        raise RequestError("extend adds nothing; give --trials N or --hours H")
+    if trials is not None and trials < 1:
+        raise RequestError(f"--trials is {trials}; it must be at least 1")
+    if hours is not None and not 0 < hours < float("inf"):
+        raise RequestError(f"--hours is {hours:g}; it must be above 0")
+    record, config = folder.record, folder.unchanged_config
+    study = Study.existing(folder.storage_url(record), record.name)
+    begun = len(study.finished) if study else 0
+    if config.sampler == "grid" and begun >= len(config.space.grid()):
+        text = "has tried its whole grid; widen the space in a new sweep"
+        raise RequestError(f"sweep '{record.name}' {text}")
+    budget = None if trials is None else max(record.trials or 0, begun) + trials
+    folder.update(trials=budget, budget_s=None if hours is None else folder.used_s + hours * 3600)
 
 
 def study_of(folder: SweepFolder) -> Study:

@@ -16,13 +16,12 @@ from tune.cluster.ray import capacity, connected, joined
 from tune.run.failure import disk_trouble
 from tune.run.folder import State
 from tune.run.listener import Listener
-from tune.sweep.begin import about, create_folder
 from tune.sweep.callback import SweepCallback
 from tune.sweep.config import SweepConfig
 from tune.sweep.confirm import num_confirming, settings_of
 from tune.sweep.folder import SweepFolder
 from tune.sweep.lineage import lessons, teach
-from tune.sweep.plan import SweepPlan, plan, plan_again
+from tune.sweep.plan import SweepPlan, about, create_folder, plan, plan_again
 from tune.sweep.repair import check_study, examine
 from tune.sweep.stop import BUDGET, SIGNAL, Broken, Interruption, StopSignal
 from tune.sweep.storage import STORAGE_ERRORS, check_storage_url, reason_of
@@ -51,9 +50,8 @@ def run_sweep(
     """Run a sweep file to its end, or until it is stopped, and say why it ended.
 
     Raises RequestError before anything is started. store: URI of the MLflow store that the sweep
-    belongs to. address: of a running Ray cluster; "" for RAY_ADDRESS, and without that a Ray of its
-    own. began: called when the folder is there and nothing runs yet. learn_from: earlier sweeps
-    whose trials the sampler learns from.
+    belongs to. began: called when the folder is there and nothing runs yet. Others: as
+    `tune.run_sweep` takes them.
     """
     with joined(address):
         planned = plan(config, name=name, results_dir=results_dir, capacity=capacity(address))
@@ -85,10 +83,8 @@ def resume_sweep(
     signals: Interruption | None = None,
     trainable: Trainable = run_trial,
 ) -> StopSignal:
-    """Go on with a sweep where it was left: finished trials stay, those that were cut off continue,
-    then new ones follow.
-
-    Raises RequestError where another process conducts it, or where it does not fit what is here.
+    """Go on with a sweep: finished trials stay, those that were cut off continue, then new ones
+    follow. RequestError where another process conducts it, or where it does not fit what is here.
     """
     record, config = folder.record, folder.unchanged_config
     recipe, directory = Recipe(**record.recipe), folder.directory
@@ -115,10 +111,7 @@ class SweepSession:
     ended: tuple[StopSignal, State, str] | None = None  # its state and cause, when all is done
 
     def run(self, begin: Callable[[], object] = lambda: None) -> StopSignal:
-        """Search, confirm, and record how it ended; returns why it ended early, if it did.
-
-        begin: what comes first, and may be interrupted like the rest.
-        """
+        """`begin`, search, confirm, and record how it ended; returns why early, if it did."""
         try:
             begin()
             self.listener.run_began(self.folder)

@@ -102,9 +102,8 @@ def play(
     seed: int,
     max_epochs: int | None = None,
 ) -> list[SimulatedTrial]:
-    """`simulate` for any searcher and scheduler of Ray Tune; the searcher's configurations are as
-    those of `OptunaSearcher.suggest`, a TrialSpec's. num_epochs: of a trial's schedule, where its
-    values name no `epochs` of their own.
+    """`simulate` for any searcher, whose configs are a TrialSpec's, and scheduler of Ray Tune.
+    num_epochs: of a trial's schedule, where its values name no `epochs` of their own.
     """
     running: list[RunningTrial] = []
     ended: list[SimulatedTrial] = []

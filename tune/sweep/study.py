@@ -89,10 +89,8 @@ class Study:
             )
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """All trials by number, or those in the given states.
-
-        Optuna's storage in memory, asked for waiting ones, misses those that were running before.
-        """
+        """All trials by number, or those in the given states."""
+        # Optuna's storage in memory, asked for waiting ones, misses those that were running before.
         found = self.study.get_trials(deepcopy=False)
         return [trial for trial in found if trial.state in states] if states else found
 
@@ -216,9 +214,8 @@ class Study:
 
 
 def begin_study(url: str, name: str, sweep_id: str, about: dict[str, str] | None = None) -> None:
-    """Create the study of a new sweep; RequestError where the storage holds one of that name.
-
-    about: attributes of the study, for people who look at it in Optuna's own tools.
+    """Create the study of a new sweep, with attributes `about` it for people who use Optuna's own
+    tools; RequestError where the storage holds one of that name.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url)

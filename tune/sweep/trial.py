@@ -64,10 +64,8 @@ def for_tune(metrics: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial in its own process.
-
-    address: of its checkpoints in an object store, or "". resources: of one of its workers, None as
-    the machine allows. tested: whether its last epoch is told apart, with the test set's score.
+    """A trial in its own process. address: of its checkpoints in an object store. resources: of one
+    of its workers. tested: whether its last epoch is told apart, with the test set's score.
     """
 
     recipe: Recipe
@@ -106,8 +104,8 @@ def train_trial(trial: Trial, journal: Journal, tell: Tell) -> None:
 
 
 def shared_data(recipe: Recipe) -> Any:
-    """A reference to the recipe's data set in Ray's object store, for `run_trial`; None where it is
-    not held in memory, or where several workers, processes of Ray Train, read it themselves.
+    """The recipe's data set in Ray's object store, one memory for all processes of a node; None
+    where it is not held in memory, or several workers of Ray Train read it themselves.
     """
     import ray
 
@@ -128,12 +126,9 @@ def run_trial(
 ) -> None:
     """Ray Tune's trainable: `config` is a TrialSpec's, as the searcher gave it.
 
-    data: where Ray keeps the baseline's data set, which the sweep has read: all processes of a node
-    use the same memory. train: what trains; tests and benchmarks put something quicker in its
-    place.
-
-    What the trial's journal holds beyond `epochs_done` is reported again, as a kill may have come
-    before it was heard.
+    data: `shared_data`. train: what trains; tests and benchmarks put something quicker in its
+    place. What the trial's journal holds beyond `epochs_done` is reported again, as a kill may have
+    come before it was heard.
     """
     import ray.tune
 
@@ -161,9 +156,7 @@ def run_trial(
 
 
 def _tune_callback(trial: Trial, known: int) -> Any:
-    """Forwards rank 0's epochs after `known` from Ray Train to Ray Tune, but the last one of a
-    trial that is tested; to be made inside the trial.
-    """
+    """Forwards rank 0's epochs after `known` from Ray Train, but the last of one that is tested."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
     end = trial.recipe.epochs - trial.tested

@@ -17,9 +17,8 @@ from tune.sweep.audit import audit_of
 from tune.sweep.config import parse_sweep
 from tune.sweep.folder import SweepFolder, trial_directory
 from tune.sweep.lineage import extend_epochs, lessons, promote, study_of, teach
-from tune.sweep.plan import plan
+from tune.sweep.plan import create_folder, plan
 from tune.sweep.searcher import spec_of
-from tune.sweep.session import create_folder
 from tune.sweep.study import LEARNED, ORIGIN, VALUES, Study, begin_study
 from tune.sweep.tuner import proposals_of
 
