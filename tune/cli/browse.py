@@ -124,7 +124,7 @@ def best(args: argparse.Namespace) -> int:
             print(registered.text)
     packaged = 0
     if args.out:
-        from tune.cli.package import package_recorded
+        from tune.cli.runs import package_recorded
         from tune.tracking.reader import RunReader
 
         packaged = package_recorded(winner.row.run_id, RunReader.open(folder.store_uri()), args)

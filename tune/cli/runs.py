@@ -1,19 +1,23 @@
-"""`rbnn train`, `replay`, `export`, `diff`, `evaluate`, `recipes`: one recipe at a time."""
+"""`rbnn recipes`, `train`, `replay`, `export`, `diff`, `evaluate`, `package`: a recipe, a run."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbnn.errors import RequestError
 from rbnn.options import add_recipe_options, given_options, recipe_from
-from rbnn.packed.command import add_engine_option, evaluate_package, is_package, refuse_engine
+from rbnn.packed import command as packed
 from tune.cli import JSON, TENSORBOARD, Add, arg, flag, run
 
 if TYPE_CHECKING:
     from tune.run.record import RunRecord
+    from tune.tracking.reader import RunReader
+
+MODELS = "models:/"
 
 
 def add(command: Add) -> None:
@@ -43,7 +47,14 @@ def add(command: Add) -> None:
     evaluation = command("evaluate", evaluate, text, [file, JSON])
     add_recipe_options(evaluation, positional=False)
     evaluation.set_defaults(start_from=None)
-    add_engine_option(evaluation)
+    packed.add_engine_option(evaluation)
+    text = "id of a recorded run, checkpoint file or folder of a run, or model of the store"
+    source = arg("target", show="RUN|CHECKPOINT|models:/...", help=text)
+    text = (
+        "make a package: a network's weights as bits, with its ONNX and OpenVINO forms, compared "
+        "and timed; exit status 1 where a form predicts otherwise"
+    )
+    packed.add_package_options(command("package", package_target, text, [source]))
 
 
 def list_recipes(args: argparse.Namespace) -> int:
@@ -140,9 +151,9 @@ def diff_runs(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Evaluate a checkpoint or a package."""
-    if is_package(args.file):
-        return evaluate_package(args.file, args)
-    refuse_engine(args)
+    if packed.is_package(args.file):
+        return packed.evaluate_package(args.file, args)
+    packed.refuse_engine(args)
     args.evaluate = args.file
     return print_evaluation(args.file, args, as_json=args.json)
 
@@ -158,3 +169,30 @@ def print_evaluation(file: str, args: argparse.Namespace, *, as_json: bool) -> i
     else:
         print(*evaluation_lines(file, metrics, info.sizes["validation"]), sep="\n")
     return 0
+
+
+def package_target(args: argparse.Namespace) -> int:
+    """Package a checkpoint, wherever it lies."""
+    target: str = args.target
+    is_file = Path(target).exists() or not (target.isalnum() or target.startswith(MODELS))
+    if is_file:  # which names no run to log the package to
+        return 0 if packed.package(target, args).agrees else 1
+    from tune.tracking.reader import RunReader
+
+    return package_recorded(target, RunReader.open(), args)
+
+
+def package_recorded(target: str, reader: RunReader, args: argparse.Namespace) -> int:
+    """Package a run's last checkpoint, or a model's, and log the package to the run."""
+    from tune.tracking.package import checkpoint_of_model, checkpoint_of_run, log_package
+
+    with tempfile.TemporaryDirectory() as place:
+        if target.startswith(MODELS):
+            file, run_id = checkpoint_of_model(reader.client, target, Path(place))
+        else:
+            file, run_id = checkpoint_of_run(reader, target, Path(place))
+        found = packed.package(str(file), args, source=target)
+    if run_id:
+        model_id = log_package(reader.client, run_id, Path(args.out))
+        print(f"serve it: mlflow models serve -m models:/{model_id} --env-manager local")
+    return 0 if found.agrees else 1

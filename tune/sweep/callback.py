@@ -14,7 +14,7 @@ from typing import Any
 import ray.tune
 
 from tune.run.failure import failure_cause
-from tune.run.folder import Kind, RunFolder, RunInfo, State
+from tune.run.folder import RunFolder, RunInfo, State
 from tune.run.journal import Journal, epoch_metrics
 from tune.run.listener import Listener
 from tune.run.remote import fetch, store_of
@@ -146,9 +146,14 @@ def begin_run(plan: SweepPlan, spec: TrialSpec) -> RunFolder:
         name = f"confirm {spec.setting}, seed {spec.values['seed']}"
         number = {"rbnn.confirm": str(spec.number), "rbnn.confirms": str(spec.setting)}
     sweeps = {"rbnn.sweep": plan.name, "rbnn.sweep_id": sweep.id, "rbnn.recipe": plan.config.name}
-    about: dict[str, Any] = {"name": name, "parent": sweep.id, "tags": sweeps | number}
-    kind: Kind = "confirm" if spec.test else "trial"
-    info = RunInfo(kind=kind, values=spec.values, data=asdict(plan.data), **about)
+    info = RunInfo(
+        kind="confirm" if spec.test else "trial",
+        name=name,
+        parent=sweep.id,
+        tags=sweeps | number,
+        values=spec.values,
+        data=asdict(plan.data),
+    )
     return RunFolder.begin(run.directory, info, plan.recipe.replace(**spec.values))
 
 

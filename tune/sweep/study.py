@@ -185,8 +185,13 @@ class Study:
         scores: dict[int, float] | None = None,
     ) -> FrozenTrial:
         """A new trial, at once with all that is known of it."""
-        about: dict[str, Any] = {"user_attrs": attributes, "intermediate_values": scores}
-        trial = create_trial(state=state, params=params, distributions=distributions, **about)
+        trial = create_trial(
+            state=state,
+            params=params,
+            distributions=distributions,
+            user_attrs=attributes,
+            intermediate_values=scores,
+        )
         self.study.add_trial(trial)
         return self.trials()[-1]
 
