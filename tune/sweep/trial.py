@@ -20,7 +20,7 @@ from rbnn.files import write_atomically
 from rbnn.recipe import Recipe
 from tune.run.failure import naming_the_disk
 from tune.run.journal import Journal
-from tune.run.remote import CheckpointStore, fetch, store_of
+from tune.run.remote import CheckpointStore, store_of
 from tune.sweep.folder import CONFIRM, TRIALS, trial_directory
 
 TEST_FILE = "test.json"
@@ -76,10 +76,12 @@ class Trial:
 
     def journal(self) -> Journal:
         """What the trial has reported so far, on whichever node."""
-        fetch(self.address, self.directory)
+        store = CheckpointStore(self.address) if self.address else None
+        if store:
+            store.fetch(self.directory)
         journal = Journal(self.directory)
-        if journal.complete() and self.address:
-            CheckpointStore(self.address).push(self.directory)
+        if journal.complete() and store:
+            store.push(self.directory)
         return journal
 
 
