@@ -25,8 +25,12 @@ def error_file(tmp_path: Path) -> Callable[[BaseException], Path]:
     from ray.exceptions import RayTaskError
 
     def write(cause: BaseException) -> Path:
-        file, text = tmp_path / "error.pkl", f"Traceback ...\n{type(cause).__name__}: {cause}"
-        file.write_bytes(cloudpickle.dumps(RayTaskError("train", text, cause)))
+        file = tmp_path / "error.pkl"
+        file.write_bytes(
+            cloudpickle.dumps(
+                RayTaskError("train", f"Traceback ...\n{type(cause).__name__}: {cause}", cause)
+            )
+        )
         return file
 
     return write
@@ -39,8 +43,9 @@ def tiny_sweep() -> Callable[[Path, str], tuple[int, str]]:
     Its output goes to a file: with a pipe, whoever outlives a killed sweep would be waited for.
     """
     outside = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "PYTHONWARNINGS")
-    environment = {name: value for name, value in os.environ.items() if name not in outside}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment = {name: value for name, value in os.environ.items() if name not in outside} | {
+        "PYTHONPATH": str(ROOT)
+    }
     script = str(Path(__file__).with_name("tiny_sweep.py"))
 
     def run(folder: Path, name: str) -> tuple[int, str]:

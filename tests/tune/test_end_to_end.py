@@ -22,9 +22,6 @@ pytestmark = [
 ]
 
 
-METRICS, KEPT = ("loss", "top1", "top5"), ("last.ckpt", "best.ckpt")
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     return Workplace(tmp_path_factory.mktemp("place"))
@@ -32,10 +29,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 @pytest.fixture(scope="module")
 def swept(place: Workplace) -> Iterator[tuple[Workplace, str]]:
-    """A finished sweep and its output: one trial learns, one is stopped, one fails, one goes on."""
-    asha = {"name": "asha", "grace_period": 1, "reduction_factor": 3}
-    space = {"lr": {"choice": [0.02, 0.03, 1e-9, 1e30]}}
-    file = place.sweep_file(space=space, sampler="grid", scheduler=asha, max_failures=0)
+    """A finished sweep of four trials, and its output: one learns, one is stopped, one fails, one
+    goes as it goes.
+    """
+    file = place.sweep_file(
+        space={"lr": {"choice": [0.02, 0.03, 1e-9, 1e30]}},
+        sampler="grid",
+        scheduler={"name": "asha", "grace_period": 1, "reduction_factor": 3},
+        max_failures=0,
+    )
     yield place, place.run("sweep", file, "--name", "tiny")
 
 
@@ -48,12 +50,19 @@ def test_a_sweep_is_recorded_as_a_parent_with_its_trials(swept: tuple[Workplace,
     reader = place.reader()
     parent, children = reader.sweep_run("tiny"), place.children("tiny")
     assert parent.info.status == "FINISHED"
-    common = {"rbnn.sweep": "tiny", "rbnn.recipe": "look"}
-    assert parent.data.tags.items() >= {"rbnn.kind": "sweep", **common}.items()
+    assert (
+        parent.data.tags.items()
+        >= {"rbnn.kind": "sweep", "rbnn.sweep": "tiny", "rbnn.recipe": "look"}.items()
+    )
     assert place.artifacts(parent.info.run_id) >= {"sweep.yaml", "recipe.yaml", "environment.yaml"}
     assert [run.data.tags["rbnn.trial"] for run in children] == ["0", "1", "2", "3"]
     for run in children:
-        tags = {"rbnn.kind": "trial", "mlflow.parentRunId": parent.info.run_id, **common}
+        tags = {
+            "rbnn.kind": "trial",
+            "rbnn.sweep": "tiny",
+            "rbnn.recipe": "look",
+            "mlflow.parentRunId": parent.info.run_id,
+        }
         assert run.data.tags.items() >= tags.items()
         assert run.data.tags["rbnn.data_fingerprint"] == parent.data.tags["rbnn.data_fingerprint"]
     assert float(children[0].data.params["lr"]) == BASE["lr"]
@@ -69,8 +78,10 @@ def test_its_winner_and_its_default_are_on_the_parent(swept: tuple[Workplace, st
     best = max(complete, key=lambda run: run.data.metrics["val/top1"])
     assert parent.data.tags["rbnn.best_run"] == best.info.run_id
     assert parent.data.metrics["val/top1"] == best.data.metrics["val/top1"]
-    default = place.children("tiny")[0].data.metrics["val/top1"]
-    assert parent.data.metrics["sweep/default_top1"] == default
+    assert (
+        parent.data.metrics["sweep/default_top1"]
+        == place.children("tiny")[0].data.metrics["val/top1"]
+    )
     assert f"rbnn replay {best.info.run_id[:8]}" in output and "documented default" in output
 
 
@@ -83,8 +94,11 @@ def test_every_trial_ended_truthfully_in_both_stores(swept: tuple[Workplace, str
     assert (ends[0.02], ends[1e-9], ends[1e30]) == ("FINISHED", "KILLED", "FAILED")
     for run, trial in zip(runs, trials, strict=True):
         assert (run.data.tags.get("rbnn.pruned") == "true") is (run.info.status == "KILLED")
-        points = place.history(run.info.run_id).get("val/top1", []) if trial.value else []
-        scores = {step + 1: value for step, value in points}
+        scores = (
+            {step + 1: value for step, value in place.history(run.info.run_id).get("val/top1", [])}
+            if trial.value
+            else {}
+        )
         assert trial.intermediate_values == scores
 
 
@@ -98,8 +112,9 @@ def test_a_stopped_trial_was_stopped_at_its_first_rung(swept: tuple[Workplace, s
 def test_a_failed_trial_says_why_and_the_sweep_goes_on(swept: tuple[Workplace, str]) -> None:
     place, output = swept
     run = by_rate(place)[1e30]
-    cause = r"loss is not finite at epoch 0, step \d+ \(lr 1e\+30"
-    assert re.search(cause, run.data.tags["rbnn.cause"])
+    assert re.search(
+        r"loss is not finite at epoch 0, step \d+ \(lr 1e\+30", run.data.tags["rbnn.cause"]
+    )
     assert f"trial {run.data.tags['rbnn.trial']} failed after 0 epochs, val/top1 - %: " in output
     assert len(by_rate(place)) == 4
 
@@ -114,13 +129,30 @@ def test_trials_keep_their_curves_recipes_and_checkpoints(
             continue
         history, files = place.history(run.info.run_id), place.artifacts(run.info.run_id)
         num_epochs = 2 if run.info.status == "FINISHED" else 1
-        for points in history.values():
-            assert [step for step, _ in points] == [*range(num_epochs)]
-        scores = {f"{split}/{kind}" for split in ("train", "val") for kind in METRICS}
-        assert scores | {"lr", "t", "k"} <= set(history)
-        assert files >= {"recipe.yaml", "environment.yaml", *(f"checkpoints/{c}" for c in KEPT)}
-        fetch = reader.client.download_artifacts
-        state = checkpoint.load(fetch(run.info.run_id, "checkpoints/last.ckpt", str(tmp_path)))
+        assert {tuple(step for step, _ in points) for points in history.values()} == {
+            tuple(range(num_epochs))
+        }
+        assert {
+            "train/loss",
+            "train/top1",
+            "train/top5",
+            "val/loss",
+            "val/top1",
+            "val/top5",
+            "lr",
+            "t",
+            "k",
+        } <= set(history)
+        assert files >= {
+            "recipe.yaml",
+            "environment.yaml",
+            "checkpoints/last.ckpt",
+            "checkpoints/best.ckpt",
+        }
+        path = reader.client.download_artifacts(
+            run.info.run_id, "checkpoints/last.ckpt", str(tmp_path)
+        )
+        state = checkpoint.load(path)
         assert Recipe(**state.recipe) == reader.recipe_of(run.info.run_id)
         if num_epochs == 2:
             assert state.epoch == 2 and state.metrics["val/top1"] == history["val/top1"][-1][1]

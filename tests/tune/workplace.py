@@ -21,8 +21,14 @@ from tune.tracking.reader import RunReader
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 300
 BASE = {
-    **{"dataset": "digits", "epochs": 2, "batch_size": 64, "batch_size_test": 397},
-    **{"lr": 0.02, "Tmin": 0.3, "Tmax": 3, "gpus": "none"},
+    "dataset": "digits",
+    "epochs": 2,
+    "batch_size": 64,
+    "batch_size_test": 397,
+    "lr": 0.02,
+    "Tmin": 0.3,
+    "Tmax": 3,
+    "gpus": "none",
 }
 
 
@@ -40,10 +46,15 @@ class Workplace:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The command, running, in a process group of its own as a terminal makes one."""
+        command = [sys.executable, "-m", "tune.cli", *arguments]
+        pipes: dict[str, Any] = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+        }
         return subprocess.Popen(
-            [sys.executable, "-m", "tune.cli", *arguments], cwd=self.folder, env=self.environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
+            command, cwd=self.folder, env=self.environment, start_new_session=True, **pipes
+        )
 
     def run(self, *arguments: str, status: int = 0) -> str:
         """The command's output; it must end with `status`."""
@@ -69,20 +80,28 @@ class Workplace:
     def history(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
         """Metric -> (step, value) in order, without the times; and the digests of the weights."""
         client = self.reader().client
+        names = [
+            name for name in client.get_run(run_id).data.metrics if not name.startswith("time/")
+        ]
         points = {
             name: [(p.step, p.value) for p in client.get_metric_history(run_id, name)]
-            for name in client.get_run(run_id).data.metrics
-            if not name.startswith("time/")
+            for name in names
         }
-        lines = Path(client.download_artifacts(run_id, "digests.txt")).read_text().splitlines()
-        digests = [(int(line.split()[0]), int(line.split()[-1], 16)) for line in lines]
-        return {**points, "digest": digests}
+        digests = Path(client.download_artifacts(run_id, "digests.txt")).read_text().splitlines()
+        return {
+            **points,
+            "digest": [(int(line.split()[0]), int(line.split()[-1], 16)) for line in digests],
+        }
 
     def artifacts(self, run_id: str) -> set[str]:
-        found = []
-        for folder in (None, "checkpoints"):
-            found += self.reader().client.list_artifacts(run_id, folder)
-        return {entry.path for entry in found if not entry.is_dir}
+        client = self.reader().client
+        folders = [None, "checkpoints"]
+        return {
+            entry.path
+            for folder in folders
+            for entry in client.list_artifacts(run_id, folder)
+            if not entry.is_dir
+        }
 
 
 def run_id_in(output: str) -> str:
@@ -93,5 +112,6 @@ def run_id_in(output: str) -> str:
 
 
 def study(folder: Path, sweep: str) -> optuna.Study:
-    storage = f"sqlite:///{folder}/result/{sweep}/optuna.db"
-    return optuna.load_study(study_name=sweep, storage=storage)
+    return optuna.load_study(
+        study_name=sweep, storage=f"sqlite:///{folder}/result/{sweep}/optuna.db"
+    )
