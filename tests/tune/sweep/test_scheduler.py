@@ -4,7 +4,6 @@ last epoch.
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 import random
 from collections.abc import Callable
@@ -23,19 +22,10 @@ from tune.sweep.study import VALUES, Study
 METRIC = "val/top1"
 
 
-@dataclasses.dataclass(frozen=True)
-class Trial:
+def trial(number: int, error: str = "") -> Any:
     """What schedulers read of a trial of Ray's."""
-
-    number: int
-
-    @property
-    def trial_id(self) -> str:
-        return str(self.number)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"number": self.number}
+    about = {"trial_id": str(number), "config": {"number": number}}
+    return SimpleNamespace(**about, pickled_error_file=error)
 
 
 def history_of(num_trials: int, storage: str | None = None) -> Study:
@@ -52,7 +42,7 @@ def halving(
 
 
 def decide(scheduler: Any, number: int, epoch: int, score: float) -> str:
-    answer: str = scheduler.on_trial_result(None, Trial(number), {"epoch": epoch, METRIC: score})
+    answer: str = scheduler.on_trial_result(None, trial(number), {"epoch": epoch, METRIC: score})
     return answer
 
 
@@ -83,7 +73,7 @@ def test_it_decides_as_rays_does_on_the_same_reports(
     for number in range(1, 9):
         drawn = bracket_of(number, seed, sizes)
         monkeypatch.setattr(np.random, "choice", Mock(return_value=drawn))
-        theirs.on_trial_add(None, Trial(number))
+        theirs.on_trial_add(None, trial(number))
     epochs = dict.fromkeys(range(1, 9), 0)
     while epochs:
         number = draw.choice(sorted(epochs))
@@ -131,6 +121,5 @@ def test_a_failure_leaves_its_cause_in_the_study(
     error_file: Callable[[BaseException], Path],
 ) -> None:
     history, cause = history_of(1), MemoryError("cannot allocate")
-    failed = SimpleNamespace(config={"number": 0}, pickled_error_file=str(error_file(cause)))
-    halving(history).on_trial_error(None, failed)
+    halving(history).on_trial_error(None, trial(0, str(error_file(cause))))
     assert history.trials()[0].user_attrs["cause"].startswith("out of memory: ")

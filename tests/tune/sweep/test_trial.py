@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -20,27 +20,19 @@ BASE = Recipe(dataset="cifar10", epochs=3, val_fraction=0.1).to_dict()
 Rows = list[dict[str, Any]]
 
 
-class Evaluations:
-    """Stands for `evaluate_file`: notes how often it is asked."""
-
-    num_calls = 0
-
-    def __call__(self, recipe: Recipe, path: str) -> tuple[dict[str, float], Any]:
-        self.num_calls += 1
-        assert recipe.val_fraction == 0.0 and path.endswith("last.ckpt")
-        return {"val/top1": 77.0, "val/loss": 1.0}, SimpleNamespace()
-
-
 @pytest.fixture
 def reported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rows]:
-    """What trials report to Ray Tune here."""
+    """What trials report to Ray Tune here, whose test set is evaluated once at most."""
     import ray.tune
 
     told: Rows = []
+    evaluate = Mock(return_value=({"val/top1": 77.0, "val/loss": 1.0}, None))
     monkeypatch.setattr(ray.tune, "report", told.append)
-    monkeypatch.setattr(session, "evaluate_file", evaluations := Evaluations())
+    monkeypatch.setattr(session, "evaluate_file", evaluate)
     yield told
-    assert evaluations.num_calls <= 1
+    assert evaluate.call_count <= 1
+    for recipe, path in (call.args for call in evaluate.mock_calls):
+        assert recipe.val_fraction == 0.0 and path.endswith("last.ckpt")
 
 
 def score(trial: Trial, journal: Journal, tell: Any) -> None:
