@@ -65,6 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / "sweep.yaml").write_text(yaml.safe_dump(FILE))
         accidents = [[1, 0, "report", "look"], [2, 1, "journal", "stop"]]
         (folder / "tiny-accidents.json").write_text(json.dumps(accidents))
+        patch.setattr(Sweep, "resume", partialmethod(Sweep.resume, trainable=tiny_sweep.trial))
         with connected():
             yield folder
 
@@ -78,7 +79,7 @@ def stopped(place: Path) -> SweepFolder:
 @pytest.fixture(scope="module")
 def finished(stopped: SweepFolder) -> SweepFolder:
     """The same, gone on with to its end."""
-    Sweep(stopped).resume(trainable=tiny_sweep.trial)
+    Sweep(stopped).resume()
     return stopped
 
 
@@ -95,13 +96,6 @@ def steps(reader: RunReader, found: list[Run]) -> list[list[int]]:
     """The epochs of each run that a store holds."""
     history = reader.client.get_metric_history
     return [[point.step for point in history(run.info.run_id, "val/top1")] for run in found]
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that go on with a sweep go on with trials that compute nothing."""
-    given = partialmethod(Sweep.resume, trainable=tiny_sweep.trial)
-    monkeypatch.setattr(Sweep, "resume", given)
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
@@ -219,7 +213,7 @@ def test_a_store_that_was_lost_is_filled_again(
     finished.update(store=second)
     reader.client.delete_run(parent.run_id)
     capsys.readouterr()
-    Sweep(finished).resume(trainable=tiny_sweep.trial)
+    Sweep(finished).resume()
     assert "was deleted; it is restored" in capsys.readouterr().out
     finished.update(store=known)
     said(capsys, "sync", "result/tiny")
@@ -249,7 +243,7 @@ def test_a_study_that_is_gone_is_seen(finished: SweepFolder) -> None:
     kept = study.read_bytes()
     study.unlink()
     with pytest.raises(RequestError, match="the Optuna study of sweep 'tiny' is gone"):
-        Sweep(finished).resume(trainable=tiny_sweep.trial)
+        Sweep(finished).resume()
     study.write_bytes(kept)
 
 
@@ -263,7 +257,6 @@ def test_trials_at_once_wait_for_a_place_and_none_starves(place: Path) -> None:
     assert not (place / "result" / "crowd" / "optuna.db").exists()
 
 
-@pytest.mark.usefixtures("quick")
 def test_it_is_extended_on_the_same_history(finished: SweepFolder) -> None:
     before = [run.info.run_id for run in runs()]
     assert cli.main(["extend", "tiny", "--trials", "2"]) == 0
@@ -276,7 +269,7 @@ def test_it_is_extended_on_the_same_history(finished: SweepFolder) -> None:
     assert cli.main(["extend", "tiny", "--trials", "0"]) == 2
 
 
-@pytest.mark.usefixtures("quick", "finished")
+@pytest.mark.usefixtures("finished")
 def test_the_best_settings_are_confirmed_with_fresh_seeds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
