@@ -56,9 +56,7 @@ def portable(file: SweepConfig) -> dict[str, Any]:
 
 
 def travelling_environment() -> dict[str, str]:
-    """What a job is told of this machine's environment: where to record, if that is a server.
-    Passwords do not travel: RequestError for an address that holds one.
-    """
+    """Where a job is to record, if that is a server; RequestError for one with a password."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if holds_password(uri):
         raise RequestError(

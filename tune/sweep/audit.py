@@ -59,9 +59,7 @@ def audit(proposals: Proposals, scheduler: SuccessiveHalving) -> Audit:
 
 
 def _given(trial: FrozenTrial, trials: list[FrozenTrial], proposals: Proposals) -> Iterator[str]:
-    """What is wrong with a trial that no sampler drew: one of `first`, lined up from outside, or
-    one that goes on with another.
-    """
+    """What is wrong with a trial that was given, or goes on with another."""
     values, subject = _plain(trial), f"trial {trial.number}"
     if (origin := trial.user_attrs.get(ORIGIN)) is not None:
         if _plain(trials[origin]) != values:

@@ -60,9 +60,7 @@ class Forecast:
 
 
 def forecast(plan: SweepPlan, recorded: tuple[float, str] | None) -> Forecast:
-    """The forecast of a planned sweep. recorded: seconds of an epoch of a run of the same kind, and
-    of which; where none is known, a few steps are trained.
-    """
+    """The forecast of a sweep. recorded: seconds of an epoch of such a run, and of which."""
     config, epochs = plan.config, plan.recipe.epochs
     asha, factor = config.scheduler, config.scheduler.reduction_factor
     judged: list[list[int]] = [[]]

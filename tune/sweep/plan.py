@@ -95,9 +95,7 @@ def plan_again(
     at_once: int,
     capacity: Capacity | None,
 ) -> SweepPlan:
-    """The plan of a sweep that began earlier, with the recipe as resolved then; at_once: trials as
-    planned then, fewer where there is less room now.
-    """
+    """The plan of a sweep that began earlier, with its recipe; at_once: trials as planned then."""
     there = dataclasses.replace(config, baseline=recipe, concurrent=0)
     _, placed = _place(there, at_once, capacity)
     recipe = _at_home(recipe)

@@ -30,7 +30,7 @@ LARGE, WHOLE_BEFORE_BASELINE = 40, 3
 # any other, and the share of a sweep's trials, its last, that are whole trainings of the best.
 LEAST_COMPARED, LAST_WHOLE = (8, 4), 10
 EVERY = 4  # draw of gp follows the prior's theta in place of the fitted one
-# Numbers of scores that theta is fitted to.
+# Numbers of scores that theta is fitted to, as fitting takes longest.
 FITTED_AT = [4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 113, 150, 200]
 Proposed = tuple[dict[str, Any], dict[str, Any]]  # raw values, recipe values
 
@@ -178,9 +178,7 @@ class Proposals:
     def _improved(
         self, trials: Sequence[FrozenTrial], scored: Sequence[FrozenTrial]
     ) -> dict[str, Any]:
-        """The highest expected improvement. theta is found anew at some numbers of scores only, as
-        that takes longest; it is a function of the trials nevertheless.
-        """
+        """The highest expected improvement; theta is fitted at some numbers of scores only."""
         running = [trial for trial in trials if trial.state == TrialState.RUNNING and trial.params]
         places = self.cube.places([trial.params for trial in [*scored, *running]])
         levels = np.array([self._level(trial) for trial in [*scored, *running]])

@@ -130,9 +130,7 @@ class SweepSession:
             raise failure from error
 
     def _failed(self, raised: BaseException) -> BaseException:
-        """Record that the sweep failed, as far as that can be written; returns what to raise: one
-        line where a disk or the storage takes no more.
-        """
+        """Record that the sweep failed, as far as that goes; returns what to raise, one line."""
         error = raised
         if isinstance(raised, Broken) and raised.__cause__:
             error = raised.__cause__

@@ -1,6 +1,4 @@
-"""Why a sweep ends before its last trial: Ctrl-C, `rbnn stop`, its time budget, equal failures, a
-disk or a storage that takes no more.
-"""
+"""Why a sweep ends early: a signal, `rbnn stop`, its budget, equal failures, a full disk."""
 
 from __future__ import annotations
 

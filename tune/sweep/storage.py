@@ -89,9 +89,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def check_storage_url(url: str) -> None:
-    """RequestError, one line, where no Optuna storage can be opened at `url`, or it would forget;
-    "" is the sweep's own file, which cannot be wrong.
-    """
+    """RequestError where no Optuna storage opens at `url`, or it would forget; "": our own."""
     if url.startswith("sqlite:") and (sqlite_path(url) is None or ":memory:" in url):
         raise RequestError(
             f"storage {shown(url)} is in memory, and ends with its process; name a file, e.g. "

@@ -1,6 +1,4 @@
-"""How a sweep stands, for people and as JSON, and its winner as a recipe: read from its folder and
-its study alone, while it runs elsewhere or after.
-"""
+"""How a sweep stands, and its winner as a recipe: read from its folder and its study alone."""
 
 from __future__ import annotations
 
@@ -224,9 +222,7 @@ def curves_of(study: Study) -> dict[int, Curve]:
 
 
 def importance_of(study: Study) -> dict[str, float]:
-    """The share of each option in what tells good trials from others: PED-ANOVA over the complete
-    ones, of the options that vary among them; empty where they are too few, or all equal.
-    """
+    """Each option's share in what tells good trials from others, by PED-ANOVA; {} for too few."""
     complete = study.trials(TrialState.COMPLETE)
     scores = {trial.value for trial in complete}
     names = dict.fromkeys(name for trial in complete for name in trial.params)

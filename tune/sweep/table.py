@@ -27,9 +27,7 @@ STATES: dict[TrialState, State] = {
 
 @dataclass
 class TrialRow:
-    """A trial: its values by option name, epochs completed, val/top1 (percent) of the last and the
-    best epoch, and which epoch that was, from 1.
-    """
+    """A trial: its values, epochs completed, val/top1 (percent) of the last and the best epoch."""
 
     number: int
     values: dict[str, Any]

@@ -104,9 +104,7 @@ def run(
     *,
     trainable: Trainable = run_trial,
 ) -> None:
-    """Run a phase to its end, or until `stop` is set: trials that run then wait in the study for
-    the next time. callbacks: Ray Tune's, called in this process.
-    """
+    """Run a phase until its end or `stop`: trials that run then wait for the next time."""
     if phase.num_trials == 0:
         return
     with connected():
