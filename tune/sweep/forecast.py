@@ -11,21 +11,21 @@ import itertools
 import operator
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch.nn import functional as F
 
 from rbnn.binarize import set_surrogate
 from rbnn.data import open_loaders
-from rbnn.data.loading import Batch, Drawn
 from rbnn.engine import evaluate
 from rbnn.hardware import device_of
 from rbnn.models import build
 from rbnn.recipe import Recipe
 from rbnn.schedules import surrogate_tk
 from rbnn.state import start
+from rbnn.step import take_step
 from tune.sweep.confirm import num_confirming
 from tune.sweep.plan import SweepPlan
 from tune.sweep.proposals import LAST_WHOLE
@@ -101,32 +101,20 @@ def expected_epochs(judged: list[int], reduction_factor: float, num_epochs: int)
 
 def measured_epoch_s(recipe: Recipe) -> tuple[float, str]:
     """Seconds of an epoch from a few steps and evaluation batches here, after one of each."""
-    alone = recipe.replace(train_workers=1)
+    alone = recipe.replace(train_workers=1, compile="off")
     device = device_of(alone)
     loaders = open_loaders(alone, device)
     run = start(alone, device)
     set_surrogate(run.model, *surrogate_tk(alone, 0))
-    batches = iter(loaders.train.epoch(0))
-    steps = _timed(_training_steps(run.model, run.optimizer, batches), device)
+    run.network.train()
+    run.counts.begin(0)
+    steps = _timed(map(partial(take_step, run), loaders.train.epoch(0)), device)
     evaluations = _timed((evaluate(run.model, [batch]) for batch in loaders.val), device)
     step_s, val_s = statistics.median(steps), statistics.median(evaluations)
     num_val = -(-loaders.info.sizes.get("validation", 0) // alone.batch_size_test)
     seconds = (loaders.train.num_batches * step_s + num_val * val_s) / recipe.train_workers
     counted = f"{len(steps)} steps of {step_s:.3g} s, {len(evaluations)} evaluation batches of"
     return seconds, f"measured now: {counted} {val_s:.3g} s"
-
-
-def _training_steps(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[Batch | Drawn],
-) -> Iterator[None]:
-    model.train()
-    for images, labels in batches:
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-        yield
 
 
 def _timed(work: Iterable[object], device: torch.device) -> list[float]:
