@@ -242,7 +242,7 @@ def main(folder: Path, name: str) -> int:
     planned = folder / f"{name}-accidents.json"
     if planned.is_file() and "reader" in planned.read_text():
         read_by_another(folder)
-    sweeps.begin = partial(sweeps.begin, trainable=trial)
+    sweeps.run_sweep = partial(sweeps.run_sweep, trainable=trial)
     Sweep.resume = partialmethod(Sweep.resume, trainable=trial)  # type: ignore[assignment]
     begun = (folder / "result" / name / "sweep.json").is_file()
     sys.argv[1:] = ["resume", name] if begun else ["sweep", "sweep.yaml", "--name", name]

@@ -12,9 +12,7 @@ Add = Callable[..., argparse.ArgumentParser]  # (name, what runs it, help, argum
 
 
 def arg(*names: str, show: str = "", **given: Any) -> Argument:
-    """An argument of a command: its names, then what argparse's `add_argument` takes; show: what
-    stands for its value in the help.
-    """
+    """An argument: its names, then as `add_argument` takes it; show: its value in the help."""
     return names, given | ({"metavar": show} if show else {})
 
 
@@ -23,18 +21,12 @@ def flag(name: str, help: str) -> Argument:
     return arg(name, action="store_true", help=help)
 
 
-RESULTS = arg(
-    "--results_dir", show="DIR", default="", help="folder that holds the sweeps (default ./result)"
-)
+_text = "folder that holds the sweeps (default ./result)"
+RESULTS = arg("--results_dir", show="DIR", default="", help=_text)
 JSON = flag("--json", "print it as JSON")
 SWEEP = arg("sweep", show="SWEEP", help="name of the sweep, or its folder")
-ANY_SWEEP = arg(
-    "sweep", show="SWEEP", nargs="?", default="", help="name or folder (default: the latest)"
-)
-RAY = arg(
-    "--address",
-    show="ADDRESS",
-    default="",
-    help="Ray cluster to run on (default: RAY_ADDRESS, or here)",
-)
+_text = "name or folder (default: the latest)"
+ANY_SWEEP = arg("sweep", show="SWEEP", nargs="?", default="", help=_text)
+_text = "Ray cluster to run on (default: RAY_ADDRESS, or here)"
+RAY = arg("--address", show="ADDRESS", default="", help=_text)
 TENSORBOARD = flag("--tensorboard", "write TensorBoard's event files, into the runs' folders")

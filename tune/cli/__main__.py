@@ -18,7 +18,7 @@ import rbnn
 from rbnn.errors import RequestError, RunFailed
 from rbnn.options import OneLineParser, exit_status
 from rbnn.threading_env import set_threading
-from tune.cli import Argument, Run, browse, cluster, data, doctor, history, package, runs, sweeps
+from tune.cli import Argument, Run, browse, cluster, data, doctor, runs, sweeps
 
 INTERRUPTED = 130
 JOBS = {  # what people come for -> the commands for it; the others stand under OTHERS
@@ -60,7 +60,7 @@ def parser() -> OneLineParser:
             added.add_argument(*names, **given)
         return added
 
-    for group in (runs, package, sweeps, history, browse, doctor, cluster, data):
+    for group in (runs, sweeps, browse, doctor, cluster, data):
         group.add(add_command)
     top.epilog = grouped(about)
     return top

@@ -55,9 +55,7 @@ def ui(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    """Write a sweep's report, log it to the sweep's run where the store answers, and print the
-    table.
-    """
+    """Write a sweep's report, log it to its run where the store answers, print the table."""
     from tune.report.console import print_summary
     from tune.report.page import write_report
     from tune.report.table import verdict
@@ -126,7 +124,7 @@ def best(args: argparse.Namespace) -> int:
             print(registered.text)
     packaged = 0
     if args.out:
-        from tune.cli.package import package_recorded
+        from tune.cli.runs import package_recorded
         from tune.tracking.reader import RunReader
 
         packaged = package_recorded(winner.row.run_id, RunReader.open(folder.store_uri()), args)

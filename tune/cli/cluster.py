@@ -1,6 +1,4 @@
-"""`rbnn serve` and `rbnn logs`, and `rbnn status` and `rbnn stop` where they ask a cluster: a Ray
-and an MLflow for a team, and the sweeps that were handed over.
-"""
+"""`rbnn serve`, `rbnn logs`, and `rbnn status` and `stop` of a cluster: for a team."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune.cli import Add
+from tune.cli import Add, Argument, arg, flag
 
 if TYPE_CHECKING:
     from tune.serve.head import Served
@@ -19,61 +17,39 @@ if TYPE_CHECKING:
 
 def add(command: Add) -> None:
     """The parsers of these commands."""
-    number: dict[str, Any] = {"type": int, "metavar": "N"}
-    names: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAMES"}
-    folder: dict[str, Any] = {"metavar": "DIR"}
-    option = command(
-        "serve", serve, "start Ray and MLflow on this machine for a team, until rbnn serve --stop"
-    ).add_argument
-    option("--stop", action="store_true", help="end what rbnn serve started")
-    option(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on (default: this machine alone; 0.0.0.0: all)",
-    )
-    option(
-        "--database",
-        default="",
-        metavar="URL",
-        help="of MLflow, postgresql://USER@HOST/NAME (default: mlflow.db)",
-    )
-    option("--users", **names, help="who may log in, e.g. ann,ben")
-    option("--allowed_hosts", **names, help="further names of this machine")
-    option(
-        "--home",
-        default=".",
-        **folder,
-        help="where sweeps that are handed over run (default: here)",
-    )
-    option(
-        "--mlflow_port", default=5000, **number, help="of MLflow (default 5000, or the next free)"
-    )
-    option(
-        "--dashboard_port", default=8265, **number, help="of Ray's jobs and pages (default 8265)"
-    )
-    option("--ray_port", default=6379, **number, help="of Ray's head, for nodes (default 6379)")
-    option("--num_cpus", **number, help="cores that Ray may use (default: all)")
-    option("--num_gpus", **number, help="GPUs that Ray may use (default: all)")
-    option(
-        "--state", default="", **folder, help="folder of logs and secrets (default ~/.rbnn/serve)"
-    )
+    names: dict[str, Any] = {"action": "append", "default": [], "show": "NAMES"}
+    here = "address to listen on (default: this machine alone; 0.0.0.0: all)"
+    database = "of MLflow, postgresql://USER@HOST/NAME (default: mlflow.db)"
+    home = "where sweeps that are handed over run (default: here)"
+    state = "folder of logs and secrets (default ~/.rbnn/serve)"
+    options = [
+        flag("--stop", "end what rbnn serve started"),
+        arg("--host", default="127.0.0.1", help=here),
+        arg("--database", default="", show="URL", help=database),
+        arg("--users", **names, help="who may log in, e.g. ann,ben"),
+        arg("--allowed_hosts", **names, help="further names of this machine"),
+        arg("--home", default=".", show="DIR", help=home),
+        _number("--mlflow_port", "of MLflow (default 5000, or the next free)", 5000),
+        _number("--dashboard_port", "of Ray's jobs and pages (default 8265)", 8265),
+        _number("--ray_port", "of Ray's head, for nodes (default 6379)", 6379),
+        _number("--num_cpus", "cores that Ray may use (default: all)"),
+        _number("--num_gpus", "GPUs that Ray may use (default: all)"),
+        arg("--state", default="", show="DIR", help=state),
+    ]
+    text = "start Ray and MLflow on this machine for a team, until rbnn serve --stop"
+    command("serve", serve, text, options)
 
-    option = command(
-        "logs", logs, "print what a sweep that was handed to a cluster has printed"
-    ).add_argument
-    option("job", metavar="ID", help="id that rbnn sweep --submit printed")
-    option(
-        "-f",
-        "--follow",
-        action="store_true",
-        help="go on until the sweep ends; exit status 1 where it failed",
-    )
-    option(
-        "--address",
-        default="",
-        metavar="URL",
-        help="of the cluster, http://HEAD:8265 (default: RAY_ADDRESS)",
-    )
+    job = arg("job", show="ID", help="id that rbnn sweep --submit printed")
+    text = "go on until the sweep ends; exit status 1 where it failed"
+    follow = arg("-f", "--follow", action="store_true", help=text)
+    text = "of the cluster, http://HEAD:8265 (default: RAY_ADDRESS)"
+    address = arg("--address", default="", show="URL", help=text)
+    text = "print what a sweep that was handed to a cluster has printed"
+    command("logs", logs, text, [job, follow, address])
+
+
+def _number(name: str, text: str, default: int | None = None) -> Argument:
+    return arg(name, type=int, default=default, show="N", help=text)
 
 
 def serve(args: argparse.Namespace) -> int:

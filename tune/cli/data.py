@@ -12,27 +12,19 @@ from tune.cli import Add, arg, flag
 
 def add(command: Add) -> None:
     """The parser of this command."""
-    actions = ["prepare", "check"]
     text = "prepare: download, verify, unpack; check: count and decode"
-    where = arg("--url", show="URL", help="prepare: download from there, not the official address")
-    command(
-        "data",
-        data_set,
-        "prepare a data set, or check the one that is there",
-        [
-            arg("action", choices=actions, help=text),
-            arg("name", show="NAME", help="data set"),
-            arg("--data_path", show="DIR", default="./data", help="its folder (default ./data)"),
-            where,
-            flag("--json", "check: print what was found as JSON"),
-        ],
-    )
+    arguments = [
+        arg("action", choices=["prepare", "check"], help=text),
+        arg("name", show="NAME", help="data set"),
+        arg("--data_path", show="DIR", default="./data", help="its folder (default ./data)"),
+        arg("--url", show="URL", help="prepare: download from there, not the official address"),
+        flag("--json", "check: print what was found as JSON"),
+    ]
+    command("data", data_set, "prepare a data set, or check the one that is there", arguments)
 
 
 def data_set(args: argparse.Namespace) -> int:
-    """Download, verify and unpack a data set; or count its images and name the damaged ones (exit
-    status 1 then).
-    """
+    """Download, verify and unpack a data set; or count its images, status 1 for damaged ones."""
     if args.action == "prepare":
         from rbnn.data.prepare import prepare
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +16,6 @@ from tune.process import Process
 if TYPE_CHECKING:
     from tune.run.folder import RunFolder
     from tune.sweep.folder import SweepFolder
-    from tune.sweep.plan import SweepPlan
     from tune.sweep.repair import Finding
     from tune.tracking.mirror import Mirror
     from tune.tracking.reader import RunReader
@@ -94,9 +91,7 @@ def _within(directory: Path, folders: Collection[Path]) -> bool:
 
 
 def mend_sweep(folder: SweepFolder) -> int:
-    """Put right whatever is wrong with a sweep that no process conducts; returns how much it
-    was.
-    """
+    """Put right what is wrong with a sweep that no process conducts; how much it was."""
     findings = ailments(folder)
     for finding in findings:
         finding.fix()
@@ -105,22 +100,11 @@ def mend_sweep(folder: SweepFolder) -> int:
 
 
 def ailments(folder: SweepFolder) -> list[Finding]:
-    """What is wrong with one sweep that no process conducts: first its study and its folders, then
-    what MLflow makes of them.
-    """
-    from tune.sweep.repair import Finding, examine, missing_study
-    from tune.sweep.study import SUFFIX, Study
+    """What is wrong with a sweep that no process conducts, and with what MLflow says of it."""
+    from tune.sweep.repair import Finding, examine_folder
     from tune.tracking.mirror import Mirror
 
-    record, findings = folder.record, leftovers(folder)
-    if missing := missing_study(folder):
-        raise RequestError(missing)
-    for name in (record.name, record.name + SUFFIX):
-        if study := Study.existing(folder.storage_url(record), name):
-            findings += examine(study, plan_of(folder))
-    if record.state == "running":
-        text = f"its process {record.process.get('pid', '')} died without noting an end"
-        findings.append(Finding(text, lambda: folder.end("stopped", "its process died")))
+    findings = examine_folder(folder)
     if behind := not_mirrored(folder, Mirror.open(folder.store_uri())):
         some = ", ".join(str(each.relative_to(folder.directory)) for each in behind[:3])
         more = f" and {len(behind) - 3} more" if len(behind) > 3 else ""
@@ -164,9 +148,7 @@ def _dead_run(run: RunFolder) -> list[Finding]:
 
 
 def dead_runs(reader: RunReader, known: Collection[str]) -> list[Finding]:
-    """Runs that the store holds as running though their process, of this machine, is gone; those
-    whose folders are known left out.
-    """
+    """Runs that the store holds as running though their process, of this machine, is gone."""
     from tune.sweep.repair import Finding
     from tune.tracking.mirror import end_dead
     from tune.tracking.reader import ID_TAG
@@ -183,45 +165,3 @@ def dead_runs(reader: RunReader, known: Collection[str]) -> list[Finding]:
         )
         found.append(Finding(text, partial(end_dead, reader.client, run_id)))
     return found
-
-
-def leftovers(folder: SweepFolder) -> list[Finding]:
-    """Half-written files, a request to stop that nobody waits for, and a Ray that outlived its
-    sweep.
-    """
-    from tune.cluster.daemons import ray_processes
-    from tune.sweep.repair import Finding
-
-    found = []
-    for file in sorted(folder.directory.rglob("*.partial")):
-        text = f"{file.relative_to(folder.directory)} was never finished"
-        found.append(Finding(text, _remover(file)))
-    if folder.stop_file.exists():
-        found.append(Finding("a request to stop is left", _remover(folder.stop_file)))
-    for pid, name in ray_processes(folder.record.ray):
-        text = f"{name} (process {pid}) of its Ray still runs"
-        found.append(Finding(text, partial(os.kill, pid, signal.SIGKILL)))
-    return found
-
-
-def _remover(file: Path) -> Callable[[], object]:
-    return lambda: file.unlink(missing_ok=True)
-
-
-def plan_of(folder: SweepFolder) -> SweepPlan:
-    """The plan of a recorded sweep as it was; nothing is checked or opened."""
-    from rbnn.data.loading import DataInfo
-    from rbnn.recipe import Recipe
-    from tune.sweep.plan import SweepPlan
-
-    record = folder.record
-    return SweepPlan(
-        folder.config,
-        record.name,
-        folder.directory,
-        Recipe(**record.recipe),
-        DataInfo(**record.data),
-        record.concurrent,
-        record.cpus,
-        record.gpus,
-    )

@@ -31,20 +31,14 @@ class SweepTerminal(Listener):
             self.display.__exit__()
         self.display = None
 
-    def _changed(self, run: RunFolder) -> None:
+    def run_changed(self, run: RunFolder, metrics: dict[str, Any] | None = None) -> None:
+        """A trial began, reported an epoch or ended."""
         if self.display and run.directory.name.isdigit():
             row = self.display.board.rows.get(int(run.directory.name))
             if row:
                 self.display.changed(row)
 
-    def run_began(self, run: RunFolder) -> None:
-        self._changed(run)
-
-    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
-        self._changed(run)
-
-    def run_ended(self, run: RunFolder) -> None:
-        self._changed(run)
+    run_began = epoch_ended = run_ended = run_changed
 
     def said(self, text: str) -> None:
         say(text)
@@ -80,10 +74,8 @@ class EventFiles(Listener):
 
 @contextmanager
 def watched(store: str, *, tensorboard: bool = False) -> Iterator[tuple[Listener, Mirror]]:
-    """(what hears of a sweep or a run, the mirror in the store at that URI, "" for the default).
-
-    At its end the store has everything, or it was said that it has not. RequestError where the
-    store does not answer at the beginning.
+    """(what hears of a sweep or a run, the mirror in the store at that URI, "" for the default). At
+    its end the store has everything, or it was said that it has not.
     """
     mirror = Mirror.open(store, say=say)
     thread = MirrorThread(mirror)

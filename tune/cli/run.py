@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 def train(
     recipe: str | Path | Recipe, *, name: str = "", tensorboard: bool = False, **options: Any
 ) -> TrainResult:
-    """Train a recipe, by name, file or as it is, options on top, and record it in MLflow; on Ray's
-    workers where it asks for several.
-    """
+    """Train a recipe, options on top, and record it in MLflow; on Ray where it has workers."""
     from rbnn.session import resolve
     from tune.cli.listeners import watched
     from tune.run.train import train_recorded

@@ -1,19 +1,23 @@
-"""`rbnn train`, `replay`, `export`, `diff`, `evaluate`, `recipes`: one recipe at a time."""
+"""`rbnn recipes`, `train`, `replay`, `export`, `diff`, `evaluate`, `package`: a recipe, a run."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbnn.errors import RequestError
 from rbnn.options import add_recipe_options, given_options, recipe_from
-from rbnn.packed.command import add_engine_option, evaluate_package, is_package, refuse_engine
+from rbnn.packed import command as packed
 from tune.cli import JSON, TENSORBOARD, Add, arg, flag, run
 
 if TYPE_CHECKING:
     from tune.run.record import RunRecord
+    from tune.tracking.reader import RunReader
+
+MODELS = "models:/"
 
 
 def add(command: Add) -> None:
@@ -24,21 +28,14 @@ def add(command: Add) -> None:
     add_recipe_options(command("train", train, text, [TENSORBOARD]))
     text = "run a named recipe, a recipe file or a recorded run again, and give a verdict"
     target = "recipe name or file, id of a recorded run, or file of rbnn export"
-    again = command(
-        "replay",
-        replay,
-        text,
-        [
-            arg("target", show="RECIPE|RUN_ID|FILE", help=target),
-            flag("--verify", "a run or exported file: compare every epoch with the recorded one"),
-            arg(
-                "--tolerance", type=float, show="POINTS", help="of --verify's final val/top1 (0.5)"
-            ),
-            arg("--seeds", type=int, show="N", help="a recipe: the mean of N seeds is judged"),
-            TENSORBOARD,
-        ],
-    )
-    add_recipe_options(again, positional=False)
+    arguments = [
+        arg("target", show="RECIPE|RUN_ID|FILE", help=target),
+        flag("--verify", "a run or exported file: compare every epoch with the recorded one"),
+        arg("--tolerance", type=float, show="POINTS", help="of --verify's final val/top1 (0.5)"),
+        arg("--seeds", type=int, show="N", help="a recipe: the mean of N seeds is judged"),
+        TENSORBOARD,
+    ]
+    add_recipe_options(command("replay", replay, text, arguments), positional=False)
     run_id = arg("run_id", show="RUN_ID", help="id of a recorded run, or its beginning")
     text = "write a recorded run into one file, to be replayed and verified anywhere"
     command("export", export_run, text, [run_id, arg("file", show="FILE", help="to write (JSON)")])
@@ -50,7 +47,14 @@ def add(command: Add) -> None:
     evaluation = command("evaluate", evaluate, text, [file, JSON])
     add_recipe_options(evaluation, positional=False)
     evaluation.set_defaults(start_from=None)
-    add_engine_option(evaluation)
+    packed.add_engine_option(evaluation)
+    text = "id of a recorded run, checkpoint file or folder of a run, or model of the store"
+    source = arg("target", show="RUN|CHECKPOINT|models:/...", help=text)
+    text = (
+        "make a package: a network's weights as bits, with its ONNX and OpenVINO forms, compared "
+        "and timed; exit status 1 where a form predicts otherwise"
+    )
+    packed.add_package_options(command("package", package_target, text, [source]))
 
 
 def list_recipes(args: argparse.Namespace) -> int:
@@ -74,17 +78,12 @@ def list_recipes(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
-    heads = ("documented top-1 / top-5", "measured here")
-    print(
-        f"{'recipe':36} {'data set':9} {'model':15} {'epochs':>6} {'batch':>6}  {heads[0]:24}  "
-        f"{heads[1]}"
-    )
+    line = "{:36} {:9} {:15} {:>6} {:>6}  {:24}  {}"
+    heads = ("recipe", "data set", "model", "epochs", "batch", "documented top-1 / top-5")
+    print(line.format(*heads, "measured here"))
     for row in rows:
-        print(
-            f"{row['name']:36} {row['dataset']:9} {row['model']:15} {row['epochs']:6} "
-            f"{row['batch_size']:6}  "
-            f"{_figures(row) or 'none given':24}  {_measured(row['measured'])}".rstrip()
-        )
+        about = [row[key] for key in ("name", "dataset", "model", "epochs", "batch_size")]
+        print(line.format(*about, _figures(row) or "none given", _measured(row["measured"])))
     print("run one: rbnn replay RECIPE      shorten it: rbnn replay RECIPE --epochs 400")
     return 0
 
@@ -152,9 +151,9 @@ def diff_runs(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Evaluate a checkpoint or a package."""
-    if is_package(args.file):
-        return evaluate_package(args.file, args)
-    refuse_engine(args)
+    if packed.is_package(args.file):
+        return packed.evaluate_package(args.file, args)
+    packed.refuse_engine(args)
     args.evaluate = args.file
     return print_evaluation(args.file, args, as_json=args.json)
 
@@ -170,3 +169,30 @@ def print_evaluation(file: str, args: argparse.Namespace, *, as_json: bool) -> i
     else:
         print(*evaluation_lines(file, metrics, info.sizes["validation"]), sep="\n")
     return 0
+
+
+def package_target(args: argparse.Namespace) -> int:
+    """Package a checkpoint, wherever it lies."""
+    target: str = args.target
+    is_file = Path(target).exists() or not (target.isalnum() or target.startswith(MODELS))
+    if is_file:  # which names no run to log the package to
+        return 0 if packed.package(target, args).agrees else 1
+    from tune.tracking.reader import RunReader
+
+    return package_recorded(target, RunReader.open(), args)
+
+
+def package_recorded(target: str, reader: RunReader, args: argparse.Namespace) -> int:
+    """Package a run's last checkpoint, or a model's, and log the package to the run."""
+    from tune.tracking.package import checkpoint_of_model, checkpoint_of_run, log_package
+
+    with tempfile.TemporaryDirectory() as place:
+        if target.startswith(MODELS):
+            file, run_id = checkpoint_of_model(reader.client, target, Path(place))
+        else:
+            file, run_id = checkpoint_of_run(reader, target, Path(place))
+        found = packed.package(str(file), args, source=target)
+    if run_id:
+        model_id = log_package(reader.client, run_id, Path(args.out))
+        print(f"serve it: mlflow models serve -m models:/{model_id} --env-manager local")
+    return 0 if found.agrees else 1

@@ -75,19 +75,14 @@ class Sweep:
         return winner_of(self.folder)
 
     def figure(self, kind: str) -> Any:
-        """The report's figure of that kind, as plotly's Figure: history, curves, parallel or
-        importance.
-        """
+        """The report's figure, plotly's: history, curves, parallel or importance."""
         from tune.report.data import gather
         from tune.report.page import figure
 
         return figure(kind, gather(self.folder))
 
     def resume(self, *, address: str = "", tensorboard: bool = False, **given: Any) -> Sweep:
-        """Go on where it was left, watched, recorded where its runs are; returns when it ends.
-
-        given: further arguments of `tune.sweep.session.resume_sweep`.
-        """
+        """Go on where it was left, watched, recorded where its runs are; returns when it ends."""
         from tune.cli.listeners import watched
         from tune.run.folder import run_folders
         from tune.sweep.session import resume_sweep
@@ -105,17 +100,14 @@ class Sweep:
 
     def extend(self, trials: int | None = None, hours: float | None = None, **given: Any) -> Sweep:
         """Add trials or hours to its budget and go on; given: as for `resume`."""
-        from tune.sweep.begin import extend_budget
+        from tune.sweep.lineage import extend_budget
 
         self.check_idle()
-        self.folder.store_uri()
         extend_budget(self.folder, trials, hours)
         return self.resume(**given)
 
     def confirm(self, seeds: int, **given: Any) -> Sweep:
-        """Train its best settings again with so many fresh seeds (0: do not), and whatever else is
-        left of it; given: as for `resume`.
-        """
+        """Train its best settings again with so many fresh seeds, and what else is left."""
         if seeds < 0:
             raise RequestError(f"--confirm_seeds is {seeds}; it must be at least 0")
         self.check_idle()
@@ -123,14 +115,13 @@ class Sweep:
         return self.resume(**given)
 
     def check_idle(self) -> None:
-        """RequestError where a process conducts it."""
+        """RequestError where a process conducts it, or its runs are in another folder's store."""
         if self.folder.conducted():
             raise self.folder.busy()
+        self.folder.store_uri()
 
     def stop(self, *, wait_s: float = STOP_WAIT_S) -> tuple[bool, str]:
-        """End it, whoever runs it: (whether it has ended, what happened in a sentence); of a dead
-        one, what it left is put in order.
-        """
+        """End it, whoever runs it, or mend a dead one: (whether it has ended, a sentence)."""
         folder, name = self.folder, self.name
         if not folder.conducted():
             if folder.state != "died":
@@ -202,10 +193,9 @@ def run_sweep(
     """Run a sweep file, by its name or path, to its end, watched and recorded; Ctrl-C, or a
     notebook's stop button, ends it in good order, to be gone on with by `resume`.
 
-    settings: keys of the sweep file that take the place of the file's, e.g. trials=4. address: of a
-    running Ray cluster, "" for RAY_ADDRESS or a Ray of its own. trainable: what trains a trial.
-    learn_from: folders of earlier sweeps whose trials the sampler learns from.
-    Raises RequestError, one line, before anything is started.
+    settings: keys that take the place of the file's, e.g. trials=4. address: of a running Ray
+    cluster, "" for RAY_ADDRESS or a Ray of its own. trainable: what trains a trial. learn_from:
+    folders of earlier sweeps whose trials the sampler learns from.
     """
     from tune.cli.listeners import watched
     from tune.report.console import opening
@@ -214,30 +204,20 @@ def run_sweep(
     from tune.sweep.stop import Interruption
 
     config = file if isinstance(file, SweepConfig) else load_sweep(file, **settings)
-    given = {"trainable": trainable} if trainable else {}
+    given: dict[str, Any] = {"name": name, "results_dir": results_dir, "address": address}
+    given |= {"learn_from": learn_from} | ({"trainable": trainable} if trainable else {})
     with Interruption() as signals:
         with watched("", tensorboard=tensorboard) as (listener, mirror):
-            folder, stop = run(
-                config,
-                store=mirror.reader.uri,
-                name=name,
-                results_dir=results_dir,
-                address=address,
-                listener=listener,
-                signals=signals,
-                began=lambda plan, folder: print(opening(plan), flush=True),
-                learn_from=learn_from,
-                **given,
-            )
+            about: dict[str, Any] = {"listener": listener, "signals": signals}
+            about["began"] = lambda plan, folder: print(opening(plan), flush=True)
+            folder, stop = run(config, store=mirror.reader.uri, **about, **given)
         sweep = Sweep(folder)
         sweep._conclude(stop, mirror)
     return sweep
 
 
 def open_sweep(name_or_folder: str | Path, results_dir: str = "") -> Sweep:
-    """The sweep of that name under a results folder (./result), or in that folder; RequestError for
-    none.
-    """
+    """The sweep of that name under ./result, or in that folder; RequestError for none."""
     from tune.sweep.folder import find_sweep
 
     return Sweep(find_sweep(str(name_or_folder), results_dir))

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tune.sweep.folder import SweepFolder
-from tune.sweep.plots import Curve, curves_of, importance_of
 from tune.sweep.study import Study
-from tune.sweep.summary import SweepSummary, look_at
+from tune.sweep.summary import Curve, SweepSummary, curves_of, importance_of, look_at
 from tune.sweep.table import TrialRow, TrialTable
 
 NUM_DIAGNOSED = 5

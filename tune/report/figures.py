@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from tune.report.data import Axis, SweepData
-from tune.sweep.plots import LEAST_FOR_IMPORTANCE
+from tune.sweep.summary import LEAST_FOR_IMPORTANCE
 from tune.sweep.table import METRIC, TrialRow, shown
 
 SCORE = f"{METRIC} (%)"

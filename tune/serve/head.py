@@ -151,11 +151,9 @@ def token() -> str:
 def start(
     state: Path, server: TeamServer, head: RayHead, say: Callable[[str], object] = print
 ) -> Served:
-    """Start the MLflow server and the Ray head, each port being the one given or the next free
-    one, and wait until both answer.
-
-    Raises RequestError where they run already or the store cannot be used, RunFailed where one does
-    not start: what was started is ended again.
+    """Start the MLflow server and the Ray head, each at the given port or the next free one, and
+    wait until both answer. RequestError where they run already or the store cannot be used,
+    RunFailed where one does not start: what was started is ended again.
     """
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locked(state):

@@ -56,9 +56,7 @@ def portable(file: SweepConfig) -> dict[str, Any]:
 
 
 def travelling_environment() -> dict[str, str]:
-    """What a job is told of this machine's environment: where to record, if that is a server.
-    Passwords do not travel: RequestError for an address that holds one.
-    """
+    """Where a job is to record, if that is a server; RequestError for one with a password."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if holds_password(uri):
         raise RequestError(
@@ -105,9 +103,8 @@ class Jobs:
         """Hand a sweep over; returns the job's id. extra: options of `rbnn sweep` there."""
         name = check_name(name) or f"{file.name}-{datetime.now():%Y%m%d-%H%M%S}"
         with staged_code() as folder:
-            (folder / SWEEP_FILE).write_text(
-                yaml.safe_dump(portable(file), sort_keys=False), "utf-8"
-            )
+            text = yaml.safe_dump(portable(file), sort_keys=False)
+            (folder / SWEEP_FILE).write_text(text, "utf-8")
             return self._submit(
                 entrypoint=entrypoint(name, extra),
                 submission_id=name,

@@ -50,14 +50,8 @@ auth_cache_ttl_seconds = 60
 """
 
 
-def server_command(host: str, port: int, num_workers: int) -> list[str]:
-    """The command of an MLflow server; the rest is in `server_settings`."""
-    options = ["--host", host, "--port", str(port), "--workers", str(num_workers)]
-    return [sys.executable, "-m", "mlflow", "server", *options]
-
-
 def server_settings(uri: str) -> dict[str, str]:
-    """Its environment: the database, which may hold a password; nothing in the background."""
+    """A server's environment: the database, perhaps with a password; nothing in the background."""
     return {
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_REGISTRY_STORE_URI": uri,
@@ -71,10 +65,8 @@ def server_settings(uri: str) -> dict[str, str]:
 def mlflow_server(
     uri: str, port: int, host: str = "127.0.0.1", meanwhile: Callable[[], object] = lambda: None
 ) -> Iterator[Process]:
-    """An MLflow server for one user that answers inside the block; ended with its processes.
-
-    It is started as MLflow's own command would, without that command, which imports MLflow once
-    more: seconds. meanwhile: what to do while it starts.
+    """A server for one user that answers inside the block, ended with its processes. MLflow's
+    own command would import MLflow once more: seconds. meanwhile: what to do while it starts.
     """
     environment = {**os.environ, **server_settings(uri)}
     command = [sys.executable, "-m", "uvicorn", OURS, "--host", host, "--port", str(port)]
@@ -133,9 +125,7 @@ class TeamServer:
         return f"http://{reached_at(self.host)}:{self.port}"
 
     def prepare_store(self) -> list[str]:
-        """Make the database's tables by one process alone; returns what a team should know of it.
-        RequestError, one line, where it cannot be used.
-        """
+        """Make the database's tables, by one process alone; returns what a team should know."""
         return [
             f"experiment {name} was made without a server: its files stay in {place}, which "
             "clients on other machines cannot write; give them another --database, or move it "
@@ -147,8 +137,10 @@ class TeamServer:
     def command(self) -> list[str]:
         """The server's command line; nothing in it is secret."""
         several = urlsplit(self.database).scheme.partition("+")[0] in DATABASE_PORTS
+        num_workers = NUM_WORKERS if several else 1
+        options = ["--host", self.host, "--port", str(self.port), "--workers", str(num_workers)]
         login = ["--app-name", "basic-auth"] if self.users else []
-        return [*server_command(self.host, self.port, NUM_WORKERS if several else 1), *login]
+        return [sys.executable, "-m", "mlflow", "server", *options, *login]
 
     def environment(self) -> dict[str, str]:
         """The server's environment; artifacts go through the server."""

@@ -1,6 +1,4 @@
-"""`rbnn ui`: links into MLflow's pages, and its server in the foreground for a store that is a
-database file; or Optuna's dashboard.
-"""
+"""`rbnn ui`: links into MLflow's pages, its server for a database file, Optuna's dashboard."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ def serve_ui(
     def meanwhile() -> None:
         found.append(look(tracker_uri, sweep))
 
-    with _ended_by_signals(), mlflow_server(tracker_uri, chosen, host, meanwhile) as server:
+    with ended_by_signals(), mlflow_server(tracker_uri, chosen, host, meanwhile) as server:
         _say_links(base_url, *found[0], say, ours=True)
         say("Ctrl-C ends it")
         status = server.wait()
@@ -75,9 +73,7 @@ def look(uri: str, sweep: str) -> tuple[RunReader, list[Any]]:
 def serve_optuna(
     sweep: SweepFolder, port: int, host: str = "127.0.0.1", *, say: Callable[[str], Any] = print
 ) -> None:
-    """Optuna's own dashboard on a sweep's study, until Ctrl-C or a signal; RequestError where it is
-    not installed.
-    """
+    """Optuna's dashboard until a signal; RequestError where it is not installed."""
     try:
         from optuna_dashboard import run_server
     except ImportError:
@@ -87,7 +83,7 @@ def serve_optuna(
     storage, chosen = sweep.storage_url(), free_port(host, port)
     say(f"sweep {sweep.record.name}: http://{reached_at(host)}:{chosen}/dashboard")
     say("Ctrl-C ends it")
-    with _ended_by_signals():
+    with ended_by_signals():
         run_server(storage, host, chosen)
 
 
@@ -109,10 +105,8 @@ def _say_links(
 
 
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP (a closed terminal) end what is inside as Ctrl-C does, and with it the
-    server; nohup keeps its say.
-    """
+def ended_by_signals() -> Iterator[None]:
+    """A closed terminal and SIGTERM end what is inside as Ctrl-C does; nohup keeps its say."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     taken = [number for number, handler in before.items() if handler != signal.SIG_IGN]
     for number in taken:

@@ -1,3 +1,1 @@
-"""One search: what it tries, runs, stops and remembers. The only room that imports optuna and
-ray.tune.
-"""
+"""One search: what it tries, runs, stops, remembers. The one room with optuna and ray.tune."""

@@ -12,11 +12,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from rbnn.data.loading import DataInfo
-from rbnn.recipe import Recipe
 from tune.sweep.folder import SweepFolder
 from tune.sweep.lineage import study_of
-from tune.sweep.plan import SweepPlan
+from tune.sweep.plan import recorded_plan
 from tune.sweep.proposals import Proposals
 from tune.sweep.scheduler import SuccessiveHalving
 from tune.sweep.study import JUDGED, ORIGIN, PROPOSED, VALUES, as_of, last_epoch, schedule
@@ -25,9 +23,7 @@ from tune.sweep.tuner import make_scheduler, proposals_of
 
 @dataclass
 class Audit:
-    """Decisions that were derived again, given settings among them, and in words those that could
-    not be.
-    """
+    """Decisions that were derived again, and in words those that could not be."""
 
     proposals: int = 0
     given: int = 0
@@ -37,11 +33,8 @@ class Audit:
 
 def audit_of(folder: SweepFolder) -> Audit:
     """The audit of a sweep's search."""
-    config, record = folder.config, folder.record
-    recipe, study = Recipe(**record.recipe), study_of(folder)
-    data, directory = DataInfo(recipe.dataset, ""), folder.directory
-    plan = SweepPlan(config, record.name, directory, recipe, data, record.concurrent, 1, 0)
-    return audit(proposals_of(plan), make_scheduler(plan, study))
+    plan = recorded_plan(folder)
+    return audit(proposals_of(plan), make_scheduler(plan, study_of(folder)))
 
 
 def audit(proposals: Proposals, scheduler: SuccessiveHalving) -> Audit:
@@ -66,9 +59,7 @@ def audit(proposals: Proposals, scheduler: SuccessiveHalving) -> Audit:
 
 
 def _given(trial: FrozenTrial, trials: list[FrozenTrial], proposals: Proposals) -> Iterator[str]:
-    """What is wrong with a trial that no sampler drew: one of `first`, lined up from outside, or
-    one that goes on with another.
-    """
+    """What is wrong with a trial that was given, or goes on with another."""
     values, subject = _plain(trial), f"trial {trial.number}"
     if (origin := trial.user_attrs.get(ORIGIN)) is not None:
         if _plain(trials[origin]) != values:

@@ -17,22 +17,20 @@ from tune.run.failure import failure_cause
 from tune.run.folder import RunFolder, RunInfo, State
 from tune.run.journal import Journal, epoch_metrics
 from tune.run.listener import Listener
-from tune.run.remote import CheckpointStore
+from tune.run.remote import fetch, store_of
 from tune.sweep.folder import trial_directory
 from tune.sweep.plan import SweepPlan
 from tune.sweep.stop import StopSignal, breaking
 from tune.sweep.study import RUN, Study
 from tune.sweep.table import METRIC, STATES, TrialRow, TrialTable
-from tune.sweep.trial import TrialSpec, trial_store, write_scores
+from tune.sweep.trial import TrialSpec, write_scores
 
 GIVE_UP_AFTER = 3  # first trials that all fail for the same cause
 
 
 class SweepCallback(ray.tune.Callback):
-    """Keeps the table and the folders of a phase's trials true, and tells `listener` of them.
-
-    Sets `stop` when the first GIVE_UP_AFTER trials (or all, where there are fewer) fail for the
-    same cause.
+    """Keeps the table and the folders of a phase's trials true, and tells `listener` of them. Sets
+    `stop` when the first GIVE_UP_AFTER trials, or all of fewer, fail for the same cause.
     """
 
     def __init__(
@@ -162,6 +160,5 @@ def begin_run(plan: SweepPlan, spec: TrialSpec) -> RunFolder:
 def fetched(plan: SweepPlan, spec: TrialSpec) -> Path:
     """The trial's folder here; what an object store holds of it is fetched."""
     directory = trial_directory(plan.directory, spec.number, spec.kind)
-    if address := trial_store(plan.elsewhere.get("store", ""), spec.number, spec.kind):
-        CheckpointStore(address).fetch(directory)
+    fetch(store_of(plan.store, spec.kind, directory.name), directory)
     return directory

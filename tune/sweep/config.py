@@ -43,9 +43,7 @@ class TrialScheduler:
         return known
 
     def lengths(self, num_epochs: int) -> list[int]:
-        """The epochs after which trials are compared, from the shortest to whole trainings: those
-        of schedules, or rungs.
-        """
+        """The epochs after which trials are compared, the last those of a whole training."""
         if self.name == "none":
             return [num_epochs]
         if self.name == "asha":
@@ -108,9 +106,7 @@ class SweepConfig:
 def rungs(
     grace_period: int, reduction_factor: float, num_epochs: int, bracket: int = 0
 ) -> list[int]:
-    """The epochs after which ASHA judges a trial of that bracket, e.g. [60, 180] for r0 60, f 3,
-    400 epochs.
-    """
+    """Epochs after which ASHA judges, e.g. [60, 180] for grace period 60, factor 3, 400 epochs."""
     milestones = (
         math.ceil(grace_period * reduction_factor ** (k + bracket) - 1e-9)
         for k in itertools.count()
@@ -131,10 +127,7 @@ def sweep_files() -> dict[str, Path]:
 
 
 def load_sweep(path: str | Path, **changes: Any) -> SweepConfig:
-    """The sweep file at `path`, or of that name in experiments/, with `changes` to its keys on top.
-
-    RecipeError, one line, where anything in it is not allowed.
-    """
+    """The sweep file at `path`, or of that name in experiments/, with `changes` to its keys."""
     file = Path(path) if Path(path).is_file() else sweep_files().get(str(path), Path(path))
     values = recipes.read_yaml(file, "sweep file")
     try:
@@ -222,8 +215,7 @@ def _within(space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
 
 def _scheduler(given: Any, space: Space, sampler: str) -> TrialScheduler:
     """How trials are compared early: by short schedules unless the file says otherwise, by ASHA
-    where keys are given and no name. ASHA never judges trials that still warm up, and nothing is
-    set where none is stopped.
+    where keys are given and no name. ASHA never judges trials that still warm up.
     """
     named: dict[str, Any] = {"name": given} if isinstance(given, str) else given
     unfit = "sampler grid tries each setting once" if sampler == "grid" else ""
@@ -252,8 +244,7 @@ def _scheduler(given: Any, space: Space, sampler: str) -> TrialScheduler:
     unused = [each for each in named if each != "name"] if name == "none" else []
     if name == "short" and "brackets" in named:
         unused = ["brackets"]
-    # Sweeps were once recorded with every key.
-    if unused and len(named) < len(SCHEDULER_KEYS):
+    if unused:
         raise RecipeError(
             f"{unused[0]} is {named[unused[0]]}, and scheduler {name} has none; remove it, or "
             "choose asha"

@@ -134,9 +134,7 @@ class SweepFolder(RunFolder):
 
     @property
     def unchanged_config(self) -> SweepConfig:
-        """The sweep file to go on with; RequestError where somebody changed what it says: trials
-        that are there were tried under the former one.
-        """
+        """The sweep file to go on with; RequestError where it says else than what was tried."""
         path, known = self.directory / SWEEP_FILE, self.record.file
         if known and digest_of(path) != known:
             raise RequestError(

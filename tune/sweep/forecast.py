@@ -11,21 +11,21 @@ import itertools
 import operator
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch.nn import functional as F
 
 from rbnn.binarize import set_surrogate
 from rbnn.data import open_loaders
-from rbnn.data.loading import Batch, Drawn
 from rbnn.engine import evaluate
 from rbnn.hardware import device_of
 from rbnn.models import build
 from rbnn.recipe import Recipe
 from rbnn.schedules import surrogate_tk
 from rbnn.state import start
+from rbnn.step import take_step
 from tune.sweep.confirm import num_confirming
 from tune.sweep.plan import SweepPlan
 from tune.sweep.proposals import LAST_WHOLE
@@ -60,9 +60,7 @@ class Forecast:
 
 
 def forecast(plan: SweepPlan, recorded: tuple[float, str] | None) -> Forecast:
-    """The forecast of a planned sweep. recorded: seconds of an epoch of a run of the same kind, and
-    of which; where none is known, a few steps are trained.
-    """
+    """The forecast of a sweep. recorded: seconds of an epoch of such a run, and of which."""
     config, epochs = plan.config, plan.recipe.epochs
     asha, factor = config.scheduler, config.scheduler.reduction_factor
     judged: list[list[int]] = [[]]
@@ -102,35 +100,21 @@ def expected_epochs(judged: list[int], reduction_factor: float, num_epochs: int)
 
 
 def measured_epoch_s(recipe: Recipe) -> tuple[float, str]:
-    """Seconds of an epoch from a few training steps and evaluation batches in this process, after
-    one of each to warm up.
-    """
-    alone = recipe.replace(train_workers=1)
+    """Seconds of an epoch from a few steps and evaluation batches here, after one of each."""
+    alone = recipe.replace(train_workers=1, compile="off")
     device = device_of(alone)
     loaders = open_loaders(alone, device)
     run = start(alone, device)
     set_surrogate(run.model, *surrogate_tk(alone, 0))
-    batches = iter(loaders.train.epoch(0))
-    steps = _timed(_training_steps(run.model, run.optimizer, batches), device)
+    run.network.train()
+    run.counts.begin(0)
+    steps = _timed(map(partial(take_step, run), loaders.train.epoch(0)), device)
     evaluations = _timed((evaluate(run.model, [batch]) for batch in loaders.val), device)
     step_s, val_s = statistics.median(steps), statistics.median(evaluations)
     num_val = -(-loaders.info.sizes.get("validation", 0) // alone.batch_size_test)
     seconds = (loaders.train.num_batches * step_s + num_val * val_s) / recipe.train_workers
     counted = f"{len(steps)} steps of {step_s:.3g} s, {len(evaluations)} evaluation batches of"
     return seconds, f"measured now: {counted} {val_s:.3g} s"
-
-
-def _training_steps(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[Batch | Drawn],
-) -> Iterator[None]:
-    model.train()
-    for images, labels in batches:
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-        yield
 
 
 def _timed(work: Iterable[object], device: torch.device) -> list[float]:
@@ -148,18 +132,14 @@ def _timed(work: Iterable[object], device: torch.device) -> list[float]:
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
-    """Size of a checkpoint file: weights, rotations and buffers, and SGD's momentum of every
-    parameter, in float32.
-    """
+    """Size of a checkpoint: weights, rotations, buffers and SGD's momentum, in float32."""
     model = build(recipe.model, recipe.dataset, recipe.a32, semantics=recipe.semantics)
     tensors = [*model.state_dict().values(), *model.parameters()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def first_points(plan: SweepPlan) -> dict[int, dict[str, object]]:
-    """The values of the first trials by number, NUM_SHOWN at most, whose choice no result can
-    change.
-    """
+    """The values of the first trials by number, whose choice no result can change."""
     proposals, study = proposals_of(plan), Study(None, plan.name)
     proposals.enqueue(study)
     given = len(study.trials())

@@ -1,6 +1,4 @@
-"""A key of a sweep file as one field of a dataclass: its default, what it may hold in words and as
-a test. What keys must be together is checked in `tune.sweep.config`.
-"""
+"""A key of a sweep file as one field of a dataclass: its default, what it may hold, a test."""
 
 from __future__ import annotations
 
@@ -39,32 +37,26 @@ def is_name(v: Any) -> bool:
     return isinstance(v, str) and bool(re.fullmatch(r"[A-Za-z0-9._-]+", v))
 
 
-def _is_mapping(v: Any) -> bool:
-    return isinstance(v, dict)
-
-
-def _are_settings(v: Any) -> bool:
-    return isinstance(v, list) and all(isinstance(point, dict) and point for point in v)
-
-
-def _are_gpus(v: Any) -> bool:
-    return is_number(v) and (0 <= v <= 1 or (v > 1 and v == int(v)))
-
-
 NAME: Check = ("letters, digits, '-', '_' and '.'", is_name)
 TEXT: Check = ("text", lambda v: isinstance(v, str))
-OPTIONS: Check = ("a mapping of 'option: value' lines", _is_mapping)
+OPTIONS: Check = ("a mapping of 'option: value' lines", lambda v: isinstance(v, dict))
 RANGES: Check = (
     "a mapping with at least one range, e.g. lr: {log: [0.01, 1]}",
-    lambda v: _is_mapping(v) and bool(v),
+    lambda v: isinstance(v, dict) and bool(v),
 )
-SETTINGS: Check = ("a list of settings, e.g. [{lr: 0.2, Tmax: 5}]", _are_settings)
+SETTINGS: Check = (
+    "a list of settings, e.g. [{lr: 0.2, Tmax: 5}]",
+    lambda v: isinstance(v, list) and all(isinstance(point, dict) and point for point in v),
+)
 SCHEDULER: Check = (
     f"one of {', '.join(SCHEDULERS)}, or a mapping such as {{name: asha, grace_period: 6}}",
-    lambda v: _is_mapping(v) or v in SCHEDULERS,
+    lambda v: isinstance(v, dict) or v in SCHEDULERS,
 )
 MINUTES: Check = ("minutes above 0", lambda v: v is None or (is_number(v) and v > 0))
-GPUS: Check = ("0, a fraction up to 1, or a whole number", _are_gpus)
+GPUS: Check = (
+    "0, a fraction up to 1, or a whole number",
+    lambda v: is_number(v) and v >= 0 and (v <= 1 or v == int(v)),
+)
 FLAG: Check = ("true or false", lambda v: type(v) is bool)
 SHARE: Check = ("a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1)
 FACTOR: Check = ("a number of at least 2", lambda v: is_number(v) and v >= 2)

@@ -1,11 +1,10 @@
-"""Trials that come from others: stopped ones that go on, the best at a longer schedule, what
-earlier sweeps found.
-"""
+"""A sweep taken further, and trials that come from others: of its own, of earlier sweeps."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -13,42 +12,43 @@ from rbnn.engine import BEST, LAST
 from rbnn.errors import RecipeError, RequestError
 from rbnn.recipe import Recipe
 from tune.run.journal import JOURNAL
-from tune.run.remote import CheckpointStore, store_of
-from tune.sweep.folder import SweepFolder, trial_directory
+from tune.run.remote import CheckpointStore, fetch, store_of
+from tune.sweep.folder import TRIALS, SweepFolder, trial_directory
 from tune.sweep.plan import SweepPlan
 from tune.sweep.space import Space
 from tune.sweep.study import LEARNED, ORIGIN, VALUES, Study
 from tune.sweep.table import STATES, ranked, rows_of
-from tune.sweep.trial import trial_store
 from tune.sweep.tuner import proposals_of
 
 TRIED_EARLY = 3  # of the settings that an earlier sweep found best
 
 
 def promote(folder: SweepFolder, numbers: Sequence[int]) -> None:
-    """Line up stopped trials to go on from their checkpoints, each as a new trial of the sweep;
-    RequestError where one cannot.
-    """
+    """Line up stopped trials to go on, each as a new one; RequestError where one cannot."""
     study = study_of(folder)
     chosen = [_stopped(folder, study, number) for number in dict.fromkeys(numbers)]
-    store = store_of(folder.config.storage_path, folder.record.name)
     for trial in chosen:
         source = trial_directory(folder.directory, trial.number)
         known = {VALUES: trial.user_attrs[VALUES], ORIGIN: trial.number}
         scores = trial.intermediate_values
         new = study.add(TrialState.WAITING, trial.params, trial.distributions, known, scores)
-        number = new.number
-        target = trial_directory(folder.directory, number)
-        copied = target.with_name(f"copied-{number:04d}")
+        target = trial_directory(folder.directory, new.number)
+        copied = target.with_name(f"copied-{target.name}")
         shutil.rmtree(copied, ignore_errors=True)
         copied.mkdir(parents=True)
         for name in (JOURNAL, LAST, BEST):
             if (source / name).is_file():
                 shutil.copy2(source / name, copied / name)
         copied.rename(target)
-        if address := trial_store(store, number):
+        if address := _address(folder, target):
             CheckpointStore(address).push(target)
     more(folder, study, len(chosen))
+
+
+def _address(folder: SweepFolder, directory: Path) -> str:
+    """Of a trial's checkpoints in an object store; "" where they are in its folder alone."""
+    path = folder.config.storage_path
+    return store_of(path, folder.record.name, TRIALS, directory.name)
 
 
 def _stopped(folder: SweepFolder, study: Study, number: int) -> FrozenTrial:
@@ -64,9 +64,7 @@ def _stopped(folder: SweepFolder, study: Study, number: int) -> FrozenTrial:
         text = f"ended its schedule of {own} epochs and cannot go on"
         raise RequestError(f"trial {number} of '{name}' {text}; rbnn extend trains it anew, longer")
     directory = trial_directory(folder.directory, number)
-    store = store_of(folder.config.storage_path, name)
-    if address := trial_store(store, number):
-        CheckpointStore(address).fetch(directory)
+    fetch(_address(folder, directory), directory)
     if not (directory / LAST).is_file():
         raise RequestError(f"trial {number} of '{name}' has no {LAST} in {directory}")
     return trial
@@ -87,6 +85,24 @@ def extend_epochs(folder: SweepFolder, epochs: int, top: int) -> None:
         known = {VALUES: {**row.values, "epochs": epochs}, ORIGIN: row.number}
         study.add(TrialState.WAITING, trial.params, trial.distributions, known)
     more(folder, study, len(best))
+
+
+def extend_budget(folder: SweepFolder, trials: int | None, hours: float | None) -> None:
+    """Add trials to its budget, or hours from now; RequestError where neither can be."""
+    if trials is None and hours is None:
+        raise RequestError("extend adds nothing; give --trials N or --hours H")
+    if trials is not None and trials < 1:
+        raise RequestError(f"--trials is {trials}; it must be at least 1")
+    if hours is not None and not 0 < hours < float("inf"):
+        raise RequestError(f"--hours is {hours:g}; it must be above 0")
+    record, config = folder.record, folder.unchanged_config
+    study = Study.existing(folder.storage_url(record), record.name)
+    begun = len(study.finished) if study else 0
+    if config.sampler == "grid" and begun >= len(config.space.grid()):
+        text = "has tried its whole grid; widen the space in a new sweep"
+        raise RequestError(f"sweep '{record.name}' {text}")
+    budget = None if trials is None else max(record.trials or 0, begun) + trials
+    folder.update(trials=budget, budget_s=None if hours is None else folder.used_s + hours * 3600)
 
 
 def study_of(folder: SweepFolder) -> Study:
@@ -139,7 +155,8 @@ def _serving(folder: SweepFolder, space: Space, recipe: Recipe) -> Iterator[Froz
         values = trial.user_attrs[VALUES]
         theirs = Recipe(**{**record.recipe, **values, "epochs": record.recipe["epochs"]})
         searched = {name: getattr(theirs, name) for name in space.entries}
-        if trial.value is None or not _alike(theirs, recipe.replace(**searched)):
+        ours = recipe.replace(**searched)
+        if trial.value is None or theirs.to_dict("result") != ours.to_dict("result"):
             continue
         try:
             params = space.raw(searched)
@@ -154,7 +171,3 @@ def _serving(folder: SweepFolder, space: Space, recipe: Recipe) -> Iterator[Froz
             user_attrs={LEARNED: f"{record.name}/{trial.number}", **own},
             intermediate_values=trial.intermediate_values,
         )
-
-
-def _alike(one: Recipe, other: Recipe) -> bool:
-    return one.to_dict("result") == other.to_dict("result")

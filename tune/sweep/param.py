@@ -83,9 +83,7 @@ class SearchParam:
         return self._moved(raw, (self.low, self.high), (self.floor(other), self.high))
 
     def rounded(self, value: Any, other: float | None) -> Any:
-        """A recipe value of a range to DIGITS significant digits, inside its ends; where these are
-        closer than that, as it is.
-        """
+        """A recipe value of a range to DIGITS significant digits, if that is inside its ends."""
         floor = self.floor(other)
         if not self.is_range or not isinstance(value, float):
             return value

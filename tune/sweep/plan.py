@@ -1,26 +1,30 @@
-"""A sweep as it will run here: its recipe resolved, its data opened, its trials placed; nothing is
-started.
-"""
+"""A sweep as it will run here: recipe resolved, data opened, trials placed; and its folder."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rbnn.data import describe_data
 from rbnn.data.loading import DataInfo
-from rbnn.errors import RecipeError
+from rbnn.errors import RecipeError, RequestError
+from rbnn.files import write_atomically
 from rbnn.hardware import gpu_ids
 from rbnn.recipe import Recipe
 from tune.cluster.resources import Capacity
+from tune.run.folder import new_id
 from tune.run.remote import check_storage, folder_of, store_of
 from tune.run.workers import DRIVER_SHARE
 from tune.sweep.config import SweepConfig, check_name
-from tune.sweep.folder import SweepFolder
-from tune.sweep.placement import place_here, place_on_cluster
+from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord, digest_of, private_mode
+from tune.sweep.placement import place
+from tune.uris import with_absolute_path
 
 # fewer trials than this for each that runs at once would leave the sampler nothing to learn from
 TRIALS_PER_SLOT = 4
@@ -28,11 +32,9 @@ TRIALS_PER_SLOT = 4
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep as it will run on this machine: checked, nothing started.
-
-    recipe: the baseline with workers and threads resolved; concurrent: trials at once; cpus, gpus:
-    what one trial takes. worker_resources: of each of several workers, on a cluster; None as the
-    trial's machine allows.
+    """A sweep as it will run: checked, nothing started. recipe: the baseline with workers and
+    threads resolved; concurrent: trials at once; cpus, gpus: what one trial takes.
+    worker_resources: of each of several workers, on a cluster; None as the machine allows.
     """
 
     config: SweepConfig
@@ -61,18 +63,15 @@ class SweepPlan:
         return self.config.mps and 0 < self.gpus < 1 and self.concurrent > 1
 
     @property
-    def elsewhere(self) -> dict[str, Any]:
-        """What `run_trial` must know on a cluster: where checkpoints go, what each worker takes."""
-        store = store_of(self.config.storage_path, self.name)
-        given = {"store": store, "worker_resources": self.worker_resources}
-        return {name: value for name, value in given.items() if value}
+    def store(self) -> str:
+        """The address of its trials' checkpoints in an object store; "" where there is none."""
+        return store_of(self.config.storage_path, self.name)
 
 
 def plan(
     config: SweepConfig, *, name: str = "", results_dir: str = "", capacity: Capacity | None = None
 ) -> SweepPlan:
-    """Resolve a sweep file on this machine, or on the cluster of that capacity, and open its data.
-
+    """Resolve a sweep file here, or on the cluster of that capacity, and describe its data;
     RecipeError or DataError, one line, where it cannot run.
     """
     check_name(name)
@@ -96,13 +95,18 @@ def plan_again(
     at_once: int,
     capacity: Capacity | None,
 ) -> SweepPlan:
-    """The plan of a sweep that began earlier, with the recipe as resolved then, which its
-    checkpoints belong to; at_once: trials as planned then, fewer where there is less room now.
-    """
+    """The plan of a sweep that began earlier, with its recipe; at_once: trials as planned then."""
     there = dataclasses.replace(config, baseline=recipe, concurrent=0)
     _, placed = _place(there, at_once, capacity)
     recipe = _at_home(recipe)
     return SweepPlan(config, name, directory, recipe, describe_data(recipe), **placed)
+
+
+def recorded_plan(folder: SweepFolder) -> SweepPlan:
+    """The plan of a recorded sweep as it was; nothing is checked or opened."""
+    known, config = folder.record, folder.config
+    recipe, data, given = Recipe(**known.recipe), DataInfo(**known.data), (known.cpus, known.gpus)
+    return SweepPlan(config, known.name, folder.directory, recipe, data, known.concurrent, *given)
 
 
 def _at_home(recipe: Recipe) -> Recipe:
@@ -113,23 +117,20 @@ def _at_home(recipe: Recipe) -> Recipe:
 def _place(
     config: SweepConfig, most_at_once: int, capacity: Capacity | None
 ) -> tuple[Recipe, dict[str, Any]]:
-    """The resolved baseline, and what a plan says of its trials' places, on the cluster of that
-    capacity or on this machine.
-    """
+    """The resolved baseline, and what a plan says of its trials' places."""
     check_storage(config.storage_path, len(capacity.nodes) if capacity else 1)
-    wanted: dict[str, Any] = {
-        "gpus_per_trial": config.gpus_per_trial,
-        "most_at_once": most_at_once,
-        "concurrent": config.concurrent,
-        "searched": _largest(config),
-    }
-    if capacity:
-        placed = place_on_cluster(config.baseline, capacity, **wanted)
-    else:
-        placed = place_here(config.baseline, num_trials=config.trials, **wanted)
+    placed = place(
+        config.baseline,
+        capacity,
+        num_trials=config.trials,
+        gpus_per_trial=config.gpus_per_trial,
+        most_at_once=most_at_once,
+        concurrent=config.concurrent,
+        searched=_largest(config),
+    )
     recipe = _at_home(placed.recipe)
-    found: dict[str, Any] = {"concurrent": placed.concurrent}
-    found |= {"cpus": float(recipe.threads), "gpus": placed.gpus}
+    found: dict[str, Any] = {"concurrent": placed.concurrent, "gpus": placed.gpus}
+    found["cpus"] = float(recipe.threads)
     if recipe.train_workers > 1:  # its driver computes nothing
         worker = {"CPU": recipe.threads - DRIVER_SHARE} | ({"GPU": 1.0} if placed.gpus else {})
         found |= {"cpus": 0.01, "gpus": 0.0, "worker_resources": worker if capacity else None}
@@ -145,9 +146,7 @@ def _largest(config: SweepConfig) -> list[Recipe]:
 
 
 def search_params(planned: SweepPlan) -> dict[str, Any]:
-    """How the sweep searches, as params beside those of its recipe: space, sampler, scheduler,
-    budget, seeds.
-    """
+    """How the sweep searches, as params beside those of its recipe."""
     config = planned.config
     found: dict[str, Any] = {"sweep/concurrent": planned.concurrent}
     for name in ("sampler", "seed", "trials", "time_budget_min", "confirm_top", "confirm_seeds"):
@@ -159,3 +158,53 @@ def search_params(planned: SweepPlan) -> dict[str, Any]:
     for name, kind, text in config.space.describe():
         found[f"space/{name}"] = f"{kind} {text}"
     return found
+
+
+def create_folder(planned: SweepPlan, store: str) -> SweepFolder:
+    """The new folder of a sweep, with all that going on with it needs."""
+    config, recipe, where = planned.config, planned.recipe, planned.directory.parent
+    try:
+        planned.directory.mkdir(parents=True)
+    except OSError as error:
+        reason = f"cannot be written: {error.strerror}; choose another --results_dir"
+        raise RequestError(f"results_dir '{where}' {reason}") from None
+    folder, sweep_id = SweepFolder(planned.directory), new_id()
+    text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    mode = private_mode(config.storage, config.storage_path)
+    write_atomically(planned.directory / SWEEP_FILE, text, mode=mode)
+    folder.describe(recipe)
+    sweeps = {"rbnn.sweep": planned.name, "rbnn.sweep_id": sweep_id, "rbnn.recipe": config.name}
+    folder.write(
+        SweepRecord(
+            file=digest_of(planned.directory / SWEEP_FILE),
+            id=sweep_id,
+            kind="sweep",
+            name=planned.name,
+            parent=sweep_id,
+            tags=sweeps,
+            params=search_params(planned),
+            description=config.description,
+            data=dataclasses.asdict(planned.data),
+            began=time.time(),
+            store=store,
+            storage=with_absolute_path(config.storage),
+            recipe=recipe.to_dict(),
+            concurrent=planned.concurrent,
+            cpus=float(recipe.threads * recipe.train_workers),
+            gpus=planned.gpus_of_trial,
+            trials=config.trials,
+            budget_s=config.time_budget_min * 60 if config.time_budget_min else None,
+            confirm_seeds=config.confirm_seeds,
+        )
+    )
+    return folder
+
+
+def about(planned: SweepPlan) -> dict[str, str]:
+    """A sweep in words, as attributes of its study."""
+    recipe = planned.recipe
+    network = f"{recipe.model} on {recipe.dataset}, {recipe.epochs} epochs"
+    found = {"question": planned.config.description, "network": network}
+    found["value"] = "val/top1 of the last epoch, percent; intermediate values are by epoch"
+    found["trial 0"] = "the documented default"
+    return found | {"go on with it": f"rbnn resume {planned.name}"}

@@ -30,22 +30,8 @@ LARGE, WHOLE_BEFORE_BASELINE = 40, 3
 # any other, and the share of a sweep's trials, its last, that are whole trainings of the best.
 LEAST_COMPARED, LAST_WHOLE = (8, 4), 10
 EVERY = 4  # draw of gp follows the prior's theta in place of the fitted one
-FITTED_AT = [
-    4,
-    6,
-    8,
-    11,
-    15,
-    20,
-    27,
-    36,
-    48,
-    64,
-    85,
-    113,
-    150,
-    200,
-]  # scores that theta is fitted to
+# Numbers of scores that theta is fitted to, as fitting takes longest.
+FITTED_AT = [4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 113, 150, 200]
 Proposed = tuple[dict[str, Any], dict[str, Any]]  # raw values, recipe values
 
 
@@ -82,9 +68,7 @@ class Proposals:
             self.points += random.Random(seed).sample(space.grid(), len(space.grid()))
 
     def enqueue(self, history: Study) -> None:
-        """Line up the given points in the study; those that it holds already are not
-        added again.
-        """
+        """Line up the given points in the study, but for those that it holds already."""
         known = [trial.system_attrs.get("fixed_params", trial.params) for trial in history.trials()]
         for point in self.points:
             if point not in known:
@@ -92,9 +76,7 @@ class Proposals:
                 known.append(point)
 
     def next(self, history: Study) -> FrozenTrial | None:
-        """A new running trial with its recipe values as attribute VALUES; None once a grid is used
-        up.
-        """
+        """A new running trial with its recipe values; None once a grid is used up."""
         trials = history.trials()
         queued = [trial for trial in trials if trial.state == TrialState.WAITING]
         if queued and queued[0].number == 0 and self._baseline_waits(trials):
@@ -143,9 +125,7 @@ class Proposals:
         return plain | ({"epochs": self.lengths[level]} if is_short else {})
 
     def _going_on(self, own: Sequence[FrozenTrial], level: int) -> FrozenTrial | None:
-        """The best trial of a level whose setting goes on to the next, if one is due: one in
-        `factor` of those that ended.
-        """
+        """The best trial of a level, to go on to the next, if one is due: one in `factor`."""
         length, longer = self.lengths[level], self.lengths[level + 1]
         ended = [t for t in own if self._length(t) == length and t.state == TrialState.PRUNED]
         gone_on = [t for t in own if self._length(t) == longer and t.number]
@@ -187,11 +167,9 @@ class Proposals:
             return at_random if self.space.values(middle, rounded=True) in given else middle
         if self.sampler == "gp":
             return self._improved(trials, scored)
+        seed, startup = seed_of(self.seed, len(trials)), self.num_startup
         sampler = TPESampler(
-            seed=seed_of(self.seed, len(trials)),
-            multivariate=True,
-            constant_liar=True,
-            n_startup_trials=self.num_startup,
+            seed=seed, multivariate=True, constant_liar=True, n_startup_trials=startup
         )
         study = optuna.create_study(sampler=sampler, direction="maximize")
         study.add_trials([*scored, *(t for t in trials if t.state == TrialState.RUNNING)])
@@ -200,9 +178,7 @@ class Proposals:
     def _improved(
         self, trials: Sequence[FrozenTrial], scored: Sequence[FrozenTrial]
     ) -> dict[str, Any]:
-        """The highest expected improvement. theta is found anew at some numbers of scores only, as
-        that takes longest; it is a function of the trials nevertheless.
-        """
+        """The highest expected improvement; theta is fitted at some numbers of scores only."""
         running = [trial for trial in trials if trial.state == TrialState.RUNNING and trial.params]
         places = self.cube.places([trial.params for trial in [*scored, *running]])
         levels = np.array([self._level(trial) for trial in [*scored, *running]])
@@ -222,9 +198,9 @@ class Proposals:
 
     def _level(self, trial: FrozenTrial) -> int:
         """The level of the epochs that a trial was trained, of a running one will be."""
-        epochs = self.lengths[-1]
-        if self.short or trial.state != TrialState.RUNNING:
-            epochs = schedule(trial, epochs) if self.short else last_epoch(trial)
+        epochs = self._length(trial)
+        if not self.short and trial.state != TrialState.RUNNING:
+            epochs = last_epoch(trial)
         return max(bisect.bisect_right(self.lengths, epochs) - 1, 0)
 
 

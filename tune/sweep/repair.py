@@ -5,6 +5,8 @@ The study says what was decided of a trial, its folder what it did.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +14,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from rbnn.errors import RequestError
+from tune.cluster.daemons import ray_processes
 from tune.run.folder import RunFolder
 from tune.sweep.callback import begin_run
 from tune.sweep.folder import CONFIRM, SWEEP_FILE, TRIALS, SweepFolder, trial_directory
-from tune.sweep.plan import SweepPlan
+from tune.sweep.plan import SweepPlan, recorded_plan
 from tune.sweep.searcher import spec_of
-from tune.sweep.study import BUSY_S, CAUSE, RUN, VALUES, Study, last_epoch
+from tune.sweep.study import BUSY_S, CAUSE, RUN, SUFFIX, VALUES, Study, last_epoch
 from tune.sweep.table import METRIC, STATES
 
 
@@ -30,9 +34,7 @@ class Finding:
 
 
 def examine(study: Study, plan: SweepPlan) -> list[Finding]:
-    """What is wrong with the trials of a study that no process works on; nothing is changed before
-    a finding's `fix`.
-    """
+    """What is wrong with a study that no process works on; a finding's `fix` mends it."""
     findings, trials = [], study.trials()
     noun = "confirmation run" if study.kind == CONFIRM else "trial"
     for trial in trials:
@@ -102,16 +104,39 @@ def _take_over(study: Study, run: RunFolder, plan: SweepPlan) -> None:
     study.study.add_trial(create_trial(state=state, intermediate_values=scores, **given))
 
 
-def missing_study(folder: SweepFolder) -> str:
-    """Why a sweep cannot go on for want of its study, in one line; "" where it is there."""
+def check_study(folder: SweepFolder) -> None:
+    """RequestError, one line, where a sweep cannot go on for want of its study."""
     record = folder.record
     study = Study.existing(folder.storage_url(record), record.name)
     if study:
         study.belongs_to(record.id)
     elif (folder.directory / TRIALS).is_dir():
-        return (
+        raise RequestError(
             f"the Optuna study of sweep '{record.name}' is gone, and with it what the scores of "
             f"its trials belong to; restore it from a backup, or begin anew: rbnn sweep "
             f"{folder.directory / SWEEP_FILE}"
         )
-    return ""
+
+
+def examine_folder(folder: SweepFolder) -> list[Finding]:
+    """What is wrong with a sweep that no process conducts: half-written files, a request to stop, a
+    Ray that outlived it, its studies and its record; RequestError where its study is gone.
+    """
+    record, findings = folder.record, []
+    for file in sorted(folder.directory.rglob("*.partial")):
+        text = f"{file.relative_to(folder.directory)} was never finished"
+        findings.append(Finding(text, partial(file.unlink, missing_ok=True)))
+    if folder.stop_file.exists():
+        remove = partial(folder.stop_file.unlink, missing_ok=True)
+        findings.append(Finding("a request to stop is left", remove))
+    for pid, name in ray_processes(record.ray):
+        text = f"{name} (process {pid}) of its Ray still runs"
+        findings.append(Finding(text, partial(os.kill, pid, signal.SIGKILL)))
+    check_study(folder)
+    for name in (record.name, record.name + SUFFIX):
+        if study := Study.existing(folder.storage_url(record), name):
+            findings += examine(study, recorded_plan(folder))
+    if record.state == "running":
+        text = f"its process {record.process.get('pid', '')} died without noting an end"
+        findings.append(Finding(text, partial(folder.end, "stopped", "its process died")))
+    return findings

@@ -20,22 +20,16 @@ from tune.run.failure import failure_cause
 from tune.sweep.config import rungs
 from tune.sweep.stop import breaking
 from tune.sweep.study import CAUSE, JUDGED, ORIGIN, Study, last_epoch, scores_at
-from tune.sweep.table import BASELINE
+from tune.sweep.table import BASELINE, METRIC
 
 
 def goes_on(score: float, others: Sequence[float], reduction_factor: float) -> bool:
-    """Whether a score is among the best 1/f of a rung: not below the (1 - 1/f) quantile of the
-    other scores there so far.
-    """
-    return not (
-        len(others) > 0 and score < np.nanpercentile(others, (1 - 1 / reduction_factor) * 100)
-    )
+    """Whether a score is not below the (1 - 1/f) quantile of the other scores at a rung so far."""
+    return not others or not score < np.nanpercentile(others, (1 - 1 / reduction_factor) * 100)
 
 
 def bracket_of(number: int, seed: int, sizes: Sequence[int]) -> int:
-    """The bracket of a trial: drawn with probability proportional to exp(its number of rungs), from
-    (seed, number) alone.
-    """
+    """The bracket of a trial, from (seed, number) alone: p ~ exp(its number of rungs)."""
     if len(sizes) == 1:
         return 0
     weights = np.exp(np.array(sizes, dtype=float) - max(sizes))
@@ -54,23 +48,21 @@ class SuccessiveHalving(FIFOScheduler):
     def __init__(
         self,
         history: Study,
-        *,
-        metric: str,
         num_epochs: int,
         grace_period: int | None,
+        *,
         reduction_factor: float = 3,
         brackets: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.history, self._metric, self.seed, self.factor = history, metric, seed, reduction_factor
+        self.history, self.seed, self.factor = history, seed, reduction_factor
         self.num_epochs = num_epochs
         self.rungs: list[list[int]] = [[]]
         if grace_period:
-            self.rungs = [
-                rungs(grace_period, reduction_factor, num_epochs, index)
-                for index in range(brackets)
-            ]
+            self.rungs = []
+            for bracket in range(brackets):
+                self.rungs.append(rungs(grace_period, reduction_factor, num_epochs, bracket))
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Nothing is taken from Ray's TuneConfig."""
@@ -81,8 +73,8 @@ class SuccessiveHalving(FIFOScheduler):
         """STOP or CONTINUE for one report; how the study stood goes with what a rung decided."""
         number, epoch, trials = trial.config["number"], result["epoch"], self.history.trials()
         stops = False
-        if self._metric in result and last_epoch(trials[number]) <= epoch:
-            stops = self.stops(trials, number, epoch, result[self._metric])
+        if METRIC in result and last_epoch(trials[number]) <= epoch:
+            stops = self.stops(trials, number, epoch, result[METRIC])
             if epoch in self.rungs_of(number):
                 judged = trials[number].user_attrs.get(JUDGED, {})
                 judged = {**judged, str(epoch): self.history.standing()}
@@ -94,15 +86,11 @@ class SuccessiveHalving(FIFOScheduler):
         attributes = trials[number].user_attrs
         if number == BASELINE or ORIGIN in attributes or epoch not in self.rungs_of(number):
             return False
-        sign = 1.0 if self.history.mode == "max" else -1.0
-        others = [sign * other for other in self._rivals(trials, epoch, number)]
-        return not goes_on(sign * score, others, self.factor)
+        return not goes_on(score, self._rivals(trials, epoch, number), self.factor)
 
     @breaking
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Notes why a trial broke while the study still takes notes: Ray tells the searcher next,
-        without the cause.
-        """
+        """Notes why a trial broke: Ray tells the searcher next, without the cause."""
         self.history.tag(trial.config["number"], CAUSE, failure_cause(trial))
 
     def rungs_of(self, number: int) -> list[int]:
@@ -111,9 +99,7 @@ class SuccessiveHalving(FIFOScheduler):
 
     def _rivals(self, trials: Sequence[Any], epoch: int, number: int) -> list[float]:
         """Scores at the rung of the trials of the same bracket."""
-        if len(self.rungs) == 1:
-            return scores_at(trials, epoch, but=number)
-        own = self.rungs_of(number)
-        return scores_at(
-            [trial for trial in trials if self.rungs_of(trial.number) == own], epoch, but=number
-        )
+        if len(self.rungs) > 1:
+            own = self.rungs_of(number)
+            trials = [trial for trial in trials if self.rungs_of(trial.number) == own]
+        return scores_at(trials, epoch, but=number)

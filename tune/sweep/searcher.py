@@ -1,6 +1,4 @@
-"""Optuna behind Ray Tune. Ray's own OptunaSearch tells a stopped trial as complete, which mixes
-scores of different epochs.
-"""
+"""Optuna behind Ray Tune, whose own OptunaSearch tells a stopped trial as complete."""
 
 from __future__ import annotations
 
@@ -15,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tune.sweep.proposals import Proposals
 from tune.sweep.stop import breaking
 from tune.sweep.study import BUSY_S, SINCE, VALUES, Study, last_epoch
+from tune.sweep.table import METRIC
 from tune.sweep.trial import TrialSpec
 
 
@@ -29,10 +28,8 @@ class OptunaSearcher(ray.tune.search.Searcher):
     values, then `proposals`; without `proposals` the search then ends.
     """
 
-    def __init__(
-        self, history: Study, *, metric: str, num_epochs: int, proposals: Proposals | None = None
-    ) -> None:
-        super().__init__(metric=metric, mode=history.mode)
+    def __init__(self, history: Study, num_epochs: int, proposals: Proposals | None = None) -> None:
+        super().__init__(metric=METRIC, mode="max")
         self.history, self.proposals, self._num_epochs = history, proposals, num_epochs
         self._numbers: dict[str, int] = {}
         self._began: dict[int, float] = {}
@@ -54,30 +51,22 @@ class OptunaSearcher(ray.tune.search.Searcher):
 
     @breaking
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Notes the score of an epoch; a repeated epoch, after a restart from a checkpoint,
-        replaces the earlier score.
-        """
-        if self.metric in result:
-            self.history.note(
-                self._numbers[trial_id], int(result["epoch"]), float(result[self.metric])
-            )
+        """Notes the score of an epoch; one that is repeated after a restart is replaced."""
+        if METRIC in result:
+            number = self._numbers[trial_id]
+            self.history.note(number, int(result["epoch"]), float(result[METRIC]))
 
     @breaking
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tells the study how the trial ended. Ray hands the last result over here only, never to
-        `on_trial_result` as well.
-        """
+        """Tells the study how the trial ended. Ray hands the last result over here only."""
         number = self._numbers.get(trial_id)
         if number is None or self.history.trials()[number].state != TrialState.RUNNING:
             return
-        score = (
-            float(result[self.metric])
-            if result and self.metric in result and not error
-            else math.nan
-        )
+        score = math.nan
         if result and not error:
+            score = float(result.get(METRIC, score))
             self.on_trial_result(trial_id, result)
         self.history.tag(number, BUSY_S, self._busy_s(number))
         for name, value in (result or {}).items():
@@ -109,11 +98,5 @@ class OptunaSearcher(ray.tune.search.Searcher):
 
 def spec_of(trial: FrozenTrial) -> TrialSpec:
     """What the process of a trial is told."""
-    given = trial.user_attrs
-    return TrialSpec(
-        trial.number,
-        given[VALUES],
-        last_epoch(trial),
-        given.get("test", False),
-        given.get("setting", -1),
-    )
+    known = {key: trial.user_attrs[key] for key in ("test", "setting") if key in trial.user_attrs}
+    return TrialSpec(trial.number, trial.user_attrs[VALUES], last_epoch(trial), **known)

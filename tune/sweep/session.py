@@ -1,6 +1,4 @@
-"""One session of a sweep: this process, from planning or taking up to the end of search and
-confirmation.
-"""
+"""One session of a sweep: this process, from its plan to the end of search and confirmation."""
 
 from __future__ import annotations
 
@@ -18,14 +16,13 @@ from tune.cluster.ray import capacity, connected, joined
 from tune.run.failure import disk_trouble
 from tune.run.folder import State
 from tune.run.listener import Listener
-from tune.sweep.begin import about, create_folder
 from tune.sweep.callback import SweepCallback
 from tune.sweep.config import SweepConfig
 from tune.sweep.confirm import num_confirming, settings_of
 from tune.sweep.folder import SweepFolder
 from tune.sweep.lineage import lessons, teach
-from tune.sweep.plan import SweepPlan, plan, plan_again
-from tune.sweep.repair import examine, missing_study
+from tune.sweep.plan import SweepPlan, about, create_folder, plan, plan_again
+from tune.sweep.repair import check_study, examine
 from tune.sweep.stop import BUDGET, SIGNAL, Broken, Interruption, StopSignal
 from tune.sweep.storage import STORAGE_ERRORS, check_storage_url, reason_of
 from tune.sweep.study import SUFFIX, Study, begin_study
@@ -53,9 +50,8 @@ def run_sweep(
     """Run a sweep file to its end, or until it is stopped, and say why it ended.
 
     Raises RequestError before anything is started. store: URI of the MLflow store that the sweep
-    belongs to. address: of a running Ray cluster; "" for RAY_ADDRESS, and without that a Ray of its
-    own. began: called when the folder is there and nothing runs yet. learn_from: earlier sweeps
-    whose trials the sampler learns from.
+    belongs to. began: called when the folder is there and nothing runs yet. Others: as
+    `tune.run_sweep` takes them.
     """
     with joined(address):
         planned = plan(config, name=name, results_dir=results_dir, capacity=capacity(address))
@@ -87,18 +83,15 @@ def resume_sweep(
     signals: Interruption | None = None,
     trainable: Trainable = run_trial,
 ) -> StopSignal:
-    """Go on with a sweep where it was left: finished trials stay, those that were cut off continue,
-    then new ones follow.
-
-    Raises RequestError where another process conducts it, or where it does not fit what is here.
+    """Go on with a sweep: finished trials stay, those that were cut off continue, then new ones
+    follow. RequestError where another process conducts it, or where it does not fit what is here.
     """
     record, config = folder.record, folder.unchanged_config
     recipe, directory = Recipe(**record.recipe), folder.directory
     with joined(address):
         room = capacity(address)
         planned = plan_again(config, recipe, record.name, directory, record.concurrent, room)
-        if missing := missing_study(folder):
-            raise RequestError(missing)
+        check_study(folder)
         with folder.conducting():
             folder.update(store=store, storage=record.storage)
             return SweepSession(planned, folder, listener, address, trainable, signals).run()
@@ -118,10 +111,7 @@ class SweepSession:
     ended: tuple[StopSignal, State, str] | None = None  # its state and cause, when all is done
 
     def run(self, begin: Callable[[], object] = lambda: None) -> StopSignal:
-        """Search, confirm, and record how it ended; returns why it ended early, if it did.
-
-        begin: what comes first, and may be interrupted like the rest.
-        """
+        """`begin`, search, confirm, and record how it ended; returns why early, if it did."""
         try:
             begin()
             self.listener.run_began(self.folder)
@@ -140,9 +130,7 @@ class SweepSession:
             raise failure from error
 
     def _failed(self, raised: BaseException) -> BaseException:
-        """Record that the sweep failed, as far as that can be written; returns what to raise: one
-        line where a disk or the storage takes no more.
-        """
+        """Record that the sweep failed, as far as that goes; returns what to raise, one line."""
         error = raised
         if isinstance(raised, Broken) and raised.__cause__:
             error = raised.__cause__

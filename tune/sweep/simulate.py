@@ -102,9 +102,8 @@ def play(
     seed: int,
     max_epochs: int | None = None,
 ) -> list[SimulatedTrial]:
-    """`simulate` for any searcher and scheduler of Ray Tune; the searcher's configurations are as
-    those of `OptunaSearcher.suggest`, a TrialSpec's. num_epochs: of a trial's schedule, where its
-    values name no `epochs` of their own.
+    """`simulate` for any searcher, whose configs are a TrialSpec's, and scheduler of Ray Tune.
+    num_epochs: of a trial's schedule, where its values name no `epochs` of their own.
     """
     running: list[RunningTrial] = []
     ended: list[SimulatedTrial] = []
@@ -129,24 +128,14 @@ def play(
             if state:
                 running.remove(trial)
                 score = trial.result.get(METRIC, math.nan)
-                ended.append(
-                    SimulatedTrial(
-                        trial.values,
-                        trial.num_epochs,
-                        trial.epochs,
-                        state,
-                        score,
-                        spent,
-                    )
-                )
+                length, epochs = trial.num_epochs, trial.epochs
+                ended.append(SimulatedTrial(trial.values, length, epochs, state, score, spent))
 
 
 def advance(
     trial: RunningTrial, searcher: Any, scheduler: Any, objective: Objective, seed: int
 ) -> State | None:
-    """Train a trial for an epoch, as Ray tells its searcher and its scheduler; how it ended, or
-    None.
-    """
+    """Train a trial for an epoch, as Ray tells searcher and scheduler; how it ended."""
     score = objective(trial.values, trial.epochs, trial.num_epochs, seed)
     if not math.isfinite(score):
         scheduler.on_trial_remove(None, trial)

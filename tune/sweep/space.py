@@ -1,6 +1,4 @@
-"""The search space of a sweep: its entries together, from what Optuna proposes (raw) to what a
-recipe holds, and back.
-"""
+"""The search space of a sweep: from what Optuna proposes (raw) to what a recipe holds, and back."""
 
 from __future__ import annotations
 
@@ -74,14 +72,11 @@ class Space:
         return {**{name: found[name] for name in self.entries}, **self.fixed}
 
     def raw(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The raw values of recipe values; those not given are the baseline's. RecipeError where
-        one is outside its range.
-        """
-        known = {**self._known, **values}
-        return {
-            name: entry.raw(known[name], known.get(entry.above))
-            for name, entry in self.entries.items()
-        }
+        """The raw values of recipe values, else the baseline's; RecipeError outside a range."""
+        known, found = {**self._known, **values}, {}
+        for name, entry in self.entries.items():
+            found[name] = entry.raw(known[name], known.get(entry.above))
+        return found
 
     def grid(self) -> list[dict[str, Any]]:
         """Every combination, as raw values; RecipeError where an entry has infinitely many."""
@@ -94,9 +89,8 @@ class Space:
                 )
             whole = range(int(entry.low), int(entry.high) + 1)
             columns.append(list(whole) if entry.is_range else [raw for raw, _ in entry.choices])
-        return [
-            dict(zip(self.entries, point, strict=True)) for point in itertools.product(*columns)
-        ]
+        points = itertools.product(*columns)
+        return [dict(zip(self.entries, point, strict=True)) for point in points]
 
     def describe(self) -> list[tuple[str, str, str]]:
         """Rows (option, kind, range in words), searched ones first."""
@@ -106,31 +100,24 @@ class Space:
     def _ordered(self) -> list[str]:
         order: list[str] = []
         while len(order) < len(self.entries):
-            ready = [
-                n
-                for n, e in self.entries.items()
-                if n not in order and (e.above in order or e.above not in self.entries)
-            ]
+            left = [entry for name, entry in self.entries.items() if name not in order]
+            ready = [e.name for e in left if e.above in order or e.above not in self.entries]
             if not ready:
-                circle = ", ".join(name for name in self.entries if name not in order)
+                circle = ", ".join(entry.name for entry in left)
                 raise RecipeError(f"space: {circle} wait for one another; remove one 'above'")
             order += ready
         return order
 
     def _check_together(self) -> None:
-        """Every value of an option whose validity hangs on another one makes a recipe, with every
-        value of that other.
-        """
+        """Options whose validity hangs on one another make a recipe with every value."""
         for group in TOGETHER:
             searched = [name for name in group if name in self.entries]
             columns = [self._tried(name) for name in searched]
             for values in itertools.product(*columns) if searched else []:
                 try:
                     recipe = self.baseline.replace(**dict(zip(searched, values, strict=True)))
-                    if "model" in searched:
-                        from rbnn.models import (
-                            check_model,  # brings torch, which loading a sweep file can do without
-                        )
+                    if "model" in searched:  # torch, which a sweep file can do without
+                        from rbnn.models import check_model
 
                         check_model(recipe.model, recipe.dataset)
                 except RecipeError as error:
@@ -141,11 +128,8 @@ class Space:
         return list(entry.ends) if entry.is_range else [value for _, value in entry.choices]
 
     def _ends(self, name: str) -> tuple[Any, Any]:
-        return (
-            self.entries[name].ends
-            if name in self.entries
-            else (self._known[name], self._known[name])
-        )
+        known = self._known[name]
+        return self.entries[name].ends if name in self.entries else (known, known)
 
     def _check_above(self) -> None:
         for entry in self.entries.values():

@@ -1,6 +1,4 @@
-"""Why a sweep ends before its last trial: Ctrl-C, `rbnn stop`, its time budget, equal failures, a
-disk or a storage that takes no more.
-"""
+"""Why a sweep ends early: a signal, `rbnn stop`, its budget, equal failures, a full disk."""
 
 from __future__ import annotations
 
@@ -86,9 +84,7 @@ def breaking(method: Method) -> Method:
 
 
 def stopper(stop: StopSignal | None, has_ended: Callable[[int], bool]) -> Any:
-    """Ray Tune's stopper: of a sweep by a StopSignal of this process, of a trial that was ended in
-    the study by somebody else.
-    """
+    """Ray Tune's stopper: of a sweep by a StopSignal, of a trial that somebody else ended."""
     from ray.tune import Stopper
 
     class StopWhenSet(Stopper):

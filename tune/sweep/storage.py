@@ -1,6 +1,4 @@
-"""The database that holds a sweep's study: opened, or refused in one line; a locked file is waited
-for.
-"""
+"""The database of a study: opened, or refused in one line; a locked file is waited for."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ class PatientConnection(sqlite3.Connection):
 
 
 def patiently(step: Callable[..., Any], *given: Any) -> Any:
-    """A step of a transaction, again while the file is locked: SQLite itself waits a second, so
-    that signals are heard.
-    """
+    """A step of a transaction, again while the file is locked, so that signals are heard."""
     give_up_at = None
     while True:
         try:
@@ -93,9 +89,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def check_storage_url(url: str) -> None:
-    """RequestError, one line, where no Optuna storage can be opened at `url`, or it would forget;
-    "" is the sweep's own file, which cannot be wrong.
-    """
+    """RequestError where no Optuna storage opens at `url`, or it would forget; "": our own."""
     if url.startswith("sqlite:") and (sqlite_path(url) is None or ":memory:" in url):
         raise RequestError(
             f"storage {shown(url)} is in memory, and ends with its process; name a file, e.g. "

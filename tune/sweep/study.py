@@ -38,8 +38,8 @@ SUFFIX = ".confirm"  # of the study of a sweep's confirmation
 class Study:
     """The study of that name in an Optuna storage (URL, None for memory), begun where missing."""
 
-    def __init__(self, storage: str | None, name: str, *, mode: str = "max") -> None:
-        self._url, self.name, self.mode = storage, name, mode
+    def __init__(self, storage: str | None, name: str) -> None:
+        self._url, self.name = storage, name
         self._open(optuna.storages.InMemoryStorage() if storage is None else open_storage(storage))
 
     @classmethod
@@ -58,10 +58,7 @@ class Study:
             self.study = optuna.load_study(study_name=self.name, storage=storage)
         else:
             self.study = optuna.create_study(
-                storage=storage,
-                study_name=self.name,
-                direction="maximize" if self.mode == "max" else "minimize",
-                load_if_exists=True,
+                storage=storage, study_name=self.name, direction="maximize", load_if_exists=True
             )
         self._ids: dict[int, int] = {}
         self._space: dict[str, Any] = {}
@@ -69,7 +66,7 @@ class Study:
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles what holds it; a study on disk is reopened rather than copied."""
         kept = self._storage if self._url is None else None
-        return {"_url": self._url, "name": self.name, "mode": self.mode, "_storage": kept}
+        return {"_url": self._url, "name": self.name, "_storage": kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -92,10 +89,8 @@ class Study:
             )
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """All trials by number, or those in the given states.
-
-        Optuna's storage in memory, asked for waiting ones, misses those that were running before.
-        """
+        """All trials by number, or those in the given states."""
+        # Optuna's storage in memory, asked for waiting ones, misses those that were running before.
         found = self.study.get_trials(deepcopy=False)
         return [trial for trial in found if trial.state in states] if states else found
 
@@ -124,9 +119,8 @@ class Study:
             try:
                 create_trial(state=trial.state, params=given, distributions=known)
             except ValueError:
-                text = (
-                    f"{given}, lined up from outside, is not in the search space; it is passed over"
-                )
+                where = "lined up from outside, is not in the search space"
+                text = f"{given}, {where}; it is passed over"
                 self.tag(trial.number, CAUSE, text)
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
                 self._say(f"trial {trial.number}: {text}")
@@ -147,12 +141,9 @@ class Study:
         that has not ended [number, epochs done, whether it waits].
         """
         trials = self.trials()
-        begun = [
-            [trial.number, last_epoch(trial), trial.state == TrialState.WAITING]
-            for trial in trials
-            if not trial.state.is_finished()
-        ]
-        return {"of": len(trials), "open": begun}
+        begun = [trial for trial in trials if not trial.state.is_finished()]
+        rows = [[t.number, last_epoch(t), t.state == TrialState.WAITING] for t in begun]
+        return {"of": len(trials), "open": rows}
 
     def note(self, number: int, epoch: int, score: float) -> None:
         """The score of an epoch of a trial that has not ended; a repeated epoch replaces it."""
@@ -228,9 +219,8 @@ class Study:
 
 
 def begin_study(url: str, name: str, sweep_id: str, about: dict[str, str] | None = None) -> None:
-    """Create the study of a new sweep; RequestError where the storage holds one of that name.
-
-    about: attributes of the study, for people who look at it in Optuna's own tools.
+    """Create the study of a new sweep, with attributes `about` it for people who use Optuna's own
+    tools; RequestError where the storage holds one of that name.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url)

@@ -1,6 +1,4 @@
-"""How a sweep stands, for people and as JSON, and its winner as a recipe: read from its folder and
-its study alone, while it runs elsewhere or after.
-"""
+"""How a sweep stands, and its winner as a recipe: read from its folder and its study alone."""
 
 from __future__ import annotations
 
@@ -9,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from optuna.trial import TrialState
 
 from rbnn.errors import RequestError, RunFailed
 from rbnn.recipe import Recipe
@@ -20,6 +20,8 @@ from tune.sweep.table import TrialRow, TrialTable, percent, rows_of
 from tune.sweep.table import shown as in_words
 from tune.uris import shown
 
+LEAST_FOR_IMPORTANCE = 4  # complete trials; fewer say nothing of what matters
+Curve = list[tuple[int, float]]  # (epochs completed, value) in order
 NAMES = {"killed": "interrupted"}  # what people read: such a trial waits to be taken up again
 
 
@@ -27,8 +29,8 @@ NAMES = {"killed": "interrupted"}  # what people read: such a trial waits to be 
 class SweepSummary:
     """A sweep as it is now. busy_s: seconds that trials, of search and confirmation, held places.
 
-    num_to_confirm: confirmation runs begun or lined up, 0 before the search has ended;
-    epochs_confirmed: theirs so far; settings: what the finished ones say, the best first.
+    num_to_confirm: confirmation runs begun or lined up, 0 before the search has ended; settings:
+    what the finished ones say, the best first.
     """
 
     folder: SweepFolder
@@ -39,7 +41,6 @@ class SweepSummary:
     used_s: float = 0.0
     num_confirmed: int = 0
     num_to_confirm: int = 0
-    epochs_confirmed: int = 0
     settings: list[Setting] = field(default_factory=list)
 
     @property
@@ -50,17 +51,7 @@ class SweepSummary:
     @property
     def finish(self) -> float | None:
         """When it will have ended, confirmation included, in seconds since 1970; None: unknown."""
-        record, table = self.record, self.table
-        if self.state != "running":
-            return None
-        top = self.folder.config.confirm_top
-        num_runs = self.num_to_confirm or confirm.num_confirming(
-            top, record.confirm_seeds, record.trials
-        )
-        to_come = max(num_runs * table.num_epochs - self.epochs_confirmed, 0)
-        left = None if record.budget_s is None else record.budget_s - self.used_s
-        done = table.epochs + self.epochs_confirmed
-        seconds = table.seconds_to_come(done, self.used_s, left, to_come)
+        seconds = self.table.seconds_left() if self.state == "running" else None
         return None if seconds is None else time.time() + seconds
 
     def counts(self) -> dict[str, int]:
@@ -111,15 +102,24 @@ def look_at(folder: SweepFolder, study: Study | None = None) -> SweepSummary:
             if row.state == "running" and not running:  # its process died before it was noted
                 row.state = "killed"
         found.busy_s = study.busy_s(running)
+    confirmed = 0  # epochs
     if confirmation := Study.existing(storage, record.name + SUFFIX):
         trials = confirmation.trials()
         found.busy_s += confirmation.busy_s(running)
         found.num_to_confirm = len(trials)
-        found.epochs_confirmed = sum(map(last_epoch, trials))
+        confirmed = sum(map(last_epoch, trials))
         found.num_confirmed = len(confirmation.finished)
         found.settings = settings_of(confirmation)
     if found.settings:
         table.confirmed = found.settings[0].number
+    if running:
+        to_come = found.num_to_confirm or confirm.num_confirming(
+            folder.config.confirm_top, record.confirm_seeds, record.trials
+        )
+        table.began = time.monotonic() - found.used_s
+        table.epochs_before = -confirmed  # they took of that time too
+        table.epochs_after = max(to_come * table.num_epochs - confirmed, 0)
+        table.budget_s = record.budget_s
     return found
 
 
@@ -205,12 +205,30 @@ def export(winner: Winner, name: str, file: Path) -> None:
         more = "--val_fraction 0 trains on all of them and validates on the test set"
         head += [f"{held_out:.0%} of the training images are held out, as in the sweep; {more}"]
     head += [f"Run it: rbnn replay {file}"]
-    file.write_text(
-        "".join(f"# {line}\n" for line in head) + winner.recipe.to_yaml(), encoding="utf-8"
-    )
+    comment = "".join(f"# {line}\n" for line in head)
+    file.write_text(comment + winner.recipe.to_yaml(), encoding="utf-8")
 
 
 def _iso(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+
+
+def curves_of(study: Study) -> dict[int, Curve]:
+    """val/top1 in percent of every trial that reported an epoch, by number."""
+    found = {trial.number: sorted(trial.intermediate_values.items()) for trial in study.trials()}
+    return {number: curve for number, curve in found.items() if curve}
+
+
+def importance_of(study: Study) -> dict[str, float]:
+    """Each option's share in what tells good trials from others, by PED-ANOVA; {} for too few."""
+    complete = study.trials(TrialState.COMPLETE)
+    scores = {trial.value for trial in complete}
+    names = dict.fromkeys(name for trial in complete for name in trial.params)
+    varied = [name for name in names if len({trial.params.get(name) for trial in complete}) > 1]
+    if len(complete) < LEAST_FOR_IMPORTANCE or len(scores) < 2 or not varied:
+        return {}
+    from optuna.importance import get_param_importances  # a second: it loads scikit-learn
+
+    return dict(get_param_importances(study.study, params=varied))

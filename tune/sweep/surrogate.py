@@ -9,6 +9,7 @@ of the next longer one. All are found by maximum a posteriori, with log-normal p
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,12 +51,8 @@ class Surrogate:
         """l, the noise's variance, c, s_r (of the longest schedule 1)."""
         at = self.places.shape[1]
         scales = np.append(np.exp(theta[at + 2 :]), 1.0)
-        return (
-            np.exp(theta[:at]),
-            math.exp(2 * theta[at]),
-            1 / (1 + math.exp(-theta[at + 1])),
-            scales,
-        )
+        noise, c = math.exp(2 * theta[at]), 1 / (1 + math.exp(-theta[at + 1]))
+        return np.exp(theta[:at]), noise, c, scales
 
     def fit(self) -> Array:
         """Theta of the highest posterior."""
@@ -101,10 +98,8 @@ class Surrogate:
         self.theta = theta
         self._solve()
         if len(places):
-            expected = [
-                self.predict(place[None], level)[0][0]
-                for place, level in zip(places, levels, strict=True)
-            ]
+            pairs = zip(places, levels, strict=True)
+            expected = [self.predict(place[None], level)[0][0] for place, level in pairs]
             self.places = np.vstack([self.places, places])
             self.levels = np.append(self.levels, levels)
             self.scores = np.append(self.scores, np.array(expected) - self.centre)
@@ -180,10 +175,10 @@ class Cube:
 
     def places(self, points: Sequence[Mapping[str, Any]]) -> Array:
         """The places of raw values by option name."""
-        rows = [
-            [share for name, each in self.known.items() for share in _shares(each, point[name])]
-            for point in points
-        ]
+        rows = []
+        for point in points:
+            shares = [_shares(each, point[name]) for name, each in self.known.items()]
+            rows.append([*itertools.chain(*shares)])
         return np.array(rows)
 
     @property

@@ -27,9 +27,7 @@ STATES: dict[TrialState, State] = {
 
 @dataclass
 class TrialRow:
-    """A trial: its values by option name, epochs completed, val/top1 (percent) of the last and the
-    best epoch, and which epoch that was, from 1.
-    """
+    """A trial: its values, epochs completed, val/top1 (percent) of the last and the best epoch."""
 
     number: int
     values: dict[str, Any]
@@ -64,9 +62,7 @@ class TrialRow:
 
 
 def ranked(rows: Iterable[TrialRow]) -> list[TrialRow]:
-    """The best first: complete trials by their last epoch's val/top1, then the others by theirs,
-    failed ones last.
-    """
+    """Complete trials by their last val/top1, then the others by theirs, failed ones last."""
     return sorted(rows, key=lambda row: (row.state != "complete", -(row.top1 or -1.0), row.number))
 
 
@@ -75,10 +71,10 @@ class TrialTable:
     """All trials of a sweep so far. num_trials: how many there will be, None without end;
     num_epochs: of a full trial.
 
-    epochs_before: those done before `began`, by an earlier process. epochs_after: of the
-    confirmation that follows, about. budget_s: time from `began` after which no trial goes on, None
-    without one. noun: what a row is called. confirmed: the trial that fresh seeds hold for the
-    best, None as long as nothing is confirmed.
+    epochs_before: those done before `began`, by an earlier process, less those of other trials
+    since. epochs_after: of the confirmation that follows, about. budget_s: time from `began` after
+    which no trial goes on, or None. noun: what a row is called. confirmed: the trial that fresh
+    seeds hold for the best, None as long as nothing is confirmed.
     """
 
     name: str
@@ -127,26 +123,17 @@ class TrialTable:
         return self.rows.get(BASELINE)
 
     def seconds_left(self) -> float | None:
-        """Expected time to the end of the sweep at the pace of this process."""
-        spent_s = time.monotonic() - self.began
-        left = None if self.budget_s is None else self.budget_s - spent_s
-        return self.seconds_to_come(
-            self.epochs - self.epochs_before, spent_s, left, self.epochs_after
-        )
-
-    def seconds_to_come(
-        self, done: int, spent_s: float, budget_s: float | None, epochs_after: int
-    ) -> float | None:
-        """Expected time to the end where `done` epochs took `spent_s`: these trials, within
-        `budget_s`, then `epochs_after`. None before the first epoch, or where there is no end.
+        """Expected time to the end of the sweep at the pace since `began`; None before the first
+        epoch, or where there is no end.
         """
+        done, spent_s = self.epochs - self.epochs_before, time.monotonic() - self.began
         if done <= 0:
             return None
         epoch_s = spent_s / done
-        ends = [] if budget_s is None else [max(budget_s, 0.0)]
+        ends = [] if self.budget_s is None else [max(self.budget_s - spent_s, 0.0)]
         if self.num_trials is not None:
             ends.append(self.epochs_to_come(self.num_trials) * epoch_s)
-        return min(ends) + epochs_after * epoch_s if ends else None
+        return min(ends) + self.epochs_after * epoch_s if ends else None
 
     def epochs_to_come(self, num_trials: int) -> float:
         """The epochs that `num_trials` trials in all still need, as long as those that ended."""

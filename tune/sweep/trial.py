@@ -20,7 +20,7 @@ from rbnn.files import write_atomically
 from rbnn.recipe import Recipe
 from tune.run.failure import naming_the_disk
 from tune.run.journal import Journal
-from tune.run.remote import CheckpointStore
+from tune.run.remote import CheckpointStore, store_of
 from tune.sweep.folder import CONFIRM, TRIALS, trial_directory
 
 TEST_FILE = "test.json"
@@ -57,11 +57,6 @@ class TrialSpec:
         return CONFIRM if self.test else TRIALS
 
 
-def trial_store(store: str, number: int, kind: str = TRIALS) -> str:
-    """The address of a trial's checkpoints in an object store; "" where there is none."""
-    return f"{store}/{kind}/{number:04d}" if store else ""
-
-
 def for_tune(metrics: dict[str, Any]) -> dict[str, Any]:
     """An epoch's metrics as Ray Tune hears them."""
     return {**metrics, "epoch": metrics["epoch"] + 1}
@@ -69,10 +64,8 @@ def for_tune(metrics: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial in its own process.
-
-    address: of its checkpoints in an object store, or "". resources: of one of its workers, None as
-    the machine allows. tested: whether its last epoch is told apart, with the test set's score.
+    """A trial in its own process. address: of its checkpoints in an object store. resources: of one
+    of its workers. tested: whether its last epoch is told apart, with the test set's score.
     """
 
     recipe: Recipe
@@ -93,9 +86,7 @@ class Trial:
 
 
 def train_trial(trial: Trial, journal: Journal, tell: Tell) -> None:
-    """Train to the last epoch, from last.ckpt where it is there; `tell` hears the epochs that the
-    journal does not hold.
-    """
+    """Train to the last epoch, from last.ckpt where it is there; `tell` hears what is new."""
     from tune.run.workers import name_own_ray, torch_trainer, train_alone, worker_config
 
     def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
@@ -115,8 +106,8 @@ def train_trial(trial: Trial, journal: Journal, tell: Tell) -> None:
 
 
 def shared_data(recipe: Recipe) -> Any:
-    """A reference to the recipe's data set in Ray's object store, for `run_trial`; None where it is
-    not held in memory, or where several workers, processes of Ray Train, read it themselves.
+    """The recipe's data set in Ray's object store, one memory for all processes of a node; None
+    where it is not held in memory, or several workers of Ray Train read it themselves.
     """
     import ray
 
@@ -137,12 +128,9 @@ def run_trial(
 ) -> None:
     """Ray Tune's trainable: `config` is a TrialSpec's, as the searcher gave it.
 
-    data: where Ray keeps the baseline's data set, which the sweep has read: all processes of a node
-    use the same memory. train: what trains; tests and benchmarks put something quicker in its
-    place.
-
-    What the trial's journal holds beyond `epochs_done` is reported again, as a kill may have come
-    before it was heard.
+    data: `shared_data`. train: what trains; tests and benchmarks put something quicker in its
+    place. What the trial's journal holds beyond `epochs_done` is reported again, as a kill may have
+    come before it was heard.
     """
     import ray.tune
 
@@ -151,7 +139,7 @@ def run_trial(
     spec = TrialSpec.of(config)
     recipe = Recipe(**{**base, **spec.values})
     directory = trial_directory(sweep_directory, spec.number, spec.kind)
-    address = trial_store(store, spec.number, spec.kind)
+    address = store_of(store, spec.kind, directory.name)
     trial = Trial(recipe, directory, address, worker_resources, spec.test)
     last = recipe.epochs - 1
 
@@ -170,9 +158,7 @@ def run_trial(
 
 
 def _tune_callback(trial: Trial, known: int) -> Any:
-    """Forwards rank 0's epochs after `known` from Ray Train to Ray Tune, but the last one of a
-    trial that is tested; to be made inside the trial.
-    """
+    """Forwards rank 0's epochs after `known` from Ray Train, but the last of one that is tested."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
     end = trial.recipe.epochs - trial.tested

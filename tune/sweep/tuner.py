@@ -24,7 +24,7 @@ from tune.sweep.scheduler import SuccessiveHalving
 from tune.sweep.searcher import OptunaSearcher
 from tune.sweep.stop import StopSignal, stopper
 from tune.sweep.study import SUFFIX, VALUES, Study
-from tune.sweep.table import METRIC, TrialRow
+from tune.sweep.table import TrialRow
 from tune.sweep.trial import run_trial, shared_data
 from tune.uris import holds_password
 
@@ -43,11 +43,9 @@ class Phase:
 
 
 def search_phase(plan: SweepPlan, storage: str | None, num_trials: int | None) -> Phase:
-    """The search on the study that `storage` holds, or begins (None: in memory): up to `num_trials`
-    in all.
-    """
+    """The search on a storage's study (None: in memory), up to `num_trials` in all."""
     study = Study(storage, plan.name)
-    searcher = make_searcher(plan, study, proposals_of(plan))
+    searcher = OptunaSearcher(study, plan.recipe.epochs, proposals_of(plan))
     left = None if num_trials is None else max(num_trials - len(study.finished), 0)
     return Phase(study, searcher, make_scheduler(plan, study), left)
 
@@ -66,7 +64,7 @@ def confirm_phase(
                 study.add(TrialState.WAITING, {}, {}, given)
     scheduler = make_scheduler(plan, study, stops=False)
     num_waiting = len(study.trials(TrialState.WAITING))
-    return Phase(study, make_searcher(plan, study), scheduler, num_waiting)
+    return Phase(study, OptunaSearcher(study, plan.recipe.epochs), scheduler, num_waiting)
 
 
 def proposals_of(plan: SweepPlan) -> Proposals:
@@ -85,22 +83,13 @@ def proposals_of(plan: SweepPlan) -> Proposals:
     )
 
 
-def make_searcher(
-    plan: SweepPlan, study: Study, proposals: Proposals | None = None
-) -> OptunaSearcher:
-    """What hands out trials; without proposals, those that wait in the study."""
-    num_epochs = plan.recipe.epochs
-    return OptunaSearcher(study, metric=METRIC, num_epochs=num_epochs, proposals=proposals)
-
-
 def make_scheduler(plan: SweepPlan, study: Study, *, stops: bool = True) -> SuccessiveHalving:
     """ASHA on epochs completed; scheduler none, or `stops` False, stops nobody."""
     settings = plan.config.scheduler
     return SuccessiveHalving(
         study,
-        metric=METRIC,
-        num_epochs=plan.recipe.epochs,
-        grace_period=settings.grace_period if stops and settings.name == "asha" else None,
+        plan.recipe.epochs,
+        settings.grace_period if stops and settings.name == "asha" else None,
         reduction_factor=settings.reduction_factor,
         brackets=settings.brackets,
         seed=plan.config.seed,
@@ -115,9 +104,7 @@ def run(
     *,
     trainable: Trainable = run_trial,
 ) -> None:
-    """Run a phase to its end, or until `stop` is set: trials that run then wait in the study for
-    the next time. callbacks: Ray Tune's, called in this process.
-    """
+    """Run a phase until its end or `stop`: trials that run then wait for the next time."""
     if phase.num_trials == 0:
         return
     with connected():
@@ -126,7 +113,8 @@ def run(
             base=plan.recipe.to_dict(),
             sweep_directory=str(plan.directory.resolve()),
             data=shared_data(plan.recipe),
-            **plan.elsewhere,
+            store=plan.store,
+            worker_resources=plan.worker_resources,
         )
         resources = {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})
         tuner = ray.tune.Tuner(

@@ -71,18 +71,14 @@ def main(folder: Path, name: str, address: str, head: str) -> int:
 
     from rbnn.errors import RequestError
     from rbnn.options import exit_status
-    from tune.cli.sweeps import begin
-    from tune.sweep.config import load_sweep
+    from tune.cli.sweep import run_sweep
+    from tune.cli.sweeps import status_of
     from tune.sweep.trial import run_trial
 
     os.chdir(folder)
     try:
-        return begin(
-            load_sweep("sweep.yaml"),
-            name=name,
-            address=address,
-            trainable=partial(run_trial, train=train(folder, head)),
-        )
+        task = partial(run_trial, train=train(folder, head))
+        return status_of(run_sweep("sweep.yaml", name=name, address=address, trainable=task))
     except RequestError as error:
         return exit_status(error, "rbnn")
 

@@ -71,9 +71,8 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     team = Team(folder, {**token, "HOME": str(folder)})
     state = ("--state", "state")
     try:
-        told = team.run(
-            "serve", *state, "--home", "home", "--users", "ann", "--num-cpus", "2", *PORTS
-        )
+        given = "--home", "home", "--users", "ann", "--num-cpus", "2"
+        told = team.run("serve", *state, *given, *PORTS)
         addresses = re.search(r"export RAY_ADDRESS=(\S+) MLFLOW_TRACKING_URI=(\S+)", told)
         assert addresses and token["RAY_AUTH_TOKEN"] in told
         password = (folder / "state" / "passwords" / "ann").read_text().strip()
@@ -99,11 +98,10 @@ def test_a_sweep_is_handed_over_followed_recorded_and_stopped(
     assert submitted.startswith("handed\n") and "rbnn logs -f handed" in submitted
     with team.start("logs", "-f", "handed") as follower:
         assert follower.stdout
-        heard = []
-        for line in follower.stdout:
-            heard.append(line)
-            if "trial 0 complete after 2 epochs" in line:
-                break
+        heard = [follower.stdout.readline()]
+        while "trial 0 complete after 2 epochs" not in heard[-1]:
+            heard.append(follower.stdout.readline())
+            assert heard[-1], heard
         assert json.loads(team.run("status", "handed", "--json"))["state"] == "RUNNING", heard
         assert "job handed on" in team.run("stop", "handed")
         heard.append(follower.stdout.read())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -66,23 +66,12 @@ def test_only_addresses_that_take_jobs_are_asked(monkeypatch: pytest.MonkeyPatch
         Jobs.at("http://127.0.0.1:1")
 
 
-class YoungCluster:
-    """A cluster whose dashboard answers before it can run a job."""
-
-    def __init__(self, *answers: str) -> None:
-        self.answers = list(answers)
-
-    def submit_job(self, **job: Any) -> str:
-        if answer := self.answers.pop(0):
-            raise RuntimeError(answer)
-        return str(job["submission_id"])
-
-
 def test_a_cluster_that_has_just_begun_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tune.serve.jobs.time.sleep", lambda seconds: None)
-    jobs = Jobs("http://head:8265", YoungCluster("500: No available agent to submit job", ""))
+    jobs = Jobs("http://head:8265", Mock())
+    young, known = "500: No available agent to submit job", "Job with submission_id one already"
+    jobs.client.submit_job.side_effect = [RuntimeError(young), "one", RuntimeError(known)]
     assert jobs._submit(submission_id="one") == "one"
-    jobs = Jobs("http://head:8265", YoungCluster("Job with submission_id one already exists"))
     with pytest.raises(RequestError, match="'one' was handed to http://head:8265 before; choose"):
         jobs._submit(submission_id="one")
 

@@ -23,10 +23,7 @@ def server(folder: Path, **values: Any) -> TeamServer:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (
-            {"database": "postgresql://ann:hidden@host/x"},
-            r"database 'postgresql://ann:\*\*\*@host/x' holds a password",
-        ),
+        ({"database": "postgresql://ann:hidden@host/x"}, r"ann:\*\*\*@host/x' holds a password"),
         ({"database": "http://host:5000"}, "is a server already"),
         ({"host": "0.0.0.0"}, "host 0.0.0.0 opens the store to the network; give --users"),
         ({"users": ("a b",)}, "users holds 'a b'"),
@@ -83,19 +80,9 @@ def test_a_taken_port_is_replaced_by_the_next_free_one() -> None:
         assert port < free_port("127.0.0.1", port) < port + 20
     with pytest.raises(RequestError, match=r"port 5000 on 203\.0\.113\.9 "):
         free_port("203.0.113.9", 5000)
-
-
-@pytest.mark.parametrize("port", [-1, 0, 65536])
-def test_what_is_no_port_is_refused(port: int) -> None:
-    with pytest.raises(RequestError, match=f"port {port} is not one; give a number from 1 to"):
-        free_port("127.0.0.1", port)
-
-
-@pytest.mark.slow
-def test_the_server_ends_with_all_its_processes(tmp_path: Path) -> None:
-    with mlflow_server(f"sqlite:///{tmp_path}/mlflow.db", free_port("127.0.0.1", 5400)) as server:
-        assert server.group()
-    assert server.group() == []
+    for port in (-1, 0, 65536):
+        with pytest.raises(RequestError, match=f"port {port} is not one; give a number from 1 to"):
+            free_port("127.0.0.1", port)
 
 
 @pytest.mark.slow

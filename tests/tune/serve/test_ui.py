@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from tests.tune.made_runs import recorded_run
 from tests.tune.report.test_report import TRIALS, sweep
 from tests.tune.workplace import TIMEOUT_S
 from tune.serve.mlflow import free_port
-from tune.serve.ui import serve_optuna, serve_ui
+from tune.serve.ui import ended_by_signals, serve_optuna, serve_ui
 from tune.sweep.folder import SweepFolder
 from tune.tracking.mirror import Mirror
 from tune.tracking.view import all_runs_link, opening_link, view_link
@@ -42,9 +43,19 @@ def test_the_link_to_all_runs_takes_an_earlier_filter_back() -> None:
     assert "&searchFilter=&" in all_runs_link("http://127.0.0.1:5000", "7")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_end_the_page_and_free_the_port(store: str, number: signal.Signals) -> None:
+def test_each_signal_ends_what_is_served_and_its_handler_is_put_back(
+    number: signal.Signals,
+) -> None:
+    before = signal.signal(number, signal.default_int_handler)
+    with ended_by_signals():
+        os.kill(os.getpid(), number)
+        pytest.fail("it goes on")
+    assert signal.signal(number, before) == signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_page_and_frees_the_port(store: str) -> None:
     port = free_port("127.0.0.1", 5500)
     command = [*PAGE, store, str(port)]
     base_url, experiment = f"http://127.0.0.1:{port}", "1"
@@ -55,7 +66,7 @@ def test_signals_end_the_page_and_free_the_port(store: str, number: signal.Signa
         serve_ui(base_url, sweep=SWEEP, say=said.append)
         links = [line.partition(": ")[2] for line in lines[:2]]
         pages = [urllib.request.urlopen(link, timeout=60).read().decode() for link in links]
-        page.send_signal(number)
+        page.send_signal(signal.SIGHUP)
         try:
             assert page.wait(TIMEOUT_S) == 0
         finally:
@@ -91,9 +102,8 @@ def test_optunas_dashboard_is_started_on_the_sweeps_study(
     setup_testing_defaults(environment)
     environment["PATH_INFO"] = "/api/studies"
     answer = b"".join(page(environment, lambda code, *more: status.append(code)))
-    assert (
-        status == ["200 OK"] and json.loads(answer)["study_summaries"][0]["study_name"] == "look-1"
-    )
+    (study,) = json.loads(answer)["study_summaries"]
+    assert (status, study["study_name"]) == (["200 OK"], "look-1")
 
 
 def test_without_optunas_dashboard_one_line_says_what_to_install(

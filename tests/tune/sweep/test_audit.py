@@ -17,10 +17,11 @@ from rbnn.data.loading import DataInfo
 from tune.sweep.audit import Audit, audit
 from tune.sweep.config import parse_sweep
 from tune.sweep.plan import SweepPlan
+from tune.sweep.searcher import OptunaSearcher
 from tune.sweep.simulate import RunningTrial, advance
 from tune.sweep.study import PROPOSED, VALUES, Study
 from tune.sweep.trial import TrialSpec
-from tune.sweep.tuner import Phase, make_scheduler, make_searcher, proposals_of
+from tune.sweep.tuner import Phase, make_scheduler, proposals_of
 
 SWEEP: dict[str, Any] = {
     "name": "look",
@@ -64,10 +65,8 @@ def play(plan: SweepPlan, phase: Phase, draw: random.Random, num_events: int) ->
         trial = draw.choice(running)
         epoch = trial.epochs + 1
         if event == num_events - 1 and epoch < trial.num_epochs and draw.random() < 0.5:
-            known = {
-                "epoch": epoch,
-                "val/top1": score(trial.values, epoch - 1, trial.num_epochs, 0),
-            }
+            top1 = score(trial.values, epoch - 1, trial.num_epochs, 0)
+            known = {"epoch": epoch, "val/top1": top1}
             answer = phase.scheduler.on_trial_result(None, trial, known)
             if answer == TrialScheduler.CONTINUE and draw.random() < 0.5:
                 phase.searcher.on_trial_result(trial.trial_id, known)
@@ -86,7 +85,7 @@ def test_every_decision_of_a_sweep_killed_at_random_is_derived(
     plan, draw, study = plan_of(sampler, scheduler), random.Random(5), Study(None, "look")
     while len(study.finished) < SWEEP["trials"]:
         study.interrupt_running()
-        searcher = make_searcher(plan, study, proposals_of(plan))
+        searcher = OptunaSearcher(study, plan.recipe.epochs, proposals_of(plan))
         phase = Phase(study, searcher, make_scheduler(plan, study), None)
         play(plan, phase, draw, draw.randint(1, 12))
     found = audited(plan, study)

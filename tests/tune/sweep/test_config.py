@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,6 @@ def test_the_epochs_after_which_trials_are_compared(
     assert parse_sweep({**CIFAR, **keys}, HERE).scheduler.lengths(epochs) == lengths
 
 
-def test_trials_are_judged_on_held_out_training_images() -> None:
-    assert parse_sweep({**CIFAR, "val_fraction": 0.2}, HERE).baseline.val_fraction == 0.2
-    assert parse_sweep(DIGITS, HERE).baseline.val_fraction == 0.0
-
-
 def test_the_name_is_the_file_stem_and_recipes_are_found_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("momentum: 0.8\nlr: 0.2\n")
     (tmp_path / "look.yaml").write_text(
@@ -92,21 +88,32 @@ def test_settings_to_try_first_lie_in_the_space() -> None:
     assert sweep.first == ({"lr": 0.5}, {"warm_up": True}, {"lr": 0.1})
 
 
-def test_workers_per_trial_reach_the_recipe() -> None:
-    assert parse_sweep({**DIGITS, "workers_per_trial": 2}, HERE).baseline.train_workers == 2
-
-
 def test_milestones_may_be_given_where_lr_type_is_searched() -> None:
     space = {"lr_type": {"choice": ["cos", "step"]}}
     base = {"dataset": "digits", "lr_decay_step": [5]}
     sweep = parse_sweep({**DIGITS, "base": base, "space": space}, HERE)
     assert sweep.baseline.lr_decay_step == (5,)
-    assert parse_sweep(sweep.to_dict(), HERE).to_dict() == sweep.to_dict()
+    again = {**sweep.to_dict(), "scheduler": "none"}
+    assert parse_sweep(again, HERE).to_dict() == {**again, "scheduler": {"name": "none"}}
 
 
-def test_a_grid_tries_every_point_by_default() -> None:
-    space = {"lr": {"choice": [0.1, 0.2]}, "rotation_update": {"integer": [1, 3]}}
-    assert parse_sweep({**DIGITS, "sampler": "grid", "space": space}, HERE).trials == 6
+WARM = {"base": {"dataset": "digits", "epochs": 10, "warm_up": True}}
+GRID = {"lr": {"choice": [0.1, 0.2]}, "rotation_update": {"integer": [1, 3]}}
+
+
+@pytest.mark.parametrize(
+    ("keys", "attribute", "value"),
+    [
+        ({**CIFAR, "val_fraction": 0.2}, "baseline.val_fraction", 0.2),
+        (DIGITS, "baseline.val_fraction", 0.0),
+        ({**DIGITS, "workers_per_trial": 2}, "baseline.train_workers", 2),
+        ({**DIGITS, "sampler": "grid", "space": GRID}, "trials", 6),  # every point
+        ({**DIGITS, "scheduler": {"grace_period": 1}}, "scheduler.grace_period", 1),
+        ({**DIGITS, **WARM, "scheduler": "none"}, "scheduler.name", "none"),
+    ],
+)
+def test_what_follows_from_a_key(keys: dict[str, Any], attribute: str, value: object) -> None:
+    assert attrgetter(attribute)(parse_sweep(keys, HERE)) == value
 
 
 @pytest.mark.parametrize(
@@ -143,10 +150,7 @@ def test_a_grid_tries_every_point_by_default() -> None:
         ({"scheduler": {"name": "short", "brackets": 3}}, "brackets is 3, and scheduler short"),
         ({"scheduler": "short", "base": STEPS}, "which shorter schedules do not"),
         ({"scheduler": {"grace_period": 11}}, "the trials have 10 epochs"),
-        (
-            {"scheduler": {"grace_period": 5}, "base": {"warm_up": True}},
-            "warm-up of 5 epochs;",
-        ),
+        ({"scheduler": {"grace_period": 5}, "base": {"warm_up": True}}, "warm-up of 5 epochs;"),
         ({"scheduler": {"grace_period": 5}, "space": {"warm_up": "boolean"}}, "within the warm-up"),
     ],
 )
@@ -169,20 +173,6 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
         load_sweep(tmp_path / "x.yaml")
     with pytest.raises(RecipeError, match="does not exist"):
         load_sweep(tmp_path / "y.yaml")
-
-
-def test_a_short_grace_period_is_fine_without_warm_up_or_early_stopping() -> None:
-    short = parse_sweep({**DIGITS, "scheduler": {"grace_period": 1}}, HERE)
-    assert short.scheduler.grace_period == 1
-    warm = {"dataset": "digits", "epochs": 10, "warm_up": True}
-    assert parse_sweep({**DIGITS, "base": warm, "scheduler": "none"}, HERE).scheduler.name == "none"
-
-
-def test_scheduler_none_is_recorded_by_its_name_and_taken_back_from_older_records() -> None:
-    sweep = parse_sweep({**DIGITS, "scheduler": "none"}, HERE)
-    assert sweep.to_dict()["scheduler"] == {"name": "none"}
-    older = {**sweep.to_dict(), "scheduler": dict(vars(sweep.scheduler))}
-    assert parse_sweep(older, HERE).to_dict() == sweep.to_dict()
 
 
 def test_loading_a_sweep_file_imports_nothing_heavy() -> None:

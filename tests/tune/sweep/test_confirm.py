@@ -77,7 +77,4 @@ def test_the_table_says_what_was_compared() -> None:
     tested = confirmation_table([Setting(4, [85.0], [80.0])])
     assert "the documented default did not finish" in tested[1]
     assert "the test set, evaluated once" in tested[2]
-
-
-def test_spread() -> None:
     assert (spread([]), spread([80.0]), spread([80.0, 82.0])) == ("-", "80.00", "81.00 ± 1.41")

@@ -74,8 +74,8 @@ def test_a_checkpoint_is_as_large_as_said(tmp_path: Path) -> None:
 
 def test_the_first_trials_are_those_that_the_sweep_will_run(planned: SweepPlan) -> None:
     points = first_points(planned)
-    assert points[0] == {"lr": 0.1, "weight_decay": 0.0}
-    assert len(points) == 4 and points == first_points(planned)
+    assert points[0] == {"lr": 0.1, "weight_decay": 0.0} and points == first_points(planned)
+    assert len(points) == 4
 
 
 def test_a_dry_run_says_it_all_and_writes_nothing(planned: SweepPlan) -> None:

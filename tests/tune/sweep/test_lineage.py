@@ -17,20 +17,16 @@ from tune.sweep.audit import audit_of
 from tune.sweep.config import parse_sweep
 from tune.sweep.folder import SweepFolder, trial_directory
 from tune.sweep.lineage import extend_epochs, lessons, promote, study_of, teach
-from tune.sweep.plan import plan
+from tune.sweep.plan import create_folder, plan
 from tune.sweep.searcher import spec_of
-from tune.sweep.session import create_folder
 from tune.sweep.study import LEARNED, ORIGIN, VALUES, Study, begin_study
 from tune.sweep.tuner import proposals_of
 
 KEYS: dict[str, Any] = {
-    "name": "look",
     "base": {"dataset": "digits", "epochs": 9, "Tmin": 0.3, "Tmax": 3, "gpus": "none"},
     "space": {"lr": {"log": [0.01, 1]}},
-    "trials": 6,
-    "sampler": "random",
     "scheduler": {"name": "asha", "grace_period": 3},
-    "confirm_seeds": 0,
+    **{"name": "look", "trials": 6, "sampler": "random", "confirm_seeds": 0},
 }
 
 
@@ -74,20 +70,17 @@ def test_a_stopped_trial_goes_on_as_a_new_one_from_its_checkpoint(tmp_path: Path
     assert not [text for text in audit_of(folder).wrong if "trial 6" in text]
 
 
-@pytest.mark.parametrize(
-    ("number", "message"),
-    [
-        (9, "has no trial 9"),
-        (1, "trial 1 of 'look' is complete; promote takes stopped"),
-        (5, "ended its schedule of 3 epochs and cannot go on; rbnn extend"),
-        (4, "has no last.ckpt in"),
-    ],
-)
-def test_what_cannot_be_promoted_is_refused(number: int, message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_promoted_is_refused(tmp_path: Path) -> None:
     folder = sweep(tmp_path)
     (trial_directory(folder.directory, 4) / LAST).unlink()
-    with pytest.raises(RequestError, match=message):
-        promote(folder, [2, number])
+    for number, message in {
+        9: "has no trial 9",
+        1: "trial 1 of 'look' is complete; promote takes stopped",
+        5: "ended its schedule of 3 epochs and cannot go on; rbnn extend",
+        4: "has no last.ckpt in",
+    }.items():
+        with pytest.raises(RequestError, match=message):
+            promote(folder, [2, number])
     assert len(study_of(folder).trials()) == 6
 
 

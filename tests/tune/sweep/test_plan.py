@@ -15,20 +15,14 @@ import torch
 from rbnn import hardware, session
 from rbnn.errors import RecipeError
 from tune.sweep import placement
-from tune.sweep.begin import create_folder
 from tune.sweep.config import parse_sweep
-from tune.sweep.plan import SweepPlan, plan, plan_again
+from tune.sweep.plan import SweepPlan, create_folder, plan, plan_again
 from tune.sweep.study import Study
-from tune.sweep.trial import TrialSpec
-from tune.sweep.tuner import make_scheduler, ray_directory, search_phase
+from tune.sweep.tuner import make_scheduler, ray_directory
 
 DIGITS = {"dataset": "digits", "epochs": 10}
-KEYS = {
-    "name": "look",
-    "base": DIGITS,
-    "space": {"lr": {"log": [0.01, 1]}, "seed": {"fixed": 7}},
-    "trials": 20,
-}
+SPACE = {"lr": {"log": [0.01, 1]}, "seed": {"fixed": 7}}
+KEYS = {"name": "look", "base": DIGITS, "space": SPACE, "trials": 20}
 LARGE_BATCHES = {"space": {"batch_size": {"choice": [256, 512]}}}
 PlanOf = Callable[..., SweepPlan]
 
@@ -76,25 +70,17 @@ def test_a_plan_fits_its_machine(
     assert made.concurrent * made.recipe.train_workers * made.recipe.threads <= machine[0]
 
 
-@pytest.mark.parametrize(
-    ("keys", "started"), [({}, True), ({"mps": False}, False), ({"gpus_per_trial": 1}, False)]
-)
-def test_mps_is_started_where_trials_share_a_gpu(
-    keys: dict[str, Any], started: bool, plan_of: PlanOf
-) -> None:
-    assert plan_of(16, 1, **keys).mps == started
+def test_mps_is_started_where_trials_share_a_gpu(plan_of: PlanOf) -> None:
+    assert plan_of(16, 1).mps
+    assert not plan_of(16, 1, mps=False).mps and not plan_of(16, 1, gpus_per_trial=1).mps
 
 
 @pytest.mark.parametrize(
     ("machine_of", "keys", "message"),
     [
-        ((2, 0), {"concurrent": 3}, "worker(s) each do not fit this machine (2 cores, 0 GPUs)"),
+        ((2, 0), {"concurrent": 3}, "GPU(s) each do not fit this machine (2 cores, 0 GPUs)"),
         ((2, 0), {"workers_per_trial": 4}, "do not fit this machine"),
-        (
-            (2, 0),
-            {"base": {**DIGITS, "threads": 4}},
-            "1 worker(s) of 4 threads each do not fit",
-        ),
+        ((2, 0), {"base": {**DIGITS, "threads": 4}}, "of 4 thread(s) and 0 GPU(s) each do not fit"),
         ((8, 0), {"name": "a/b"}, "name is 'a/b'; it must be letters"),
         ((8, 0), {"name": ".."}, "name is '..'; it must be letters"),
         ((8, 0), {"gpus_per_trial": 1}, "gpus_per_trial is 1, but this machine has 0 GPUs"),
@@ -128,18 +114,6 @@ def test_a_plan_writes_nothing_and_never_takes_a_folder_that_is_there(
     assert plan_of(2, 0).name.startswith("look-")
 
 
-def test_the_baseline_is_the_first_proposal_and_fixed_values_hold(plan_of: PlanOf) -> None:
-    made = plan_of(2, 0, scheduler="none")
-    made.directory.mkdir(parents=True)
-    assert made.recipe.seed == 7
-    phase = search_phase(made, f"sqlite:///{made.directory.resolve()}/optuna.db", 20)
-    assert phase.num_trials == 20
-    baseline = TrialSpec(0, {"lr": made.recipe.lr, "seed": 7})
-    assert phase.searcher.suggest("a") == baseline.to_config()
-    assert phase.searcher.suggest("b")["values"]["lr"] != made.recipe.lr
-    assert (made.directory / "optuna.db").is_file()
-
-
 def test_a_sweep_goes_on_with_its_own_threads_and_as_many_at_once_as_fit(plan_of: PlanOf) -> None:
     made = plan_of(8, 0, concurrent=8)
     again = plan_again(made.config, made.recipe, made.name, made.directory, made.concurrent, None)
@@ -149,11 +123,12 @@ def test_a_sweep_goes_on_with_its_own_threads_and_as_many_at_once_as_fit(plan_of
     assert (again.recipe, again.concurrent) == (made.recipe, 2)
 
 
-def test_the_last_epoch_is_no_rung_and_scheduler_none_has_none(plan_of: PlanOf) -> None:
-    history = Study(None, "s")
-    assert make_scheduler(plan_of(2, 0, scheduler={"grace_period": 2}), history).rungs == [[2, 6]]
-    assert make_scheduler(plan_of(2, 0, scheduler={"grace_period": 10}), history).rungs == [[]]
-    assert make_scheduler(plan_of(2, 0, scheduler="none"), history).rungs == [[]]
+@pytest.mark.parametrize(
+    ("scheduler", "rungs"), [({"grace_period": 2}, [2, 6]), ("none", []), ("short", [])]
+)
+def test_asha_alone_has_rungs(scheduler: Any, rungs: list[int], plan_of: PlanOf) -> None:
+    planned = plan_of(2, 0, scheduler=scheduler)
+    assert make_scheduler(planned, Study(None, "s")).rungs == [rungs]
 
 
 @pytest.mark.parametrize(("login", "hidden"), [("ann", False), ("ann:geheim", True)])

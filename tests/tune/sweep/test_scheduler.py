@@ -4,12 +4,13 @@ last epoch.
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,19 +22,10 @@ from tune.sweep.study import VALUES, Study
 METRIC = "val/top1"
 
 
-@dataclasses.dataclass(frozen=True)
-class Trial:
+def trial(number: int, error: str = "") -> Any:
     """What schedulers read of a trial of Ray's."""
-
-    number: int
-
-    @property
-    def trial_id(self) -> str:
-        return str(self.number)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"number": self.number}
+    about = {"trial_id": str(number), "config": {"number": number}}
+    return SimpleNamespace(**about, pickled_error_file=error)
 
 
 def history_of(num_trials: int, storage: str | None = None) -> Study:
@@ -44,39 +36,25 @@ def history_of(num_trials: int, storage: str | None = None) -> Study:
 
 
 def halving(
-    history: Study, num_epochs: int = 9, grace_period: int = 1, factor: float = 3, **given: Any
+    history: Study, num_epochs: int = 9, grace: int | None = 1, factor: float = 3, **given: Any
 ) -> SuccessiveHalving:
-    return SuccessiveHalving(
-        history,
-        metric=METRIC,
-        num_epochs=num_epochs,
-        grace_period=grace_period,
-        reduction_factor=factor,
-        **given,
-    )
+    return SuccessiveHalving(history, num_epochs, grace, reduction_factor=factor, **given)
 
 
 def decide(scheduler: Any, number: int, epoch: int, score: float) -> str:
-    answer: str = scheduler.on_trial_result(None, Trial(number), {"epoch": epoch, METRIC: score})
+    answer: str = scheduler.on_trial_result(None, trial(number), {"epoch": epoch, METRIC: score})
     return answer
 
 
 def test_rungs() -> None:
-    assert rungs(60, 3, 400) == [60, 180]
-    assert rungs(60, 3, 400, bracket=1) == [180]
-    assert rungs(9, 3, 12) == [9]
-    assert rungs(4, 3, 4) == []
-    assert rungs(1, 2.5, 10) == [1, 3, 7]
+    assert [rungs(60, 3, 400), rungs(60, 3, 400, bracket=1)] == [[60, 180], [180]]
+    assert [rungs(9, 3, 12), rungs(4, 3, 4), rungs(1, 2.5, 10)] == [[9], [], [1, 3, 7]]
 
 
 def test_the_best_share_goes_on() -> None:
     assert goes_on(1.0, [], 3)
-    assert [goes_on(score, [10.0, 20.0, 30.0], 3) for score in (9.0, 20.0, 23.4, 30.0)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    scores = {9.0: False, 20.0: False, 23.4: True, 30.0: True}
+    assert {score: goes_on(score, [10.0, 20.0, 30.0], 3) for score in scores} == scores
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -84,29 +62,18 @@ def test_it_decides_as_rays_does_on_the_same_reports(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = random.Random(seed)
-    num_epochs, grace, factor = (
-        draw.choice([9, 12, 27, 30]),
-        draw.choice([1, 2, 4]),
-        draw.choice([2, 3, 4, 2.5]),
-    )
-    brackets = draw.choice([1, 1, 2])
+    num_epochs, grace = draw.choice([9, 12, 27, 30]), draw.choice([1, 2, 4])
+    factor, brackets = draw.choice([2, 3, 4, 2.5]), draw.choice([1, 1, 2])
     history = history_of(9)
     ours = halving(history, num_epochs, grace, factor, brackets=brackets, seed=seed)
-    settings = {
-        "max_t": num_epochs,
-        "grace_period": grace,
-        "reduction_factor": factor,
-        "brackets": brackets,
-    }
-    theirs = AsyncHyperBandScheduler(time_attr="epoch", metric=METRIC, mode="max", **settings)
+    settings = {"max_t": num_epochs, "grace_period": grace, "reduction_factor": factor}
+    settings |= {"time_attr": "epoch", "metric": METRIC, "mode": "max", "brackets": brackets}
+    theirs = AsyncHyperBandScheduler(**settings)
     sizes = [len(bracket) for bracket in ours.rungs]
     for number in range(1, 9):
-        monkeypatch.setattr(
-            np.random,
-            "choice",
-            lambda *given, number=number, **more: bracket_of(number, seed, sizes),
-        )
-        theirs.on_trial_add(None, Trial(number))
+        drawn = bracket_of(number, seed, sizes)
+        monkeypatch.setattr(np.random, "choice", Mock(return_value=drawn))
+        theirs.on_trial_add(None, trial(number))
     epochs = dict.fromkeys(range(1, 9), 0)
     while epochs:
         number = draw.choice(sorted(epochs))
@@ -115,32 +82,23 @@ def test_it_decides_as_rays_does_on_the_same_reports(
         answer = decide(ours, number, epochs[number], score)
         expected = decide(theirs, number, epochs[number], score)
         history.note(number, epochs[number], score)
-        if epochs[number] == num_epochs:  # Ray calls the end a stop
-            assert answer == TrialScheduler.CONTINUE
-        else:
-            assert answer == expected
+        last = epochs[number] == num_epochs  # Ray calls the end a stop
+        assert answer == (TrialScheduler.CONTINUE if last else expected)
         if expected == TrialScheduler.STOP:
             del epochs[number]
 
 
-def test_a_new_process_decides_as_the_old_one_would_have(tmp_path: Path) -> None:
+def test_a_new_process_decides_as_the_old_one_would_have_and_never_stops_the_baseline(
+    tmp_path: Path,
+) -> None:
     history = history_of(4, f"sqlite:///{tmp_path}/optuna.db")
     for number, score in ((0, 10.0), (1, 20.0), (2, 30.0)):
         history.note(number, 1, score)
     for scheduler in (halving(history), pickle.loads(pickle.dumps(halving(history)))):
         assert decide(scheduler, 3, 1, 15.0) == TrialScheduler.STOP
         assert decide(scheduler, 3, 1, 25.0) == TrialScheduler.CONTINUE
-
-
-def test_the_baseline_is_never_stopped() -> None:
-    history = history_of(4)
-    for number, score in ((1, 50.0), (2, 60.0)):
-        history.note(number, 1, score)
-    scheduler = halving(history)
-    assert [decide(scheduler, number, 1, 10.0) for number in (0, 3)] == [
-        TrialScheduler.CONTINUE,
-        TrialScheduler.STOP,
-    ]
+        assert decide(scheduler, 0, 1, 10.0) == TrialScheduler.CONTINUE
+    assert decide(halving(history, grace=None), 3, 1, 15.0) == TrialScheduler.CONTINUE
 
 
 def test_an_epoch_reported_again_is_judged_again_only_while_it_is_the_last() -> None:
@@ -153,12 +111,6 @@ def test_an_epoch_reported_again_is_judged_again_only_while_it_is_the_last() -> 
     assert decide(scheduler, 2, 1, 10.0) == TrialScheduler.CONTINUE
 
 
-def test_without_a_grace_period_nobody_is_stopped() -> None:
-    history = history_of(2)
-    history.note(0, 1, 90.0)
-    assert decide(halving(history, grace_period=None), 1, 1, 0.0) == TrialScheduler.CONTINUE  # type: ignore[arg-type]
-
-
 def test_brackets_are_drawn_from_seed_and_number_alone() -> None:
     drawn = [bracket_of(number, 5, [3, 2]) for number in range(400)]
     assert drawn == [bracket_of(number, 5, [3, 2]) for number in range(400)]
@@ -166,15 +118,8 @@ def test_brackets_are_drawn_from_seed_and_number_alone() -> None:
 
 
 def test_a_failure_leaves_its_cause_in_the_study(
-    tmp_path: Path, error_file: Callable[[BaseException], Path]
+    error_file: Callable[[BaseException], Path],
 ) -> None:
-    history = history_of(1)
-
-    @dataclasses.dataclass(frozen=True)
-    class Failed(Trial):
-        pickled_error_file: str = ""
-
-    halving(history).on_trial_error(
-        None, Failed(0, str(error_file(MemoryError("cannot allocate"))))
-    )
+    history, cause = history_of(1), MemoryError("cannot allocate")
+    halving(history).on_trial_error(None, trial(0, str(error_file(cause))))
     assert history.trials()[0].user_attrs["cause"].startswith("out of memory: ")

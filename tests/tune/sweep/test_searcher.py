@@ -41,9 +41,7 @@ def searcher(
     storage: str | None = None, entries: dict[str, Any] = ENTRIES, **options: Any
 ) -> OptunaSearcher:
     proposals = Proposals(Space(entries, BASELINE), **{"first": [BASELINE.to_dict()], **options})
-    return OptunaSearcher(
-        Study(storage, "s"), metric="val/top1", num_epochs=NUM_EPOCHS, proposals=proposals
-    )
+    return OptunaSearcher(Study(storage, "s"), NUM_EPOCHS, proposals)
 
 
 def row(epoch: int, score: float) -> dict[str, Any]:
@@ -64,37 +62,36 @@ def states(search: OptunaSearcher) -> list[str]:
     return [trial.state.name for trial in search.history.trials()]
 
 
-def test_the_baseline_is_the_first_trial(storage: str | None) -> None:
-    proposal = searcher(storage).suggest("a")
-    assert (
-        proposal == TrialSpec(0, {name: BASELINE.to_dict()[name] for name in ENTRIES}).to_config()
-    )
-
-
-def test_a_finished_trial_is_complete_with_its_score(storage: str | None) -> None:
+def test_the_baseline_is_the_first_trial_and_all_carry_their_recipe_values(
+    storage: str | None,
+) -> None:
     search = searcher(storage)
-    play(search, "a")
-    trial = search.history.trials()[0]
-    assert (trial.state, trial.value) == (TrialState.COMPLETE, pytest.approx(0.3))
-    assert trial.intermediate_values == pytest.approx({1: 0.1, 2: 0.2, 3: 0.3})
+    baseline = {name: BASELINE.to_dict()[name] for name in ENTRIES}
+    assert search.suggest("a") == TrialSpec(0, baseline).to_config()
+    values = search.suggest("b")["values"]
+    assert search.history.trials()[1].user_attrs["values"] == values
+    assert values["Tmin"] < values["Tmax"]
 
 
-def test_a_stopped_trial_is_pruned_with_its_last_score(storage: str | None) -> None:
+@pytest.mark.parametrize(
+    ("num_epochs", "state"), [(3, TrialState.COMPLETE), (2, TrialState.PRUNED)]
+)
+def test_a_trial_is_complete_or_pruned_with_its_last_score(
+    num_epochs: int, state: TrialState, storage: str | None
+) -> None:
     search = searcher(storage)
-    play(search, "a", num_epochs=2)
-    trial = search.history.trials()[0]
-    assert (trial.state, trial.value) == (TrialState.PRUNED, pytest.approx(0.2))
-    assert trial.intermediate_values == pytest.approx({1: 0.1, 2: 0.2})
+    play(search, "a", num_epochs)
+    trial, scores = search.history.trials()[0], {1: 0.1, 2: 0.2, 3: 0.3}
+    assert (trial.state, trial.value) == (state, pytest.approx(scores[num_epochs]))
+    known = {epoch: scores[epoch] for epoch in range(1, num_epochs + 1)}
+    assert trial.intermediate_values == pytest.approx(known)
 
 
 @pytest.mark.parametrize(
     ("result", "error"),
     [
-        (None, True),
-        (None, False),
-        (row(3, 0.5), True),
-        ({"epoch": 1}, False),
-        (row(3, math.nan), False),
+        *((None, True), (None, False), (row(3, 0.5), True)),
+        *(({"epoch": 1}, False), (row(3, math.nan), False)),
     ],
 )
 def test_an_error_or_no_score_is_a_failure(
@@ -106,14 +103,6 @@ def test_an_error_or_no_score_is_a_failure(
     assert states(search) == ["FAIL"]
 
 
-def test_trials_carry_their_recipe_values(storage: str | None) -> None:
-    search = searcher(storage)
-    search.suggest("a")
-    overrides = search.suggest("b")["values"]
-    assert search.history.trials()[1].user_attrs["values"] == overrides
-    assert overrides["Tmin"] < overrides["Tmax"]
-
-
 def test_what_optunas_own_tools_line_up_is_run_like_one_of_ours(storage: str | None) -> None:
     search = searcher(storage)
     search.suggest("a")
@@ -122,34 +111,10 @@ def test_what_optunas_own_tools_line_up_is_run_like_one_of_ours(storage: str | N
     assert values["lr"] == 0.05 and values.keys() == ENTRIES.keys()
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
-def test_equal_seeds_give_equal_proposals(sampler: str) -> None:
-    runs = []
-    for seed in (1, 1, 2):
-        search = searcher(sampler=sampler, seed=seed, num_trials=6)
-        runs.append([play(search, str(number)) for number in range(6)])
-    assert runs[0] == runs[1] != runs[2]
-
-
 def test_tpe_learns_where_the_scores_are_high() -> None:
     search = searcher(num_trials=12)
     rates = [play(search, str(number))["lr"] for number in range(30)]
     assert sum(rates[-10:]) > sum(rates[:10])
-
-
-def test_a_reopened_study_goes_on_without_repeating_anything(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/optuna.db"
-    first = [play(searcher(url), "a"), play(searcher(url), "b")]
-    search = searcher(url)
-    later = [play(search, trial_id) for trial_id in "cd"]
-    tried = {str(overrides) for overrides in first + later}
-    assert len(tried) == 4 and states(search) == ["COMPLETE"] * 4
-
-
-def test_a_waiting_baseline_is_not_enqueued_twice(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/optuna.db"
-    searcher(url)
-    assert states(searcher(url)) == ["WAITING"]
 
 
 def test_a_grid_tries_the_baseline_then_every_other_point_and_ends() -> None:
@@ -160,9 +125,7 @@ def test_a_grid_tries_the_baseline_then_every_other_point_and_ends() -> None:
     assert search.suggest("6") == search.FINISHED
 
 
-def test_an_interrupted_trial_goes_on_first_with_its_number_values_and_epochs(
-    tmp_path: Path,
-) -> None:
+def test_an_interrupted_trial_goes_on_first_with_all_that_is_known(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/optuna.db"
     dead = searcher(url)
     play(dead, "a")
@@ -181,10 +144,9 @@ def test_trials_that_wait_with_their_values_are_handed_out_and_then_the_search_e
     tmp_path: Path,
 ) -> None:
     history = Study(f"sqlite:///{tmp_path}/optuna.db", "s.confirm")
-    history.add(
-        TrialState.WAITING, {}, {}, {"values": {"lr": 0.1, "seed": 9}, "setting": 4, "test": True}
-    )
-    search = OptunaSearcher(history, metric="val/top1", num_epochs=NUM_EPOCHS)
+    given = {"values": {"lr": 0.1, "seed": 9}, "setting": 4, "test": True}
+    history.add(TrialState.WAITING, {}, {}, given)
+    search = OptunaSearcher(history, NUM_EPOCHS)
     spec = TrialSpec(0, {"lr": 0.1, "seed": 9}, test=True, setting=4)
     assert search.suggest("a") == spec.to_config()
     assert search.suggest("b") == search.FINISHED

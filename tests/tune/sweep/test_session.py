@@ -1,8 +1,5 @@
 """A sweep over its life: stopped, looked at, gone on with, extended, confirmed, its winner
-exported, an accident mended.
-
-One Ray for all; trials compute nothing (tiny_sweep.py), so that what is tested is what is around
-them.
+exported, an accident mended. One Ray for all; trials compute nothing (tiny_sweep.py).
 """
 
 from __future__ import annotations
@@ -29,15 +26,13 @@ from rbnn.recipe import load_recipe
 from tests.tune import tiny_sweep
 from tests.tune.made_runs import made_run
 from tune.cli import __main__ as cli
-from tune.cli import history
-from tune.cli.sweep import Sweep
-from tune.cli.sweeps import begin, go_on
+from tune.cli.sweep import Sweep, run_sweep
+from tune.cli.sweeps import status_of
 from tune.cluster.ray import connected
 from tune.process import Process
 from tune.run.folder import RunFolder
 from tune.run.listener import Listener
-from tune.sweep.config import load_sweep
-from tune.sweep.folder import SweepFolder, SweepRecord, find_sweep
+from tune.sweep.folder import SweepFolder, SweepRecord
 from tune.sweep.session import SweepSession
 from tune.sweep.stop import StopSignal, breaking
 from tune.sweep.table import TrialRow, TrialTable
@@ -54,12 +49,8 @@ pytestmark = [
 FILE = {
     "base": {"dataset": "digits", "epochs": 3, "lr": 0.02, "Tmin": 0.3, "Tmax": 3, "gpus": "none"},
     "space": {"lr": {"log": [0.001, 1]}},
-    "trials": 4,
-    "concurrent": 1,
-    "seed": 3,
-    "scheduler": "none",
-    "confirm_seeds": 0,
-    "confirm_top": 1,
+    **{"trials": 4, "concurrent": 1, "seed": 3, "scheduler": "none"},
+    **{"confirm_seeds": 0, "confirm_top": 1},
 }
 
 
@@ -74,6 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / "sweep.yaml").write_text(yaml.safe_dump(FILE))
         accidents = [[1, 0, "report", "look"], [2, 1, "journal", "stop"]]
         (folder / "tiny-accidents.json").write_text(json.dumps(accidents))
+        patch.setattr(Sweep, "resume", partialmethod(Sweep.resume, trainable=tiny_sweep.trial))
         with connected():
             yield folder
 
@@ -81,20 +73,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def stopped(place: Path) -> SweepFolder:
     """The sweep `tiny`, stopped from elsewhere in its third trial."""
-    assert begin(load_sweep("sweep.yaml"), name="tiny", trainable=tiny_sweep.trial) == 130
-    return find_sweep("tiny")
+    return run_sweep("sweep.yaml", name="tiny", trainable=tiny_sweep.trial).folder
 
 
 @pytest.fixture(scope="module")
 def finished(stopped: SweepFolder) -> SweepFolder:
     """The same, gone on with to its end."""
-    assert go_on(stopped, trainable=tiny_sweep.trial) == 0
+    Sweep(stopped).resume()
     return stopped
 
 
 def states(study: str = "tiny", storage: str = "sqlite:///result/tiny/optuna.db") -> list[str]:
-    trials = optuna.load_study(study_name=study, storage=storage).trials
-    return [trial.state.name for trial in trials]
+    return [t.state.name for t in optuna.load_study(study_name=study, storage=storage).trials]
 
 
 def runs(kind: str = "trial") -> list[Run]:
@@ -102,10 +92,10 @@ def runs(kind: str = "trial") -> list[Run]:
     return reader.children(reader.sweep_run("tiny").info.run_id, kind)
 
 
-def resumed_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that go on with a sweep go on with trials that compute nothing."""
-    given = partialmethod(Sweep.resume, trainable=tiny_sweep.trial)
-    monkeypatch.setattr(Sweep, "resume", given)
+def steps(reader: RunReader, found: list[Run]) -> list[list[int]]:
+    """The epochs of each run that a store holds."""
+    history = reader.client.get_metric_history
+    return [[point.step for point in history(run.info.run_id, "val/top1")] for run in found]
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
@@ -134,12 +124,13 @@ def test_a_signal_while_ray_is_ended_changes_nothing(
     assert session.run() is stop and session.folder.record.state == "finished"
 
 
+FULL = OSError(errno.ENOSPC, "Full")
+LOCKED = OperationalError("", {}, sqlite3.OperationalError("locked"))
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
-    [
-        (OSError(errno.ENOSPC, "Full"), "the disk takes no more: Full; make room, then: rbnn res"),
-        (OperationalError("", {}, sqlite3.OperationalError("locked")), "any more: locked; when it"),
-    ],
+    [(FULL, "no more: Full; make room, then: rbnn res"), (LOCKED, "any more: locked; when it")],
 )
 def test_a_disk_or_a_storage_that_takes_no_more_is_one_line(
     error: Exception, text: str, session: SweepSession, monkeypatch: pytest.MonkeyPatch
@@ -151,20 +142,16 @@ def test_a_disk_or_a_storage_that_takes_no_more_is_one_line(
     assert record.state == "failed" and "Error" not in record.cause
 
 
-def test_a_running_sweep_is_seen_from_another_process(stopped: SweepFolder, place: Path) -> None:
-    seen = json.loads((place / "look.json").read_text())
-    assert seen["state"] == "running"
-    assert (seen["trials"]["complete"], seen["trials"]["running"]) == (1, 1)
-    assert seen["best"]["trial"] == 0 and seen["finish"] and seen["cpu_hours"] > 0
-
-
-def test_a_stop_from_elsewhere_ends_it_cleanly(
-    stopped: SweepFolder, capsys: pytest.CaptureFixture[str]
+def test_it_is_seen_while_it_runs_and_a_stop_from_elsewhere_ends_it_cleanly(
+    stopped: SweepFolder, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert stopped.state == "stopped"
+    seen = json.loads((place / "look.json").read_text())
+    counts, best = seen["trials"], seen["best"]["trial"]
+    known = seen["state"], counts["complete"], counts["running"], best
+    assert known == ("running", 1, 1, 0) and seen["finish"] and seen["cpu_hours"] > 0
+    assert (stopped.state, status_of(Sweep(stopped))) == ("stopped", 130)
     assert states() == ["COMPLETE", "COMPLETE", "WAITING"]
     assert [run.info.status for run in runs()] == ["FINISHED", "FINISHED", "KILLED"]
-    assert RunReader.open().sweep_run("tiny").info.status == "KILLED"
     text = said(capsys, "status", "tiny")
     assert "sweep tiny: stopped (stopped by rbnn stop); 2 of 4 trials done (2 complete" in text
     assert "rbnn resume tiny" in text
@@ -174,30 +161,21 @@ def test_a_stop_from_elsewhere_ends_it_cleanly(
 def test_it_goes_on_where_it_was(finished: SweepFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert states() == ["COMPLETE"] * 4
     assert [run.info.status for run in runs()] == ["FINISHED"] * 4
-    client = RunReader.open().client
-    for run in runs():
-        points = client.get_metric_history(run.info.run_id, "val/top1")
-        assert [point.step for point in points] == [0, 1, 2]
+    assert steps(RunReader.open(), runs()) == [[0, 1, 2]] * 4
     assert RunReader.open().sweep_run("tiny").info.status == "FINISHED"
     assert "tiny" in said(capsys, "status")
     assert '"state": "finished"' in said(capsys, "status", "--json")
+    assert said(capsys, "doctor").startswith("nothing is wrong")
 
 
-def test_its_winner_is_a_recipe_for_replay(
-    finished: SweepFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("finished")
+def test_its_winner_is_a_recipe_for_replay(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "best", "tiny", "--export", "winner.yaml")
     assert "unconfirmed: one run with one seed" in text
     assert "run it: rbnn replay winner.yaml" in text
     best = max(runs(), key=lambda run: run.data.metrics["val/top1"])
     assert load_recipe("winner.yaml") == RunReader.open().recipe_of(best.info.run_id)
     assert json.loads(said(capsys, "best", "tiny", "--json"))["run"] == best.info.run_id
-
-
-def test_nothing_is_wrong_with_it(
-    finished: SweepFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert said(capsys, "doctor").startswith("nothing is wrong")
 
 
 def test_an_accident_is_found_and_mended(
@@ -210,7 +188,6 @@ def test_an_accident_is_found_and_mended(
     finished.update(state="running", process=dead)
     RunFolder(finished.directory / "trials" / "0002").update(state="killed")
     (finished.directory / "trials" / "0001" / ".last.ckpt.1.partial").touch()
-    assert finished.state == "died"
     text = said(capsys, "doctor", status=1)
     assert "trial 2 is complete, and its folder says killed" in text
     assert "its MLflow runs do not say what their folders say: ., trials/0001" in text
@@ -232,13 +209,11 @@ def test_a_store_that_was_lost_is_filled_again(
     assert parent.status == "KILLED"  # the accident before was its last session
     children = reader.children(parent.run_id)
     assert [run.info.status for run in children] == ["FINISHED"] * 4
-    for run in children:
-        points = reader.client.get_metric_history(run.info.run_id, "val/top1")
-        assert [point.step for point in points] == [0, 1, 2]
+    assert steps(reader, children) == [[0, 1, 2]] * 4
     finished.update(store=second)
     reader.client.delete_run(parent.run_id)
     capsys.readouterr()
-    assert go_on(finished, trainable=tiny_sweep.trial) == 0
+    Sweep(finished).resume()
     assert "was deleted; it is restored" in capsys.readouterr().out
     finished.update(store=known)
     said(capsys, "sync", "result/tiny")
@@ -256,48 +231,34 @@ def test_a_run_whose_process_is_gone_is_found_and_ended(
     assert f"run {ids[1][:8]} (train {dead.info.name}) is RUNNING, and its process" in text
     assert f"run {ids[2][:8]} in {here.directory.relative_to(place)} is running, and its" in text
     assert "2 found, all put right" in said(capsys, "doctor", "--fix")
-    states = [mirror.client.get_run(run_id).info.status for run_id in ids]
-    assert states == ["RUNNING", "KILLED", "KILLED"] and here.info.state == "killed"
+    found = [mirror.client.get_run(run_id).info.status for run_id in ids]
+    assert found == ["RUNNING", "KILLED", "KILLED"] and here.info.state == "killed"
     shutil.rmtree(here.directory)
     alive.end("complete")
     mirror.sync(alive.directory)
 
 
-def test_a_study_that_is_gone_or_older_than_the_folder_is_seen(
-    finished: SweepFolder, place: Path
-) -> None:
+def test_a_study_that_is_gone_is_seen(finished: SweepFolder) -> None:
     study = finished.directory / "optuna.db"
     kept = study.read_bytes()
     study.unlink()
     with pytest.raises(RequestError, match="the Optuna study of sweep 'tiny' is gone"):
-        go_on(finished, trainable=tiny_sweep.trial)
+        Sweep(finished).resume()
     study.write_bytes(kept)
 
 
-def test_trials_at_once_wait_for_a_place_and_none_starves(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trials_at_once_wait_for_a_place_and_none_starves(place: Path) -> None:
     """As many at once as there are cores, more trials than that, and a storage of one's own."""
     space, storage = {"lr": {"choice": [0.01, 0.02, 0.03, 0.04, 0.05]}}, f"sqlite:///{place}/all.db"
     keys = {"space": space, "sampler": "grid", "trials": 5, "concurrent": 2, "storage": storage}
     (place / "crowd.yaml").write_text(yaml.safe_dump(FILE | keys))
-    assert begin(load_sweep("crowd.yaml"), name="crowd", trainable=tiny_sweep.trial) == 0
+    assert run_sweep("crowd.yaml", name="crowd", trainable=tiny_sweep.trial).state == "finished"
     assert states("crowd", storage) == ["COMPLETE"] * 5
     assert not (place / "result" / "crowd" / "optuna.db").exists()
 
 
-def test_a_storage_that_cannot_be_opened_is_refused_in_one_line(place: Path) -> None:
-    text = r"storage nosuch://x cannot be used: .*leave it out for a file$"
-    with pytest.raises(RequestError, match=text) as refusal:
-        begin(load_sweep("sweep.yaml", storage="nosuch://x"), name="never")
-    assert "\n" not in str(refusal.value) and not (place / "result" / "never").exists()
-
-
-def test_it_is_extended_on_the_same_history(
-    finished: SweepFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_extended_on_the_same_history(finished: SweepFolder) -> None:
     before = [run.info.run_id for run in runs()]
-    resumed_tiny(monkeypatch)
     assert cli.main(["extend", "tiny", "--trials", "2"]) == 0
     assert [run.info.run_id for run in runs()][:4] == before and len(runs()) == 6
     assert len({run.data.params["lr"] for run in runs()}) == 6
@@ -305,14 +266,13 @@ def test_it_is_extended_on_the_same_history(
     assert cli.main(["extend", "tiny", "--hours", "0.0008"]) == 0
     assert (finished.state, finished.record.cause) == ("finished", "time budget used up")
     assert len(runs()) >= 6
-    with pytest.raises(ValueError, match="it must be at least 1"):
-        history.extend(cli.parser().parse_args(["extend", "tiny", "--trials", "0"]))
+    assert cli.main(["extend", "tiny", "--trials", "0"]) == 2
 
 
+@pytest.mark.usefixtures("finished")
 def test_the_best_settings_are_confirmed_with_fresh_seeds(
-    finished: SweepFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resumed_tiny(monkeypatch)
     text = said(capsys, "resume", "tiny", "--confirm-seeds", "2")
     assert "against the documented default" in text and "exceeds the noise" in text
     assert "unconfirmed" not in text

@@ -83,13 +83,9 @@ def test_the_objective_hears_the_seed_and_every_epoch_once() -> None:
 
 def test_a_sweep_file_is_taken_by_its_path_or_name(tmp_path: Path) -> None:
     file = tmp_path / "tiny.yaml"
-    file.write_text(
-        "base: {dataset: digits, epochs: 2}\nspace: {lr: {log: [0.01, 1]}}\n"
-        "trials: 2\nscheduler: none\n"
-    )
-    assert sizes(simulate(file, by_lr, concurrent=1)) == [
-        (2, 2, "complete", 2),
-        (2, 2, "complete", 4),
-    ]
+    space = "space: {lr: {log: [0.01, 1]}}"
+    file.write_text(f"base: {{dataset: digits, epochs: 2}}\n{space}\ntrials: 2\nscheduler: none\n")
+    trials = simulate(file, by_lr, concurrent=1)
+    assert sizes(trials) == [(2, 2, "complete", 2), (2, 2, "complete", 4)]
     with pytest.raises(RecipeError, match="spce"):
         simulate({**SWEEP, "spce": {}}, by_lr)

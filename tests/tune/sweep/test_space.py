@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import pytest
 
@@ -44,122 +45,90 @@ SPACES = {
 
 def sample(space: Space, rng: random.Random) -> dict[str, object]:
     """Raw values from the ranges themselves, ends included now and then."""
-    raw = {}
+    raw: dict[str, object] = {}
     for name, entry in space.entries.items():
         if not entry.is_range:
             raw[name] = rng.choice(entry.choices)[0]
         elif entry.kind == "integer":
             raw[name] = rng.randint(int(entry.low), int(entry.high))
         else:
-            low, high = (
-                (math.log(entry.low), math.log(entry.high))
-                if entry.log
-                else (entry.low, entry.high)
-            )
-            at = low + (high - low) * rng.choice(
-                [0.0, 1.0, rng.random(), rng.random(), rng.random()]
-            )
-            raw[name] = min(max(math.exp(at) if entry.log else at, entry.low), entry.high)
+            scale, back = (math.log, math.exp) if entry.log else (float, float)
+            low, high = scale(entry.low), scale(entry.high)
+            share = rng.choice([0.0, 1.0, *(rng.random() for _ in range(3))])
+            raw[name] = min(max(back(low + (high - low) * share), entry.low), entry.high)
     return raw
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_raw_and_values_lead_to_one_another(name: str) -> None:
+def test_every_proposal_stays_inside_has_four_digits_and_leads_back(name: str) -> None:
     space, rng = Space(SPACES[name], BASELINE), random.Random(0)
     for _ in range(300):
-        values = space.values(sample(space, rng))
-        again = space.values(space.raw(values))
-        for option, value in values.items():
-            exact = not isinstance(value, float)
-            assert (
-                again[option] == value if exact else again[option] == pytest.approx(value, rel=1e-9)
-            )
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_every_proposal_stays_in_range_and_above(name: str) -> None:
-    space, rng = Space(SPACES[name], BASELINE), random.Random(1)
-    for _ in range(300):
-        values = space.values(sample(space, rng))
-        for option, entry in space.entries.items():
-            if entry.is_range:
-                assert entry.low <= values[option] <= entry.high
-            if entry.above:
-                assert values[option] > values.get(entry.above, BASELINE.to_dict()[entry.above])
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_rounded_values_have_four_digits_stay_inside_and_lead_back(name: str) -> None:
-    space, rng = Space(SPACES[name], BASELINE), random.Random(5)
-    for _ in range(200):
         raw = sample(space, rng)
-        values, exact = space.values(raw, rounded=True), space.values(raw)
-        again = space.values(space.raw(values))
-        for option, value in values.items():
-            if isinstance(value, float):
-                assert value == float(f"{value:.4g}") == pytest.approx(exact[option], rel=2e-3)
-                assert again[option] == pytest.approx(value, rel=1e-9)
-            else:
-                assert value == again[option] and type(value) is type(exact[option])
+        exact, rounded = space.values(raw), space.values(raw, rounded=True)
+        BASELINE.replace(**exact)
+        for values in (exact, rounded):
+            again = space.values(space.raw(values))
+            assert again == {option: near(value, 1e-9) for option, value in values.items()}
+            for option, entry in space.entries.items():
+                if entry.is_range:
+                    assert entry.low <= values[option] <= entry.high
+                if entry.above:
+                    assert values[option] > values.get(entry.above, getattr(BASELINE, entry.above))
+        assert rounded == {option: near(value, 2e-3) for option, value in exact.items()}
+        for option, value in rounded.items():
+            assert type(value) is type(exact[option])
+            assert not isinstance(value, float) or value == float(f"{value:.4g}")
+
+
+def near(value: Any, share: float) -> Any:
+    """A number to so much of it; anything else as it is."""
+    return pytest.approx(value, rel=share) if isinstance(value, float) else value
 
 
 def test_a_value_between_ends_that_rounding_would_leave_is_kept_inside() -> None:
     narrow = Space({"lr": {"log": [0.123449, 0.1236]}, "Tmin": {"log": [1.00001, 1.00002]}}, NARROW)
-    assert narrow.values({"lr": 0.123449, "Tmin": 1.00001}, rounded=True) == {
-        "lr": 0.1235,
-        "Tmin": 1.00001,
-    }
+    values = narrow.values({"lr": 0.123449, "Tmin": 1.00001}, rounded=True)
+    assert values == {"lr": 0.1235, "Tmin": 1.00001}
 
 
-def test_documented_proposals_are_valid_recipes() -> None:
-    space, rng = Space(DOCUMENTED, BASELINE), random.Random(2)
-    for _ in range(100):
-        BASELINE.replace(**space.values(sample(space, rng)))
+@pytest.mark.parametrize(
+    ("entries", "known"),
+    [
+        (DOCUMENTED, {"Tmin": 0.01, "Tmax": 10.0}),
+        ({"Tmin": {"log": [0.1, 2]}, "Tmax": {"log": [0.2, 30]}}, {"Tmin": 0.3, "Tmax": 3.0}),
+    ],
+)
+def test_the_baseline_comes_back_exactly(entries: Any, known: dict[str, float]) -> None:
+    baseline = BASELINE.replace(**known)
+    space = Space(entries, baseline)
+    values = {name: getattr(baseline, name) for name in entries}
+    assert space.values(space.raw(baseline.to_dict())) == values
 
 
-def test_the_baseline_comes_back_exactly() -> None:
-    space = Space(DOCUMENTED, BASELINE)
-    assert space.values(space.raw(BASELINE.to_dict())) == {
-        "lr": 0.1, "Tmin": 0.01, "Tmax": 10.0, "rotation_update": 1, "warm_up": False,
-    }  # fmt: skip
-
-
-def test_a_warped_baseline_comes_back_exactly() -> None:
-    baseline = Recipe(Tmin=0.3, Tmax=3.0)
-    space = Space({"Tmin": {"log": [0.1, 2]}, "Tmax": {"log": [0.2, 30]}}, baseline)
-    assert space.values(space.raw(baseline.to_dict())) == {"Tmin": 0.3, "Tmax": 3.0}
-
-
-def test_tmax_equals_its_raw_value_while_tmin_is_below_its_range() -> None:
-    values = Space(DOCUMENTED, BASELINE).values(
-        {"lr": 0.1, "Tmin": 0.4, "Tmax": 0.5, "rotation_update": 1, "warm_up": True},
+@pytest.mark.parametrize(
+    ("tmin", "tmax", "raw", "found"),
+    [
+        ([0.001, 5], [0.5, 30], {"Tmin": 0.4, "Tmax": 0.5}, 0.5),  # Tmin is below the range
+        ([0.01, 2], [0.1, 10], {"Tmin": 1.0, "Tmax": 1.0}, pytest.approx(math.sqrt(10), rel=1e-5)),
+        (None, [0.1, 10], {"Tmax": 0.1}, pytest.approx(1, rel=1e-5)),  # as Tmin is not searched
+    ],
+)
+def test_tmax_keeps_its_place_above_tmin(
+    tmin: Any, tmax: Any, raw: dict[str, float], found: Any
+) -> None:
+    entries = {"Tmin": {"log": tmin}, "Tmax": {"log": tmax}}
+    space = Space(
+        {"Tmax": entries["Tmax"]} if tmin is None else entries, BASELINE.replace(Tmin=1.0, Tmax=5.0)
     )
-    assert values["Tmax"] == 0.5
-
-
-def test_tmax_keeps_its_relative_position_on_the_log_scale() -> None:
-    space = Space({"Tmin": {"log": [0.01, 2]}, "Tmax": {"log": [0.1, 10]}}, BASELINE)
-    assert space.values({"Tmin": 1.0, "Tmax": 1.0})["Tmax"] == pytest.approx(
-        math.sqrt(10), rel=1e-5
-    )
-
-
-def test_tmax_stays_above_a_tmin_that_is_not_searched() -> None:
-    space = Space({"Tmax": {"log": [0.1, 10]}}, BASELINE.replace(Tmin=1.0, Tmax=5.0))
-    assert space.values({"Tmax": 0.1})["Tmax"] > 1.0
+    values = space.values(raw)
+    assert values["Tmax"] == found and values["Tmax"] > values.get("Tmin", 1.0)
 
 
 def test_distributions_are_static_and_leave_fixed_out() -> None:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    space = Space(
-        {
-            **DOCUMENTED,
-            "momentum": {"fixed": 0.8},
-            "batch_size": {"integer": [2, 256], "log": True},
-        },
-        BASELINE,
-    )
+    batches = {"integer": [2, 256], "log": True}
+    space = Space({**DOCUMENTED, "momentum": {"fixed": 0.8}, "batch_size": batches}, BASELINE)
     assert space.distributions == {
         "lr": FloatDistribution(0.01, 1, log=True),
         "Tmin": FloatDistribution(0.001, 5, log=True),
@@ -175,23 +144,16 @@ def test_fixed_options_are_in_every_proposal_and_in_the_baseline() -> None:
     assert space.values({"lr": 0.5}) == {"lr": 0.5, "momentum": 0.8}
     assert space.baseline.momentum == 0.8
     assert space.describe() == [("lr", "log", "0.01 to 1"), ("momentum", "fixed", "0.8")]
-
-
-def test_describe_says_what_tmax_stays_above() -> None:
     assert ("Tmax", "log", "0.5 to 30, above Tmin") in Space(DOCUMENTED, BASELINE).describe()
 
 
 def test_grid_is_every_combination() -> None:
-    space = Space(
-        {
-            "lr": {"choice": [0.1, "1e-2"]},
-            "rotation_update": {"integer": [1, 3]},
-            "warm_up": {"boolean": True},
-        },
-        BASELINE,
-    )
+    entries = {"lr": {"choice": [0.1, "1e-2"]}, "rotation_update": {"integer": [1, 3]}}
+    space = Space({**entries, "warm_up": {"boolean": True}}, BASELINE)
     points = [tuple(space.values(raw).values()) for raw in space.grid()]
     assert len(set(points)) == 12 and (0.01, 3, True) in points
+    with pytest.raises(RecipeError, match="lr is log, and sampler grid needs finite options"):
+        Space({"lr": {"log": [0.01, 1]}}, BASELINE).grid()
 
 
 @pytest.mark.parametrize(
@@ -253,8 +215,3 @@ def test_a_wrong_space_is_refused_in_one_line(entries: dict[str, object], messag
     with pytest.raises(RecipeError) as caught:
         Space(entries, BASELINE)
     assert message in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_grid_over_a_range_is_refused() -> None:
-    with pytest.raises(RecipeError, match="lr is log, and sampler grid needs finite options"):
-        Space({"lr": {"log": [0.01, 1]}}, BASELINE).grid()

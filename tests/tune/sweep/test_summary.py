@@ -6,22 +6,24 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from optuna.trial import TrialState
 
 from tune.cli import __main__ as cli
+from tune.process import Process
 from tune.run.listener import Listener
 from tune.sweep import session
 from tune.sweep.config import parse_sweep
 from tune.sweep.folder import SWEEP_FILE, SweepFolder, SweepRecord
 from tune.sweep.session import SweepSession
-from tune.sweep.study import Study
-from tune.sweep.summary import SweepSummary
-from tune.sweep.table import TrialRow, TrialTable
+from tune.sweep.study import VALUES, Study
+from tune.sweep.summary import look_at
+from tune.sweep.table import TrialTable
 
 KEYS = {"base": {"dataset": "digits", "epochs": 10}, "space": {"lr": {"log": [0.01, 1]}}}
 FILE = parse_sweep({"name": "look", **KEYS}, Path())
@@ -40,37 +42,37 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
     ],
 )
 def test_the_finish_time_counts_the_confirmation(
-    done: int,
-    confirmed: int,
-    to_confirm: int,
-    budget_s: float | None,
-    seconds: float,
-    tmp_path: Path,
-) -> None:
+    done: int, confirmed: int, to_confirm: int, budget_s: float | None, seconds: float,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     (tmp_path / SWEEP_FILE).write_text(yaml.safe_dump(FILE.to_dict()))
-    table = TrialTable("look", 4, 10)
+    folder, process = SweepFolder(tmp_path), asdict(Process.current())
+    known = {"id": "ab" * 16, "name": "look", "trials": 4, "confirm_seeds": 2, "budget_s": budget_s}
+    known |= {"recipe": FILE.baseline.to_dict(), "process": process, "sessions": 1}
+    spent = {"session_began": time.time(), "used_s": 10.0 * done + confirmed}
+    folder.write(SweepRecord(**known, **spent))
+    studies = {name: Study(None, name) for name in ("look", "look.confirm")}
+    monkeypatch.setattr(Study, "existing", lambda storage, name: studies[name])
     for number in range(done):
-        table.rows[number] = TrialRow(number, {"lr": 0.1}, state="complete", epochs=10, top1=50.0)
-    record = SweepRecord(name="look", trials=4, confirm_seeds=2, budget_s=budget_s)
-    summary = SweepSummary(SweepFolder(tmp_path), record, "running", table)
-    summary.used_s = 10.0 * done + confirmed
-    summary.num_to_confirm, summary.epochs_confirmed = to_confirm, confirmed
-    assert summary.finish is not None
-    assert summary.finish - time.time() == pytest.approx(seconds, abs=1)
-    summary.state = "stopped"
-    assert summary.finish is None
+        studies["look"].add(TrialState.RUNNING, {}, {}, {VALUES: {"lr": 0.1}}, {10: 50.0})
+        studies["look"].end(number, TrialState.COMPLETE, 50.0)
+    for _ in range(to_confirm):
+        studies["look.confirm"].add(TrialState.WAITING, {}, {}, {VALUES: {}})
+    if confirmed:
+        studies["look.confirm"].note(0, confirmed, 50.0)
+    finish = look_at(folder).finish
+    assert finish is not None and finish - time.time() == pytest.approx(seconds, abs=1)
+    folder.update(state="stopped")
+    assert look_at(folder).finish is None
 
 
 @pytest.mark.parametrize(
     ("trials", "num_seeds", "num_runs"), [(4, 2, 8), (4, 0, 0), (2, 2, 4), (None, 2, 8)]
 )
 def test_the_terminals_finish_time_counts_it_too(
-    trials: int | None,
-    num_seeds: int,
-    num_runs: int,
-    tmp_path: Path,
+    trials: int | None, num_seeds: int, num_runs: int, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
     tables: list[TrialTable] = []
     phase = SimpleNamespace(study=Study(None, "look"))
     monkeypatch.setattr(session, "search_phase", lambda *given: phase)

@@ -12,16 +12,8 @@ from tune.sweep.table import TrialRow, TrialTable, columns, percent, shown
 
 
 def row(number: int, state: State, epochs: int, top1: float | None, cause: str = "") -> TrialRow:
-    return TrialRow(
-        number,
-        {"lr": 0.1 * (number + 1), "warm_up": True},
-        f"{number:032x}",
-        state,
-        epochs,
-        top1,
-        top1,
-        cause,
-    )
+    values = {"lr": 0.1 * (number + 1), "warm_up": True}
+    return TrialRow(number, values, f"{number:032x}", state, epochs, top1, top1, cause)
 
 
 def board(*rows: TrialRow, num_trials: int = 4, num_epochs: int = 10) -> TrialTable:
@@ -37,49 +29,37 @@ ROWS = [
 ]
 
 
-def test_complete_trials_rank_before_stopped_ones_however_good_these_looked() -> None:
-    assert [one.number for one in board(*ROWS).ranked] == [2, 0, 1, 4, 3]
-
-
-def test_the_winner_is_the_best_complete_trial_the_earlier_of_equals() -> None:
-    best = board(*ROWS).best
-    assert best is not None and best.number == 2
+def test_complete_trials_rank_before_stopped_ones_and_the_earlier_of_equals_wins() -> None:
+    known = board(*ROWS)
+    assert [one.number for one in known.ranked] == [2, 0, 1, 4, 3]
+    assert [one.number for one in known.running] == [4] and known.best is ROWS[2]
     tied = board(row(1, "complete", 10, 80.0), row(0, "complete", 10, 80.0)).best
     assert tied is not None and tied.number == 0
     assert board(*ROWS[1:2], *ROWS[3:]).best is None
 
 
-def test_running_and_ended_trials_are_told_apart() -> None:
-    assert [one.number for one in board(*ROWS).running] == [4]
-
-
-def test_the_time_left_follows_the_pace_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_left_follows_the_pace_so_far_with_confirmation_and_time_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(board_module.time, "monotonic", lambda: 100.0)
     assert board().seconds_left() is None
     # 20 epochs took 100 s; one trial of the usual 10 epochs is to come, and half of the running
     # one.
     rows = [row(0, "complete", 10, 1.0), row(1, "pruned", 5, 1.0), row(2, "running", 5, 1.0)]
-    assert board(rows[0], rows[2], num_trials=3).seconds_left() == pytest.approx(
-        (10 + 5) * 100 / 15
-    )
+    left = board(rows[0], rows[2], num_trials=3).seconds_left()
+    assert left == pytest.approx((10 + 5) * 100 / 15)
     assert board(*rows, num_trials=3).seconds_left() == pytest.approx(2.5 * 100 / 20)
     assert board(rows[0], num_trials=1).seconds_left() == 0
-
-
-def test_the_time_left_counts_the_confirmation_and_a_time_budget(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(board_module.time, "monotonic", lambda: 100.0)
-    search = board(row(0, "complete", 10, 1.0), num_trials=3)
-    assert search.seconds_left() == pytest.approx(20 * 10)
-    search.epochs_after = 40
-    assert search.seconds_left() == pytest.approx((20 + 40) * 10)
-    search.budget_s = 130.0
-    assert search.seconds_left() == pytest.approx(30 + 40 * 10)
-    search.num_trials, search.budget_s = None, 90.0
-    assert search.seconds_left() == pytest.approx(40 * 10)
-    search.budget_s = None
-    assert search.seconds_left() is None
+    search = board(rows[0], num_trials=3)
+    for changes, seconds in (
+        ({}, 20 * 10),
+        ({"epochs_after": 40}, (20 + 40) * 10),
+        ({"budget_s": 130.0}, 30 + 40 * 10),
+        ({"num_trials": None, "budget_s": 90.0}, 40 * 10),
+        ({"budget_s": None}, None),
+    ):
+        vars(search).update(changes)
+        assert search.seconds_left() == (seconds if seconds is None else pytest.approx(seconds))
 
 
 def test_values_for_people() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,33 +14,25 @@ from rbnn import session
 from rbnn.recipe import Recipe
 from tune.run.journal import Journal
 from tune.sweep.folder import CONFIRM, trial_directory
-from tune.sweep.trial import Trial, TrialSpec, run_trial, score_on_test_set, trial_store
+from tune.sweep.trial import Trial, TrialSpec, run_trial, score_on_test_set
 
 BASE = Recipe(dataset="cifar10", epochs=3, val_fraction=0.1).to_dict()
 Rows = list[dict[str, Any]]
 
 
-class Evaluations:
-    """Stands for `evaluate_file`: notes how often it is asked."""
-
-    num_calls = 0
-
-    def __call__(self, recipe: Recipe, path: str) -> tuple[dict[str, float], Any]:
-        self.num_calls += 1
-        assert recipe.val_fraction == 0.0 and path.endswith("last.ckpt")
-        return {"val/top1": 77.0, "val/loss": 1.0}, SimpleNamespace()
-
-
 @pytest.fixture
 def reported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rows]:
-    """What trials report to Ray Tune here."""
+    """What trials report to Ray Tune here, whose test set is evaluated once at most."""
     import ray.tune
 
     told: Rows = []
+    evaluate = Mock(return_value=({"val/top1": 77.0, "val/loss": 1.0}, None))
     monkeypatch.setattr(ray.tune, "report", told.append)
-    monkeypatch.setattr(session, "evaluate_file", evaluations := Evaluations())
+    monkeypatch.setattr(session, "evaluate_file", evaluate)
     yield told
-    assert evaluations.num_calls <= 1
+    assert evaluate.call_count <= 1
+    for recipe, path in (call.args for call in evaluate.mock_calls):
+        assert recipe.val_fraction == 0.0 and path.endswith("last.ckpt")
 
 
 def score(trial: Trial, journal: Journal, tell: Any) -> None:
@@ -53,13 +45,6 @@ def score(trial: Trial, journal: Journal, tell: Any) -> None:
 def run(folder: Path, **given: Any) -> None:
     config = TrialSpec(4, {"lr": 0.2}, **given).to_config()
     run_trial(config, base=BASE, sweep_directory=str(folder), train=score)
-
-
-def test_the_folder_and_the_address_of_a_trial() -> None:
-    assert trial_directory("out/look", 4) == Path("out/look/trials/0004")
-    assert trial_directory("out/look", 4, CONFIRM) == Path("out/look/confirm/0004")
-    assert trial_store("s3://bucket/look", 4) == "s3://bucket/look/trials/0004"
-    assert trial_store("", 4) == ""
 
 
 @pytest.mark.parametrize(
@@ -81,6 +66,7 @@ def test_a_confirmation_run_reports_the_test_set_with_its_last_epoch_and_evaluat
     reported: Rows, tmp_path: Path
 ) -> None:
     run(tmp_path, test=True)
+    assert trial_directory(tmp_path, 4, CONFIRM) == tmp_path / "confirm" / "0004"
     assert [row["epoch"] for row in reported] == [1, 2, 3]
     assert [row.get("test/top1") for row in reported] == [None, None, 77.0]
     run(tmp_path, test=True, epochs_done=2)  # killed before anybody heard of it

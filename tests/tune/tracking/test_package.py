@@ -25,7 +25,7 @@ from rbnn.errors import RequestError
 from rbnn.models import build
 from rbnn.recipe import Recipe
 from tune.cli.__main__ import main, parser
-from tune.cli.package import package_recorded
+from tune.cli.runs import package_recorded
 from tune.tracking.models import keep_checkpoints, models_of
 from tune.tracking.package import checkpoint_of_model, checkpoint_of_run
 from tune.tracking.reader import RunReader
