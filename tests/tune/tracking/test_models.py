@@ -24,7 +24,6 @@ from tests.tune.made_runs import made_run
 from tune.run.journal import Journal
 from tune.tracking.mirror import Mirror
 from tune.tracking.models import (
-    Content,
     Unpickler,
     is_worth_listing,
     local_folder,
@@ -153,8 +152,7 @@ def test_each_loads_in_one_line_as_a_network_and_as_a_classifier(
 def test_what_is_worth_a_model(kind: str, state: str, epochs: int, file: str, listed: bool) -> None:
     tags = {"rbnn.kind": kind, "rbnn.state": state, "rbnn.epochs": str(epochs)}
     run: Any = SimpleNamespace(data=SimpleNamespace(tags=tags))
-    content = Content({}, epoch=2, partial=False, metrics={}, digest="")
-    assert is_worth_listing(run, Path(f"{file}.ckpt"), content) is listed
+    assert is_worth_listing(run, Path(f"{file}.ckpt"), 3) is listed
 
 
 def test_a_file_without_its_recipe_is_not_opened_as_a_network() -> None:
