@@ -11,7 +11,7 @@ from rbnn.data.progress import told_if_long
 from tune.report.console import SweepDisplay, say
 from tune.report.diagnostics import draw_diagnostics
 from tune.run.folder import RunFolder
-from tune.run.journal import epoch_metrics, is_digest
+from tune.run.journal import numbers
 from tune.run.listener import Listener, Listeners
 from tune.tracking.mirror import Mirror
 from tune.tracking.thread import MirrorThread
@@ -68,9 +68,8 @@ class EventFiles(Listener):
 
         if run.directory not in self.writers:
             self.writers[run.directory] = SummaryWriter(str(run.directory))
-        for name, value in epoch_metrics(metrics).items():
-            if not is_digest(name):
-                self.writers[run.directory].add_scalar(name, value, metrics["epoch"])
+        for name, value in numbers(metrics).items():
+            self.writers[run.directory].add_scalar(name, value, metrics["epoch"])
         self.writers[run.directory].flush()
 
     def run_ended(self, run: RunFolder) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 from rbnn.files import write_atomically
 
 JOURNAL = "metrics.jsonl"
-PLAIN = ("lr", "t", "k", "digest")
+DIGEST = "digest"
+PLAIN = ("lr", "t", "k", DIGEST)
 
 
 class Journal:
@@ -110,11 +111,6 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return Journal(file.parent).rows
 
 
-def is_digest(name: str) -> bool:
-    """Whether a value of an epoch is a digest of the network's bits rather than a number."""
-    return name.startswith("digest")
-
-
 def epoch_metrics(values: dict[str, Any]) -> dict[str, Any]:
     """The loop's own metrics in an epoch's values, without the bookkeeping of Ray."""
     return {
@@ -122,3 +118,14 @@ def epoch_metrics(values: dict[str, Any]) -> dict[str, Any]:
         for name, value in values.items()
         if name in PLAIN or ("/" in name and not name.startswith("config/"))
     }
+
+
+def numbers(row: dict[str, Any]) -> dict[str, float]:
+    """The metrics in a row that are no digests."""
+    found = epoch_metrics(row).items()
+    return {name: float(value) for name, value in found if not name.startswith(DIGEST)}
+
+
+def digests(row: dict[str, Any]) -> dict[str, str]:
+    """Those of the network's bits in a row, by name."""
+    return {name: str(value) for name, value in row.items() if name.startswith(DIGEST)}

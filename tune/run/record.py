@@ -10,7 +10,7 @@ from typing import Any
 
 from rbnn.errors import RecipeError, RequestError
 from rbnn.recipe import Recipe
-from tune.run.journal import epoch_metrics, is_digest
+from tune.run.journal import digests, numbers
 from tune.uris import told
 
 FORMAT = "rbnn-run"
@@ -109,10 +109,7 @@ def _read_epoch(content: dict[str, Any]) -> Epoch:
 
 def as_epoch(row: dict[str, Any]) -> Epoch:
     """A row of a run's journal, its digests apart from its metrics."""
-    values = epoch_metrics(row)
-    digests = {key: str(value) for key, value in values.items() if is_digest(key)}
-    metrics = {key: float(value) for key, value in values.items() if key not in digests}
-    return Epoch(row["epoch"], digests, metrics)
+    return Epoch(row["epoch"], digests(row), numbers(row))
 
 
 def _written(value: float) -> float | str:

@@ -6,7 +6,6 @@ MLflow itself retries an unreachable store for minutes; the checks here come fir
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import logging
 import os
@@ -16,21 +15,14 @@ import sqlite3
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rbnn.errors import RequestError
 from tune.run.listener import warn
-from tune.uris import (
-    SQLITE,
-    is_server,
-    shown,
-    sqlite_path,
-    told,
-    with_absolute_path,
-    without_login,
-)
+from tune.uris import SQLITE, is_server, shown, sqlite_path, told, with_absolute_path, without_login
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -121,7 +113,7 @@ def _check_file(uri: str, path: Path, give_up_at: float, *, again: bool = False)
         raise unreachable(uri, reason, "create it, or set another MLFLOW_TRACKING_URI")
     try:
         connection = sqlite3.connect(path, timeout=CHECK_TIMEOUT_S, isolation_level=None)
-        with contextlib.closing(connection):
+        with closing(connection):
             connection.execute("PRAGMA schema_version")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
@@ -152,7 +144,7 @@ def may_hold(query: str, values: Any) -> bool:
         return path is None
     try:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)
-        with contextlib.closing(connection):
+        with closing(connection):
             return connection.execute(f"{query} LIMIT 1", values).fetchone() is not None
     except sqlite3.Error:
         return True
@@ -177,16 +169,12 @@ def check_schema(uri: str, said: object = "") -> None:
     """RequestError where another version of MLflow made a database's tables, by the revision in a
     database file or in what MLflow said of it: MLflow itself upgrades some of them unasked.
     """
-    found, path = (
-        re.findall(r"(?:found version|identified by) '?(\w+)", str(said)),
-        sqlite_path(uri),
-    )
+    found = re.findall(r"(?:found version|identified by) '?(\w+)", str(said))
+    path = sqlite_path(uri)
     if path is not None and path.is_file():
-        with (
-            contextlib.closing(sqlite3.connect(path)) as database,
-            contextlib.suppress(sqlite3.Error),
-        ):
-            found = [row[0] for row in database.execute("SELECT version_num FROM alembic_version")]
+        query = "SELECT version_num FROM alembic_version"
+        with closing(sqlite3.connect(path)) as database, suppress(sqlite3.Error):
+            found = [row[0] for row in database.execute(query)]
     if not found:
         return
     import mlflow
@@ -195,9 +183,9 @@ def check_schema(uri: str, said: object = "") -> None:
     steps = "\n".join(file.read_text("utf-8") for file in folder.glob("*.py"))
     known = re.findall(r"(?m)^revision\b[^=]*= [\"'](\w+)", steps)
     former = re.findall(r"(?m)^down_revision\b[^=]*= [\"'](\w+)", steps)
-    if found[0] in known and found[0] not in former:  # it is the last step
-        return
     if found[0] in known:
+        if found[0] not in former:  # it is the last step
+            return
         reason, remedy = "an older MLflow made its tables", f"mlflow db upgrade {shown(uri)}"
         raise unreachable(uri, reason, f"back it up, then: {remedy}")
     remedy = "install that version, or name another store in MLFLOW_TRACKING_URI"

@@ -108,24 +108,20 @@ class RunReader:
     def recipe_of(self, run_id: str) -> Recipe:
         """The recipe that the run recorded, loaded strictly; RequestError where it holds none."""
         with tempfile.TemporaryDirectory() as folder:
-            path = self._download(run_id, "recipe.yaml", folder)
-            if path is None:
-                raise RequestError(
-                    f"run '{run_id}' holds no recipe.yaml; choose a run of rbnn train, sweep or "
-                    "replay"
-                )
-            return load_recipe(path)
+            file = Path(folder) / "recipe.yaml"
+            file.write_text(self.text_of(run_id, file.name), "utf-8")
+            if not file.stat().st_size:
+                problem = f"run '{run_id}' holds no recipe.yaml"
+                raise RequestError(f"{problem}; choose a run of rbnn train, sweep or replay")
+            return load_recipe(file)
 
     def text_of(self, run_id: str, artifact_file: str) -> str:
         """The text of an artifact at the top of the run; "" where it is not there."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = self._download(run_id, artifact_file, folder)
-            return path.read_text("utf-8") if path else ""
-
-    def _download(self, run_id: str, artifact_file: str, folder: str) -> Path | None:
         if artifact_file not in [entry.path for entry in self.client.list_artifacts(run_id)]:
-            return None
-        return Path(self.client.download_artifacts(run_id, artifact_file, folder))
+            return ""
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.client.download_artifacts(run_id, artifact_file, folder)
+            return Path(path).read_text("utf-8")
 
     def environment_of(self, run_id: str) -> dict[str, str]:
         """What the run ran on (see `tune.run.environment`); empty where it recorded none."""
@@ -203,8 +199,8 @@ class RunReader:
         for entry in run.inputs.dataset_inputs if run.inputs else []:
             name = json.loads(entry.dataset.source).get("name", "")
             sizes[entry.tags[0].value] = int(json.loads(entry.dataset.profile)["num_rows"])
-        fingerprint = run.data.tags.get("rbnn.data_fingerprint", "")
         tags = run.data.tags
+        fingerprint = tags.get("rbnn.data_fingerprint", "")
         return RunRecord(
             run_id=run_id,
             name=run.info.run_name,

@@ -6,7 +6,6 @@ take stays in the folders, and `rbnn sync` brings it there at any later time.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from rbnn.errors import RequestError
 from tune.run.folder import RunFolder
-from tune.run.listener import Listener
+from tune.run.listener import Listener, warn
 from tune.tracking.address import check_reachable
 from tune.tracking.mirror import Mirror
 from tune.uris import told
@@ -22,11 +21,6 @@ from tune.uris import told
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
 CLOSE_PATIENCE_S = 60.0
 REFUSED_AFTER = 3  # attempts while the store does answer
-
-
-def say(line: str) -> None:
-    """To people, beside what a command prints."""
-    print(f"rbnn: {line}", file=sys.stderr, flush=True)
 
 
 class MirrorThread(Listener):
@@ -43,22 +37,15 @@ class MirrorThread(Listener):
         self._thread.start()
 
     def run_began(self, run: RunFolder) -> None:
-        self.put(run.directory)
-
-    def run_ended(self, run: RunFolder) -> None:
-        self.put(run.directory)
-
-    def sweep_changed(self, sweep: RunFolder) -> None:
-        self.put(sweep.directory)
-
-    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
-        self.put(run.directory)
-
-    def put(self, directory: Path) -> None:
         """Note that a folder has changed; returns at once."""
         with self._condition:
-            self._changed[directory.resolve()] = None
+            self._changed[run.directory.resolve()] = None
             self._condition.notify_all()
+
+    run_ended = sweep_changed = run_began
+
+    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
+        self.run_began(run)
 
     def flush(self, timeout_s: float = CLOSE_PATIENCE_S) -> bool:
         """Wait until the store has everything; False where it has not after `timeout_s`."""
@@ -68,17 +55,17 @@ class MirrorThread(Listener):
     def close(self, patience_s: float = CLOSE_PATIENCE_S) -> bool:
         """Bring what is left to the store and end the thread; False, said, where it stayed away."""
         if self._away:
-            say(f"the MLflow store does not answer; waiting up to {patience_s:.0f} s for it")
+            warn(f"the MLflow store does not answer; waiting up to {patience_s:.0f} s for it")
         with self._condition:
             self._give_up_at = time.monotonic() + patience_s
             self._condition.notify_all()
         try:
             self._thread.join()
         except KeyboardInterrupt:
-            say("bringing what is left to MLflow, which rbnn sync would do later as well")
+            warn("bringing what is left to MLflow, which rbnn sync would do later as well")
             self._thread.join()
         if self._changed:
-            say(
+            warn(
                 f"the MLflow store lacks {len(self._changed)} run(s), which are complete in their "
                 "folders; when it answers again: rbnn sync"
             )
@@ -123,13 +110,13 @@ class MirrorThread(Listener):
             attempts = self._attempts[directory] = self._attempts.get(directory, 0) + 1
             if is_outage(error) and (attempts < REFUSED_AFTER or not self._answers()):
                 if not self._away:
-                    say("the MLflow store does not answer; runs go on, recorded in their folders")
+                    warn("the MLflow store does not answer; runs go on, recorded in their folders")
                 self._away = True
                 return False
-            say(f"the MLflow store refuses to record {directory}: {told(error)}")
+            warn(f"the MLflow store refuses to record {directory}: {told(error)}")
         self._attempts.pop(directory, None)
         if self._away:
-            say("the MLflow store answers again")
+            warn("the MLflow store answers again")
         self._away = False
         return True
 
