@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbnn.console import finish_time
 from rbnn.errors import RequestError
-from tune.report.table import as_rich, print_table, verdict
+from tune.report.table import PLAIN_WIDTH, as_rich, plain_grid, print_table, verdict
 from tune.sweep.table import TrialRow, TrialTable, percent, shown
 
 if TYPE_CHECKING:  # these load torch and optuna: seconds that `rbnn status` needs not
@@ -80,10 +80,9 @@ class SweepDisplay:
     def _renderable(self) -> Any:
         from rich.console import Group
 
-        rows = sorted(
-            self.board.rows.values(), key=lambda row: (row.state == "running", row.number)
-        )
-        return Group(as_rich(self.board, rows[-NUM_LIVE_ROWS:]), self.summary())
+        rows = self.board.rows.values()
+        last = sorted(rows, key=lambda row: (row.state == "running", row.number))[-NUM_LIVE_ROWS:]
+        return Group(as_rich(self.board, last), self.summary())
 
 
 def say(line: str) -> None:
@@ -221,14 +220,12 @@ def print_summary(summary: SweepSummary) -> None:
 def print_list(results_dir: str) -> bool:
     """All sweeps under a results folder, one line each; whether there is any."""
     from rich.console import Console
-    from rich.table import Table
 
     from tune.sweep.folder import sweep_folders
     from tune.sweep.summary import look_at
 
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("sweep", "state", "trials", "best val/top1", "hours", "finish"):
-        grid.add_column(name, justify="left" if name in ("sweep", "state", "finish") else "right")
+    names = ("sweep", "state", "trials", "best val/top1", "hours", "finish")
+    grid = plain_grid(names, ("sweep", "state", "finish"))
     folders, problems = sweep_folders(results_dir), []
     for folder in folders:
         try:
@@ -242,7 +239,7 @@ def print_list(results_dir: str) -> bool:
         top1, used = percent(best.top1 if best else None), f"{one.used_s / 3600:.2f}"
         grid.add_row(one.record.name, one.state, done, top1, used, _finish(one))
     if folders:
-        Console(width=160).print(grid)
+        Console(width=PLAIN_WIDTH).print(grid)
     for problem in problems:
         print(problem)
     return bool(folders)

@@ -4,20 +4,18 @@ take long to ask.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tune.sweep.folder import SweepFolder
+from tune.run.folder import RunFolder
+from tune.sweep.folder import SweepFolder, trial_directory
 from tune.sweep.plots import Curve, curves_of, importance_of
 from tune.sweep.study import Study
 from tune.sweep.summary import SweepSummary, look_at
 from tune.sweep.table import TrialRow, TrialTable
 
 NUM_DIAGNOSED = 5
-# as in tune.sweep.trial and tune.run.journal, which load torch: seconds that a report needs not
-JOURNAL = "trials/{:04d}/metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -114,14 +112,9 @@ def diagnostics_of(folder: SweepFolder, numbers: Sequence[int]) -> dict[str, dic
     """The method's own metrics (`rbnn/...`) of the given trials, from their journals."""
     found: dict[str, dict[int, Curve]] = {}
     for number in numbers:
-        file = folder.directory / JOURNAL.format(number)
-        for line in file.read_text("utf-8").splitlines() if file.is_file() else []:
-            try:
-                metrics = json.loads(line)
-            except ValueError:  # is being written, or a kill cut it short
-                continue
-            for key in metrics:
+        for row in RunFolder(trial_directory(folder.directory, number)).epochs:
+            for key in row:
                 if key.startswith("rbnn/"):
                     curve = found.setdefault(key, {}).setdefault(number, [])
-                    curve.append((metrics["epoch"] + 1, metrics[key]))
+                    curve.append((row["epoch"] + 1, row[key]))
     return found

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbnn.diagnostics import LayerRow, read_rows
+from rbnn.files import replacing
 
 PLOT = "diagnostics.png"
 PANELS = {
@@ -61,9 +62,8 @@ def draw_diagnostics(directory: Path) -> None:
     figure.legend(
         handles, list(layers), loc="upper right", fontsize=7, frameon=False, ncols=num_columns
     )
-    partial = directory / f".{PLOT}.partial"
-    figure.savefig(partial, dpi=100, format="png")
-    partial.replace(directory / PLOT)
+    with replacing(directory / PLOT) as partial:
+        figure.savefig(partial, dpi=100, format="png")
 
 
 def points(rows: list[LayerRow], name: str) -> NDArray[np.float64]:

@@ -87,12 +87,11 @@ def history(data: SweepData) -> list[Panel]:
     for state, (colour, mark) in MARKS.items():
         if rows := [row for row in data.rows if row.state == state]:
             numbers, texts = [row.number for row in rows], [told(row) for row in rows]
-            series.append(
-                Series(state, numbers, [row.top1 for row in rows], colour, mark, texts=texts)
-            )
+            scores = [row.top1 for row in rows]
+            series.append(Series(state, numbers, scores, colour, mark, texts=texts))
     if best := data.best_so_far():
-        numbers, scores = [number for number, _ in best], [score for _, score in best]
-        series.append(Series("best so far", numbers, scores, BLUE, width=2, step=True))
+        trials, tops = zip(*best, strict=True)
+        series.append(Series("best so far", trials, tops, BLUE, width=2, step=True))
     base = data.table.baseline
     if base and base.top1 is not None:
         numbers = [data.rows[0].number, data.rows[-1].number]
@@ -177,10 +176,8 @@ def diagnostics(data: SweepData) -> list[Panel]:
         series = []
         for number in sorted(by_trial):
             epochs, values = zip(*by_trial[number], strict=True)
-            mark = "circle" if len(epochs) == 1 else ""
-            series.append(
-                Series(f"trial {number}", epochs, values, colours[number], mark, width=2.0)
-            )
+            mark, trial = "circle" if len(epochs) == 1 else "", f"trial {number}"
+            series.append(Series(trial, epochs, values, colours[number], mark, width=2.0))
         panels.append(Panel("epochs completed", METRICS.get(name, name), series))
     return panels
 
@@ -197,15 +194,14 @@ def scales(data: SweepData) -> list[Scale]:
         if axis.log:
             ticks = {math.log10(place): text for place, text in ticks.items()}
         if not axis.choices:
-            ticks = with_ends(
-                values, ticks, {v: shown(float(p)) for v, p in zip(values, places, strict=True)}
-            )
+            texts = {
+                value: shown(float(place)) for value, place in zip(values, places, strict=True)
+            }
+            ticks = with_ends(values, ticks, texts)
         found.append(Scale(axis.label, values, ticks))
     scores = [row.top1 or 0.0 for row in data.tried]
-    found.append(
-        Scale(SCORE, scores, with_ends(scores, {}, {score: f"{score:.1f}" for score in scores}))
-    )
-    return found
+    ends = with_ends(scores, {}, {score: f"{score:.1f}" for score in scores})
+    return [*found, Scale(SCORE, scores, ends)]
 
 
 def with_ends(
@@ -273,15 +269,13 @@ class Figure:
     panels: Callable[[SweepData], list[Panel]] | None = None
 
 
-LAST = "the line is the best complete trial so far."
+LAST = f"{METRIC} of every trial's last epoch; the line is the best complete trial so far."
 PRUNED = "a cross marks where a trial was pruned."
 VARIED = "PED-ANOVA over the trials that ran to their end, of the options that vary among them."
 SLICES = "Each option by itself; later trials are more orange."
 METHOD = "The method's own metrics of the best trials."
 FIGURES = (
-    Figure(
-        "history", "Optimisation history", f"{METRIC} of every trial's last epoch; {LAST}", history
-    ),
+    Figure("history", "Optimisation history", LAST, history),
     Figure("curves", "Learning curves", f"{METRIC} by epoch; {PRUNED}", curves),
     Figure("parallel", "Parallel coordinates", "Drag along an axis to select trials."),
     Figure("importance", "Parameter importance", VARIED),

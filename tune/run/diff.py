@@ -46,7 +46,6 @@ class EpochDifference:
 
     @property
     def text(self) -> str:
-        """The same for a replay."""
         return self.text_with(" recorded,", " now")
 
 
@@ -92,9 +91,8 @@ def _flat(data: dict[str, Any]) -> dict[str, Any]:
 
 def lines_of(found: RunDifference) -> list[str]:
     """The differences as text."""
-    lines = [
-        f"{run}  {count} epochs" for run, count in zip(found.runs, found.num_epochs, strict=True)
-    ]
+    both = zip(found.runs, found.num_epochs, strict=True)
+    lines = [f"{run}  {count} epochs" for run, count in both]
     sections = {"options": found.options, "options that change no result": found.folders}
     sections |= {"environment": found.environment, "data": found.data}
     for title, rows in sections.items():

@@ -36,26 +36,17 @@ def cause_of(error: BaseException) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def failure_of(trial: Any) -> Exception | None:
-    """What a trial of Ray Tune's raised, from the file that Ray has just written
-    (`get_pickled_error` reads its later copy); None where its process ended.
+def failure_cause(trial: Any) -> str:
+    """Why a trial of Ray Tune's failed, from the file that Ray has just written
+    (`get_pickled_error` reads its later copy). Raises what it raised where that is the disk's
+    doing, which no other trial fares better with.
     """
     from ray import cloudpickle
 
     file = trial.pickled_error_file
     if not file or not Path(file).is_file():
-        return None
-    error: Exception = cloudpickle.loads(Path(file).read_bytes())
-    return error
-
-
-def failure_cause(trial: Any) -> str:
-    """Why a trial of Ray Tune's failed. Raises what it raised where that is the disk's doing, which
-    no other trial fares better with.
-    """
-    error = failure_of(trial)
-    if error is None:
         return GONE
+    error: Exception = cloudpickle.loads(Path(file).read_bytes())
     if disk_trouble(error):
         raise error
     return named(cause_of(error), f"{type(error).__name__}: {error}")

@@ -35,11 +35,8 @@ Say = Callable[[str], Any]
 def replay(
     target: str, given: dict[str, Any], find: Find, listener: Listener
 ) -> tuple[TrainResult, SeedsVerdict | None]:
-    """Replay `target`: a recipe's name or file, with options of the line on top, a run id (or its
-    beginning), a file of export.
-
-    A recorded run takes only options that cannot change its result (folders, printing); RecipeError
-    otherwise. The verdict is on the figure documented for a named recipe, None for all else.
+    """Replay what `find_recipe` makes of `target`. The verdict is on the figure documented for a
+    named recipe, None for all else.
     """
     recipe, name, source = find_recipe(target, given, find)
     recipe = resolve(recipe)
@@ -63,10 +60,7 @@ def replay_and_verify(
     say: Say = print,
 ) -> tuple[TrainResult, Verdict]:
     """Run a recorded run (by id, or the file of `rbnn export`) again and compare, epoch by epoch,
-    with what it recorded.
-
-    The differences of the machines are said first. The verdict becomes part of the new run's
-    record, linked to the old.
+    with what it recorded; the verdict becomes part of the new run's record, linked to the old.
     """
     recorded = find_record(target, find)
     recipe = resolve(with_folders(target, recorded.to_recipe(), given))
@@ -75,10 +69,9 @@ def replay_and_verify(
     what = f"{recorded.recipe_name or recorded.name}, run {recorded.run_id}"
     say(f"replaying {what}: {len(recorded.epochs)} recorded epochs")
     say(environment_text(changed))
-    name, fingerprint = recorded.recipe_name, recorded.data.get("fingerprint", "")
-    tags = {"rbnn.replays": recorded.run_id}
-    about: dict[str, Any] = {"kind": "replay", "name": name, "tags": tags}
-    with training(recipe, listener, **about, fingerprint=fingerprint) as done:
+    about: dict[str, Any] = {"kind": "replay", "name": recorded.recipe_name}
+    about |= {"fingerprint": recorded.data.get("fingerprint", "")}
+    with training(recipe, listener, tags={"rbnn.replays": recorded.run_id}, **about) as done:
         verdict = verify(recorded, done.epochs, here, tolerance)
         tags = verdict_tags(verdict)
         if verdict.first:
@@ -98,9 +91,7 @@ def replay_seeds(
     say: Say = print,
 ) -> tuple[list[TrainResult], SeedsVerdict]:
     """Run a recipe with `num_seeds` seeds, its own and the next ones, and hold the best val/top1
-    against the documented figure.
-
-    The seeds' runs belong to one run that carries mean, standard deviation and verdict.
+    against the documented figure. They belong to one run that carries mean, deviation and verdict.
     """
     recipe, name, source = find_recipe(target, given, find)
     if source:
