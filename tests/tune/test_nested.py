@@ -28,22 +28,14 @@ def test_a_sweep_of_two_workers_stops_one_trial_and_starts_the_next(place: Workp
     """Nested trials whose workers kept their resources when stopped would leave the next one
     waiting for ever.
     """
-    base = {**BASE, "threads": 1}
-    file = place.sweep_file(
-        base=base,
-        space={"lr": {"choice": [0.02, 1e-9, 2e-9]}},
-        sampler="grid",
-        scheduler={"name": "asha", "grace_period": 1},
-        workers_per_trial=2,
-    )
+    base, space = {**BASE, "threads": 1}, {"lr": {"choice": [0.02, 1e-9, 2e-9]}}
+    keys = {"base": base, "space": space, "sampler": "grid", "workers_per_trial": 2}
+    file = place.sweep_file(scheduler={"name": "asha", "grace_period": 1}, **keys)
     place.run("sweep", file, "--name", "nested", "--concurrent", "1")
     runs = place.children("nested")
     assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "KILLED"]
-    assert [trial.state.name for trial in study(place.folder, "nested").trials] == [
-        "COMPLETE",
-        "PRUNED",
-        "PRUNED",
-    ]
+    states = [trial.state.name for trial in study(place.folder, "nested").trials]
+    assert states == ["COMPLETE", "PRUNED", "PRUNED"]
     histories = [place.history(run.info.run_id) for run in runs]
     assert [len(history["val/top1"]) for history in histories] == [2, 1, 1]
     options = [f"--{name}={value}" for name, value in base.items()]
@@ -57,24 +49,20 @@ def test_ctrl_c_ends_a_sweep_truthfully(place: Workplace) -> None:
     )
     process = place.start("sweep", file, "--name", "stopped", "--concurrent", "1")
     assert process.stdout
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if "trial 1 starts" in line:
-            os.killpg(process.pid, signal.SIGINT)
-            break
-    output = "".join(lines) + process.communicate(timeout=TIMEOUT_S)[0]
+    output = ""
+    while "trial 1 starts" not in output:
+        output += process.stdout.readline()
+        assert process.poll() is None, output
+    os.killpg(process.pid, signal.SIGINT)
+    output += process.communicate(timeout=TIMEOUT_S)[0]
     assert process.returncode == 130, output
     assert "Traceback" not in output
     runs = place.children("stopped")
     assert [run.info.status for run in runs] == ["FINISHED", "KILLED"]
     assert "rbnn.pruned" not in runs[1].data.tags
-    assert place.reader().sweep_run("stopped").info.status == "KILLED"
     assert "checkpoints/last.ckpt" in place.artifacts(runs[0].info.run_id)
-    assert study(place.folder, "stopped").trials[0].state.name == "COMPLETE"
-    assert [trial.state.name for trial in study(place.folder, "stopped").trials] == [
-        "COMPLETE",
-        "WAITING",
-    ]
+    states = [trial.state.name for trial in study(place.folder, "stopped").trials]
+    assert states == ["COMPLETE", "WAITING"]
     reader = place.reader()
+    assert reader.sweep_run("stopped").info.status == "KILLED"
     assert not reader.search("attributes.status = 'RUNNING'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -59,18 +60,10 @@ def test_its_group_is_ended_with_it_and_another_of_its_number_is_let_alone(tmp_p
     other = replace(begun, started="1")
     other.end()
     assert begun.alive and child.alive and not other.alive
+    os.kill(begun.pid, signal.SIGKILL)  # what outlives the first of its group is ended too
+    assert begun.wait() == -9 and child.alive
     begun.end()
     assert not begun.alive and not child.alive
-
-
-def test_what_outlives_the_first_of_its_group_is_ended_too(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    begun = started(log, CHILD)
-    assert begun.wait() == 0
-    child = Process.at(int(log.read_text()))
-    assert child.alive
-    begun.end()
-    assert not child.alive
 
 
 def test_one_that_does_not_hear_is_killed_after_the_limit(tmp_path: Path) -> None:

@@ -129,5 +129,5 @@ def test_a_sweep_whose_node_dies_ends_with_every_trial_accounted_for(
     assert [run.data.tags["rbnn.trial"] for run in runs] == [str(n) for n in range(NUM_TRIALS)]
     assert {run.info.status for run in runs} == {"FINISHED"}
     for run in runs:
-        points = place.reader().client.get_metric_history(run.info.run_id, "val/top1")
-        assert [point.step for point in points] == list(range(NUM_EPOCHS))
+        points = place.history(run.info.run_id)["val/top1"]
+        assert [step for step, _ in points] == list(range(NUM_EPOCHS))

@@ -30,13 +30,9 @@ def table(*rows: TrialRow) -> TrialTable:
 
 
 DEFAULT, BEST = row(0, "complete", 10, 80.0), row(2, "complete", 10, 85.5)
-ROWS = [
-    DEFAULT,
-    row(1, "pruned", 6, 95.0),
-    BEST,
-    row(3, "failed", 0, None),
-    row(4, "running", 3, 20.0),
-]
+OTHERS = [row(3, "failed", 0, None), row(4, "running", 3, 20.0)]
+ROWS = [DEFAULT, row(1, "pruned", 6, 95.0), BEST, *OTHERS]
+REACHES = "trial 2 reaches val/top1 85.50 %, {} points against the documented default's {}"
 
 
 def test_fresh_seeds_decide_which_trial_is_the_winner(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,21 +58,15 @@ def test_a_time_budget_is_said_to_be_of_the_search_alone() -> None:
     [
         ([], "no trial ran to its end"),
         ([row(0, "pruned", 6, 30.0)], "no trial ran to its end"),
-        (
-            ROWS,
-            "trial 2 reaches val/top1 85.50 %, +5.50 points against the documented default's 80.00 "
-            "%",
-        ),
+        (ROWS, REACHES.format("+5.50", "80.00 %")),
         (
             [row(0, "complete", 10, 10.08, peak=64.7), BEST],
-            "trial 2 reaches val/top1 85.50 %, +75.42 points against the documented default's "
-            "10.08 % (best epoch: 64.70 % in epoch 5 of 10)",
+            REACHES.format("+75.42", "10.08 % (best epoch: 64.70 % in epoch 5 of 10)"),
         ),
         (ROWS[:2], "the documented default is the best of 2 trials, val/top1 80.00 %"),
         (
             [row(0, "pruned", 6, 30.0), BEST],
-            "trial 2 reaches val/top1 85.50 %, +55.50 points against the documented default's "
-            "30.00 %, pruned after 6 epochs",
+            REACHES.format("+55.50", "30.00 %, pruned after 6 epochs"),
         ),
         (
             [row(0, "failed", 0, None), BEST],
@@ -101,10 +91,8 @@ def test_the_table_marks_the_best_and_the_default_and_always_shows_the_default(
     assert capsys.readouterr().out.split() == text.split()
     markdown = as_markdown(table(*ROWS), 1)
     assert markdown[0] == f"| {' | '.join(head)} |  |"
-    assert markdown[2:] == [
-        f"| {' | '.join(f'**{cell}**' for cell in best)} |",
-        f"| {' | '.join(default)} |",
-    ]
+    bold = [f"**{cell}**" for cell in best]
+    assert markdown[2:] == [f"| {' | '.join(cells)} |" for cells in (bold, default)]
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", as_html(table(*ROWS), 1))
     assert cells == best + default
 
@@ -122,12 +110,9 @@ def test_without_a_terminal_starts_and_ends_are_plain_lines(
     assert lines == ["trial 0 starts: lr 0.1", failed]
 
 
-def test_the_best_so_far_never_falls_when_a_trial_gets_worse() -> None:
+def test_the_best_so_far_never_falls_and_the_finish_says_whether_it_includes_confirming() -> None:
     fallen = TrialRow(0, {"lr": 0.1}, epochs=6, top1=27.0, best_top1=52.0)
     assert "best top-1 52.00 %" in SweepDisplay(table(fallen)).summary()
-
-
-def test_the_finish_says_whether_it_includes_the_confirmation() -> None:
     search = table(DEFAULT)
     assert "included" not in SweepDisplay(search).summary()
     search.epochs_after = 40

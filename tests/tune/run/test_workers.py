@@ -36,19 +36,8 @@ from tune.run.workers import WorkerLog, train_with_workers
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 # 140 images in batches of 16: nine steps an epoch; the other 1,260 validate.
-RECIPE = Recipe(
-    dataset="digits",
-    epochs=2,
-    batch_size=16,
-    batch_size_test=64,
-    val_fraction=0.9,
-    Tmin=0.3,
-    Tmax=3,
-    gpus="none",
-    threads=1,
-    print_freq=1,
-    checkpoint_steps=2,
-)
+RECIPE = Recipe(dataset="digits", epochs=2, batch_size=16, batch_size_test=64, val_fraction=0.9)
+RECIPE = RECIPE.replace(Tmin=0.3, Tmax=3, gpus="none", threads=1, print_freq=1, checkpoint_steps=2)
 DEAD = WorkerHealthCheckFailedError("A worker health check failed.", failure=RayActorError())
 
 

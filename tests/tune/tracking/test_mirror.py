@@ -17,6 +17,7 @@ from mlflow.entities import Run
 
 from rbnn.recipe import Recipe
 from tests.tune.tracking.syncing import sync_often
+from tests.tune.workplace import points_of
 from tune.run.environment import run_environment
 from tune.run.folder import RunFolder, RunInfo, State
 from tune.run.journal import Journal
@@ -63,8 +64,7 @@ def add_epochs(run: RunFolder, until: int) -> None:
 
 
 def top1(reader: RunReader, run_id: str) -> list[tuple[int, float]]:
-    points = reader.client.get_metric_history(run_id, "val/top1")
-    return [(point.step, point.value) for point in points]
+    return points_of(reader, run_id, "val/top1")
 
 
 def seen(mirror: Mirror, run: RunFolder) -> Run:
