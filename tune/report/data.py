@@ -20,9 +20,7 @@ NUM_DIAGNOSED = 5
 
 @dataclass(frozen=True)
 class Axis:
-    """One searched option as an axis. choices: its values where it is no range; log: whether its
-    scale is.
-    """
+    """One searched option as an axis. choices: its values where it is no range; log: its scale."""
 
     name: str
     log: bool
@@ -40,9 +38,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class SweepData:
-    """curves: trial -> (epochs completed, val/top1 in percent) in order; diagnostics: metric ->
-    trial -> (epoch, value).
-    """
+    """curves: trial -> (epochs completed, val/top1 in percent); diagnostics: metric -> the same."""
 
     description: str
     summary: SweepSummary
@@ -75,9 +71,7 @@ class SweepData:
         return [row for row in self.rows if row.state in ("complete", "pruned")]
 
     def best_so_far(self) -> Curve:
-        """(trial number, the best val/top1 of complete trials up to it), from the first complete
-        trial to the last trial.
-        """
+        """(trial number, the best val/top1 of complete trials up to it) from the first of them."""
         found: Curve = []
         for row in self.rows:
             best = found[-1][1] if found else None

@@ -101,9 +101,7 @@ def history(data: SweepData) -> list[Panel]:
 
 
 def curves(data: SweepData) -> list[Panel]:
-    """val/top1 by epoch of every trial; where a trial was pruned is marked, the best and the
-    documented default stand out.
-    """
+    """val/top1 by epoch of every trial; the best and the documented default stand out."""
     best, base = data.table.best, data.table.baseline
     rows = [row for row in data.rows if row.number in data.curves]
     others = [row for row in rows if row not in (best, base)]

@@ -20,9 +20,7 @@ TITLES = {figure.key: figure.title for figure in FIGURES}
 
 
 def draw(data: SweepData, file: Path) -> None:
-    """History and learning curves, parallel coordinates, importance, a slice of each option,
-    diagnostics of the best.
-    """
+    """All FIGURES, one below the other."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

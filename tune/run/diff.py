@@ -26,9 +26,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class EpochDifference:
-    """The first epoch whose digests or metrics differ; `metrics`: name -> (recorded, now), of those
-    that do.
-    """
+    """The first epoch that differs, with its digests and metrics (recorded, now) that do."""
 
     epoch: int
     digests: tuple[str, ...]
@@ -134,7 +132,8 @@ def first_difference(old: Sequence[Epoch], new: Sequence[Epoch]) -> EpochDiffere
             now = other.metrics.get(name, value)
             if name.endswith(("top1", "top5")):  # which rbnn-tune 0.1 recorded with all digits
                 value, now = round(value, PERCENT_DIGITS), round(now, PERCENT_DIGITS)
-            if not name.startswith(NOT_OF_THE_RUN) and not _same(value, now):
+            both_nan = math.isnan(value) and math.isnan(now)
+            if not name.startswith(NOT_OF_THE_RUN) and value != now and not both_nan:
                 metrics[name] = (value, now)
         if digests or metrics:
             return EpochDifference(epoch.epoch, tuple(digests), metrics)
@@ -147,10 +146,6 @@ def final_deviation(old: Sequence[Epoch], new: Sequence[Epoch]) -> float | None:
     after = {each.epoch: each.metrics[SCORE] for each in new if SCORE in each.metrics}
     common = before.keys() & after.keys()
     return abs(before[max(common)] - after[max(common)]) if common else None
-
-
-def _same(old: float, new: float) -> bool:
-    return old == new or (math.isnan(old) and math.isnan(new))
 
 
 def _relative(old: float, new: float) -> float:

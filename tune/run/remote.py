@@ -54,9 +54,7 @@ class CheckpointStore:
         self._sent: dict[str, tuple[int, int]] = {}
 
     def fetch(self, directory: Path) -> None:
-        """Make `directory` hold the store's checkpoints and no others: those of an earlier attempt
-        on this node are old.
-        """
+        """Make `directory` hold the store's checkpoints alone: any others are old."""
         directory.mkdir(parents=True, exist_ok=True)
         names = self._names()
         for name in _kept(directory).keys() - names:
@@ -148,17 +146,13 @@ def check_storage(storage_path: str, num_nodes: int) -> None:
 
 
 def fetch(address: str, directory: Path) -> None:
-    """Make `directory` hold what the store at `address` holds; nothing where there is
-    no address.
-    """
+    """Make `directory` hold what the store at `address` holds, if there is one."""
     if address:
         CheckpointStore(address).fetch(directory)
 
 
 def sending(address: str, directory: Path, report: Callable[..., Any]) -> Callable[..., Any]:
-    """`report`, each epoch's checkpoints being sent to the store at `address` before it; `report`
-    itself without an address.
-    """
+    """`report`, each epoch's checkpoints being sent before it to the store at `address`, if any."""
     if not address:
         return report
     store = CheckpointStore(address)

@@ -209,8 +209,7 @@ class WorkerLog:
 
 def _worker_events(queue: Any) -> Any:
     """A Ray Train callback, run in the controller: it puts rank 0's metrics and the workers'
-    failures into the queue, if there is one, and ends a run whose workers raised what they would
-    raise again, instead of starting them anew.
+    failures into the queue, if any, and ends a run whose workers raised a lasting error.
     """
     from ray.train import UserCallback
 

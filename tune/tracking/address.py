@@ -10,7 +10,6 @@ import http.client
 import logging
 import os
 import re
-import socket
 import sqlite3
 import time
 import urllib.error
@@ -22,7 +21,16 @@ from urllib.parse import urlsplit
 
 from rbnn.errors import RequestError
 from tune.run.listener import warn
-from tune.uris import SQLITE, is_server, shown, sqlite_path, told, with_absolute_path, without_login
+from tune.uris import (
+    SQLITE,
+    is_server,
+    no_answer,
+    shown,
+    sqlite_path,
+    told,
+    with_absolute_path,
+    without_login,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,7 +82,8 @@ def check_reachable(uri: str, patience_s: float = 0.0) -> None:
     elif is_server(uri):
         _check_server(uri)
     elif scheme in DATABASE_PORTS:
-        _check_port(uri, DATABASE_PORTS[scheme])
+        if why := no_answer(uri, DATABASE_PORTS[scheme], CHECK_TIMEOUT_S):
+            raise unreachable(uri, why)
     elif scheme in ("", "file"):
         reason = "it is a folder, and MLflow 3 keeps runs in a database"
         raise unreachable(uri, reason, f"set e.g. {DEFAULT_URI}")
@@ -95,15 +104,6 @@ def _check_server(uri: str) -> None:
         raise unreachable(uri, error) from None
     if not healthy:
         raise unreachable(uri, "what answers there is not an MLflow server")
-
-
-def _check_port(uri: str, default_port: int) -> None:
-    parts = urlsplit(uri)
-    try:
-        address = (parts.hostname or "localhost", parts.port or default_port)
-        socket.create_connection(address, CHECK_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
-        raise unreachable(uri, getattr(error, "strerror", None) or error) from None
 
 
 def _check_file(uri: str, path: Path, give_up_at: float, *, again: bool = False) -> None:

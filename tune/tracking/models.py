@@ -133,9 +133,7 @@ def is_worth_listing(run: Run, file: Path, num_epochs: int) -> bool:
 
 
 def models_of(client: MlflowClient, run: Run) -> dict[str, LoggedModel]:
-    """The run's logged models by the name of their files (last, best, epoch-0010, ...), without
-    deleted ones.
-    """
+    """The run's logged models that are not deleted by their files' names: last, epoch-0010, ..."""
     from mlflow.exceptions import MlflowException
 
     found = {}
