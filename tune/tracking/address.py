@@ -192,11 +192,13 @@ def check_schema(uri: str, said: object = "") -> None:
     raise unreachable(uri, f"a newer MLflow made its tables (revision {found[0]})", remedy)
 
 
-def prepare_database(uri: str) -> dict[str, str]:
-    """Make MLflow's tables in a database where they are missing; returns where the files of each
-    experiment go. RequestError, one line, where the database cannot be used.
+def opened(
+    uri: str, patience_s: float = 0.0, remedy: str = REMEDY
+) -> tuple[MlflowClient, dict[str, str]]:
+    """(a client, where the files of each experiment go); the tables of a database are made where
+    they are missing. RequestError, one line, within seconds where the store cannot be used.
     """
-    check_reachable(uri)
+    check_reachable(uri, patience_s)
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy import create_engine
@@ -204,11 +206,18 @@ def prepare_database(uri: str) -> dict[str, str]:
 
     check_schema(uri)
     try:
-        engine = create_engine(uri)
-        engine.connect().close()  # once: MLflow itself tries a refused login again for minutes
-        engine.dispose()
-        experiments = quiet_client(uri).search_experiments()
+        if not is_server(uri):
+            engine = create_engine(uri)
+            engine.connect().close()  # once: MLflow itself tries a refused login again for minutes
+            engine.dispose()
+        client = quiet_client(uri)
+        experiments = client.search_experiments()
     except (MlflowException, SQLAlchemyError, CommandError) as error:
         check_schema(uri, error)
-        raise unreachable(uri, error, DATABASE_REMEDY) from error
-    return {found.name: found.artifact_location for found in experiments}
+        raise unreachable(uri, error, remedy) from error
+    return client, {found.name: found.artifact_location for found in experiments}
+
+
+def prepare_database(uri: str) -> dict[str, str]:
+    """Where the files of each experiment of a database go; its tables are made."""
+    return opened(uri, remedy=DATABASE_REMEDY)[1]

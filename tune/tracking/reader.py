@@ -15,14 +15,7 @@ import yaml
 from rbnn.errors import RequestError
 from rbnn.recipe import FIELDS, Recipe, load_recipe
 from tune.run.record import Epoch, RunRecord
-from tune.tracking.address import (
-    PATIENCE_S,
-    check_reachable,
-    check_schema,
-    quiet_client,
-    tracking_uri,
-    unreachable,
-)
+from tune.tracking.address import PATIENCE_S, opened, tracking_uri
 from tune.tracking.view import run_page
 from tune.uris import shown, sqlite_path
 
@@ -50,23 +43,11 @@ class RunReader:
 
         Raises RequestError, one line, within seconds where it does not answer or refuses.
         """
-        from alembic.util import CommandError
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         uri = uri or tracking_uri()
         path = sqlite_path(uri)
         if path and not create and not path.is_file():
             raise RequestError(f"nothing is recorded in {shown(uri)} yet; there is no such file")
-        check_reachable(uri, PATIENCE_S)
-        check_schema(uri)
-        reader = cls(quiet_client(uri), uri)
-        try:
-            reader.client.search_experiments(max_results=1)
-        except (MlflowException, SQLAlchemyError, CommandError) as error:
-            check_schema(uri, error)
-            raise unreachable(uri, error) from error
-        return reader
+        return cls(opened(uri, PATIENCE_S)[0], uri)
 
     @property
     def experiment_ids(self) -> list[str]:
