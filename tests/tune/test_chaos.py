@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests.tune.workplace import Workplace
-from tune.run.journal import JOURNAL, read_rows
+from tune.run.journal import JOURNAL, Journal
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")]
 
@@ -103,7 +103,7 @@ def journals(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """What the trials' own files hold, but for times."""
     found = {}
     for file in sorted((folder / "result" / NAME).glob(f"*/*/{JOURNAL}")):
-        rows = read_rows(file)
+        rows = Journal(file.parent).rows
         for row in rows:
             del row["time_ms"]
         found[str(file.relative_to(folder))] = rows

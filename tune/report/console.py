@@ -199,15 +199,11 @@ def print_summary(summary: SweepSummary) -> None:
     record, counts = summary.record, summary.counts()
     of = f" of {record.trials}" if record.trials is not None else ""
     others = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    print(
-        f"sweep {record.name}: {_state(summary)}; {_done(counts)}{of} trials done "
-        f"({others or 'none begun'})"
-    )
+    done = f"{_done(counts)}{of} trials done ({others or 'none begun'})"
+    print(f"sweep {record.name}: {_state(summary)}; {done}")
     used, busy = summary.used_s / 3600, summary.busy_s / 3600
-    print(
-        f"used {used:.2f} hours, {busy * record.cpus:.2f} CPU hours, "
-        f"{busy * record.gpus:.2f} GPU hours; {_finish(summary)}"
-    )
+    of_kind = f"{busy * record.cpus:.2f} CPU hours, {busy * record.gpus:.2f} GPU hours"
+    print(f"used {used:.2f} hours, {of_kind}; {_finish(summary)}")
     if summary.table.rows:
         print_table(summary.table, NUM_TABLE_ROWS)
     if summary.num_to_confirm:

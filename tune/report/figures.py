@@ -108,14 +108,12 @@ def curves(data: SweepData) -> list[Panel]:
     pruned = [row for row in others if row.state == "pruned"]
     rest = [row for row in others if row.state != "pruned"]
     ends = [data.curves[row.number][-1] for row in pruned]
+    epochs, scores = [epoch for epoch, _ in ends], [score for _, score in ends]
     series = [
         replace(_joined("pruned", pruned, data), colour=GREY, width=1.0, opacity=0.6),
         replace(_joined("other trials", rest, data), width=1.3, opacity=opacity(len(rest))),
-        Series(
-            "pruned here", [epoch for epoch, _ in ends], [score for _, score in ends], RED, "x",
-            texts=[told(row) for row in pruned],
-        ),
-    ]  # fmt: skip
+        Series("pruned here", epochs, scores, RED, "x", texts=[told(row) for row in pruned]),
+    ]
     if base in rows and base is not best:
         name = "documented default, trial 0"
         series.append(replace(_joined(name, [base], data), colour=ORANGE, width=3.0))
@@ -192,10 +190,8 @@ def scales(data: SweepData) -> list[Scale]:
         if axis.log:
             ticks = {math.log10(place): text for place, text in ticks.items()}
         if not axis.choices:
-            texts = {
-                value: shown(float(place)) for value, place in zip(values, places, strict=True)
-            }
-            ticks = with_ends(values, ticks, texts)
+            texts = [shown(float(place)) for place in places]
+            ticks = with_ends(values, ticks, dict(zip(values, texts, strict=True)))
         found.append(Scale(axis.label, values, ticks))
     scores = [row.top1 or 0.0 for row in data.tried]
     ends = with_ends(scores, {}, {score: f"{score:.1f}" for score in scores})

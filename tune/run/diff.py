@@ -124,9 +124,8 @@ def first_difference(old: Sequence[Epoch], new: Sequence[Epoch]) -> EpochDiffere
     later = {epoch.epoch: epoch for epoch in new}
     for epoch in old:
         other = later.get(epoch.epoch, Epoch(epoch.epoch))
-        digests = [
-            key for key, bits in epoch.digests.items() if other.digests.get(key, bits) != bits
-        ]
+        bits, now_bits = epoch.digests, other.digests
+        digests = [key for key in bits if now_bits.get(key, bits[key]) != bits[key]]
         metrics = {}
         for name, value in epoch.metrics.items():
             now = other.metrics.get(name, value)

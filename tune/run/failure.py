@@ -118,11 +118,8 @@ def failure_causes(worker_exceptions: Mapping[int, Exception]) -> dict[int, str]
     """
     from ray.exceptions import RayActorError
 
-    dead = [
-        rank
-        for rank, error in worker_exceptions.items()
-        if isinstance(getattr(error, "health_check_failure", error), RayActorError)
-    ]
-    if dead:
-        return dict.fromkeys(dead, KILLED)
-    return {rank: f"failed: {cause_of(error)}" for rank, error in worker_exceptions.items()}
+    dead = {}
+    for rank, error in worker_exceptions.items():
+        if isinstance(getattr(error, "health_check_failure", error), RayActorError):
+            dead[rank] = KILLED
+    return dead or {rank: f"failed: {cause_of(each)}" for rank, each in worker_exceptions.items()}

@@ -15,8 +15,7 @@ from rbnn.session import resolve
 from tune.run.environment import run_environment
 from tune.run.folder import RunFolder, RunInfo
 from tune.run.listener import Listener
-from tune.run.record import RunRecord
-from tune.run.target import Find, find_recipe, find_record, with_folders
+from tune.run.record import Find, RunRecord, find_recipe, find_record, with_folders
 from tune.run.train import TrainResult, going_on, train_recorded, training
 from tune.run.verdict import (
     TOLERANCE,

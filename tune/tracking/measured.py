@@ -45,9 +45,8 @@ def measured_accuracies(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 def best_run(reader: RunReader, name: str) -> dict[str, Any] | None:
     """The figures of one recipe; None where no run of it counts."""
     recipe, results = load_recipe(name), []
-    for run in reader.search(
-        f"tags.`rbnn.recipe` = {quoted(name)} and attributes.status = 'FINISHED'"
-    ):
+    finished = f"tags.`rbnn.recipe` = {quoted(name)} and attributes.status = 'FINISHED'"
+    for run in reader.search(finished):
         run_id, kind = run.info.run_id, run.data.tags.get("rbnn.kind")
         if kind in ("train", "replay") and unchanged(reader, run_id, recipe):
             points = reader.points(run_id, "val/top1")

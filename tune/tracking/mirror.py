@@ -212,13 +212,10 @@ class Mirror:
     ) -> Iterator[tuple[dict[str, str], list[Metric]]]:
         """`batches` of the epochs and points that the store lacks; first, the epochs' digests."""
         rows, num_epochs = run.epochs, known.count(EPOCHS_TAG)
-        lines = [
-            f"{row['epoch']} {key} {digest}\n"
-            for row in rows
-            for key, digest in digests(row).items()
-        ]
-        if lines and len(rows) > num_epochs:
-            self.client.log_text(known.run_id, "".join(lines), "digests.txt")
+        found = [(row["epoch"], *pair) for row in rows for pair in digests(row).items()]
+        if found and len(rows) > num_epochs:
+            lines = "".join(f"{epoch} {key} {digest}\n" for epoch, key, digest in found)
+            self.client.log_text(known.run_id, lines, "digests.txt")
         yield from batches(rows, "epoch", EPOCHS_TAG, num_epochs)
         yield from batches(run.points, "step", POINTS_TAG, known.count(POINTS_TAG))
 

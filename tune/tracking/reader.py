@@ -72,9 +72,8 @@ class RunReader:
         """
         wanted, named = run_id_or_prefix.strip().lower(), f"run '{run_id_or_prefix}'"
         if not wanted or not wanted.isalnum():
-            raise RequestError(
-                f"{named} is not a run id; give one, or its first characters, from rbnn status"
-            )
+            remedy = "give one, or its first characters, from rbnn status"
+            raise RequestError(f"{named} is not a run id; {remedy}")
         if len(wanted) == ID_LENGTH and self.lifecycle(wanted):
             return self.client.get_run(wanted)
         found = self.search(f"attributes.run_id LIKE '{wanted}%'")
@@ -155,9 +154,8 @@ class RunReader:
         found: list[Run] = []
         token = None
         while token != "":
-            page = self.client.search_runs(
-                self.experiment_ids, filter_string, view, PAGE, order, token
-            )
+            where = self.experiment_ids
+            page = self.client.search_runs(where, filter_string, view, PAGE, order, token)
             found += page
             token = page.token or ""
         return found

@@ -31,7 +31,7 @@ class MirrorThread(Listener):
         self._changed: dict[Path, None] = {}  # a set that keeps the order
         self._condition = threading.Condition()
         self._attempts: dict[Path, int] = {}
-        self._away = self._busy = False
+        self._away = False
         self._give_up_at = float("inf")
         self._thread = threading.Thread(target=self._run, name="mlflow-mirror", daemon=True)
         self._thread.start()
@@ -46,11 +46,6 @@ class MirrorThread(Listener):
 
     def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
         self.run_began(run)
-
-    def flush(self, timeout_s: float = CLOSE_PATIENCE_S) -> bool:
-        """Wait until the store has everything; False where it has not after `timeout_s`."""
-        with self._condition:
-            return self._condition.wait_for(lambda: not self._changed and not self._busy, timeout_s)
 
     def close(self, patience_s: float = CLOSE_PATIENCE_S) -> bool:
         """Bring what is left to the store and end the thread; False, said, where it stayed away."""
@@ -85,16 +80,12 @@ class MirrorThread(Listener):
                     return
                 directory = next(iter(self._changed))
                 del self._changed[directory]
-                self._busy = True
             done = self._sync(directory)
+            if done:
+                delay = FIRST_RETRY_S
+                continue
             with self._condition:
-                self._busy = False
-                if not done:
-                    self._changed = {directory: None, **self._changed}
-                self._condition.notify_all()
-                if done:
-                    delay = FIRST_RETRY_S
-                    continue
+                self._changed = {directory: None, **self._changed}
                 left = self._give_up_at - time.monotonic()
                 self._condition.wait(max(min(delay, left), 0.0))
                 delay = min(2 * delay, LONGEST_RETRY_S)

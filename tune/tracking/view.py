@@ -116,9 +116,7 @@ def view_state(sweep_id: str, options: list[str]) -> dict[str, Any]:
         "columnOrder": [*widths],
         "columnWidths": widths,
         "runsHiddenMode": "FIRST_20_RUNS",
-        "compareRunCharts": [
-            {"uuid": f"rbnn-{name}", **placed, **chart} for name, chart in charts.items()
-        ],
+        "compareRunCharts": [{"uuid": f"rbnn-{key}", **placed, **charts[key]} for key in charts],
         "compareRunSections": [{**section, **ours, "display": True, "isReordered": False}],
         "isAccordionReordered": True,
         "hideEmptyCharts": True,
@@ -141,9 +139,8 @@ def colour_of(number: int) -> str:
     hue = 180 + number * GOLDEN_RATIO % 1 * 280
     hue = hue if hue < 380 else hue - 320
     light = (0.45, 0.6, 0.35)[number // 8 % 3]
-    return "#" + "".join(
-        f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue % 360 / 360, light, 0.65)
-    )
+    parts = colorsys.hls_to_rgb(hue % 360 / 360, light, 0.65)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
 
 
 ABOUT = """Rotated binary neural networks: sweeps with their trials, trainings, replays.

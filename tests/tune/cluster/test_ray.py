@@ -22,10 +22,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 
 
-def said_by(script: str, code: Path = ROOT) -> list[str]:
-    """The words that a script beside this file says, importing the packages at `code`."""
+def said(*arguments: str, code: Path = ROOT) -> list[str]:
+    """The words that own_ray.py says, importing the packages at `code`."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("RAY_")}
-    command = [sys.executable, "-W", "ignore", str(HERE / script)]
+    command = [sys.executable, "-W", "ignore", str(HERE / "own_ray.py"), *arguments]
     given = {**kept, "PYTHONPATH": str(code)}
     return subprocess.check_output(command, cwd=HERE, env=given, text=True).split()
 
@@ -130,7 +130,7 @@ def test_its_workers_keep_the_niceness_of_this_process_unless_the_user_chose(
 
 @pytest.mark.slow
 def test_a_trial_competes_as_its_sweep_does_and_rays_daemons_are_apart() -> None:
-    sweep, trial, *daemons, num_near = said_by("own_ray.py")
+    sweep, trial, *daemons, num_near = said("start")
     assert trial == sweep and daemons == ["gcs_server", "raylet"] and num_near == "0"
 
 
@@ -142,6 +142,6 @@ def test_the_code_that_travels_is_complete_and_nothing_else() -> None:
     with staged_code() as folder:
         assert {entry.name for entry in folder.iterdir()} == set(CODE)
         assert not list(folder.rglob("__pycache__"))
-        place, *counts = said_by("counts.py", folder)
+        place, *counts = said(code=folder)
         assert place.startswith(str(folder)) and all(int(count) > 0 for count in counts)
     assert not folder.exists()

@@ -16,8 +16,8 @@ import pytest
 from mlflow.entities import Run
 
 from rbnn.recipe import Recipe
-from tests.tune.tracking.syncing import sync_often
 from tests.tune.workplace import points_of
+from tests.tune.writer import sync_often
 from tune.run.environment import run_environment
 from tune.run.folder import RunFolder, RunInfo, State
 from tune.run.journal import Journal

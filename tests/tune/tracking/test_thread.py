@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ class FakeMirror:
     def __init__(self) -> None:
         self.synced: list[str] = []
         self.away = self.refuses = False
-        self.gate = threading.Event()
+        self.gate, self.raised = threading.Event(), threading.Event()
         self.gate.set()
         self.reader = SimpleNamespace(uri="fake")
 
@@ -33,10 +34,10 @@ class FakeMirror:
 
     def sync(self, directory: Path) -> str:
         self.gate.wait()
-        if self.away:
-            raise ConnectionError("no answer")
-        if self.refuses:
-            raise MlflowException.invalid_parameter_value("bad name")
+        if self.away or self.refuses:
+            error = MlflowException.invalid_parameter_value("bad name")
+            self.raised.set()
+            raise ConnectionError("no answer") if self.away else error
         self.synced.append(directory.name)
         return "id"
 
@@ -75,7 +76,7 @@ def test_what_changed_is_synced_and_nobody_waits(
     mirror.gate.clear()
     events(listener, run)  # returns although the store does not
     mirror.gate.set()
-    assert listener.flush(10) and listener.close()
+    assert listener.close()
     assert 1 <= len(mirror.synced) <= 2  # changes of one folder that wait become one
 
 
@@ -84,15 +85,22 @@ def test_a_store_that_was_away_gets_it_when_it_answers_again(
 ) -> None:
     mirror.away = True
     listener.run_began(run)
-    assert not listener.flush(0.2)
+    assert mirror.raised.wait(60)
+    while "runs go on" not in (said := capsys.readouterr().err):
+        time.sleep(0.01)
     mirror.away = False
     listener.run_ended(run)
-    assert listener.flush(20) and mirror.synced == ["run"]
-    said = capsys.readouterr().err
+    assert listener.close() and mirror.synced == ["run"]
+    said += capsys.readouterr().err
     assert said.count("does not answer; runs go on") == 1 and "answers again" in said
-    mirror.away = True  # and stays so
+
+
+def test_a_store_that_stays_away_is_left_with_a_word(
+    mirror: FakeMirror, listener: MirrorThread, run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mirror.away = True
     events(listener, run)
-    assert not listener.flush(0.2) and not listener.close(0.1)
+    assert mirror.raised.wait(60) and not listener.close(0.1)
     assert "lacks 1 run(s), which are complete in their folders" in capsys.readouterr().err
 
 
@@ -117,10 +125,10 @@ def test_what_the_store_refuses_is_said_and_keeps_nothing_else_back(
 ) -> None:
     mirror.refuses = True
     listener.run_began(run)
-    assert listener.flush(10)
+    assert mirror.raised.wait(60)
     mirror.refuses = False
     listener.run_ended(run)
-    assert listener.close(10) and mirror.synced == ["run"]
+    assert listener.close() and mirror.synced == ["run"]
     assert "refuses to record" in capsys.readouterr().err
 
 
