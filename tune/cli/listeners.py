@@ -17,39 +17,6 @@ from tune.tracking.mirror import Mirror
 from tune.tracking.thread import MirrorThread
 
 
-class SweepTerminal(Listener):
-    """Shows a sweep's trials as they run."""
-
-    def __init__(self) -> None:
-        self.display: SweepDisplay | None = None
-
-    def trials_began(self, table: Any) -> None:
-        self.display = SweepDisplay(table).__enter__()
-
-    def trials_ended(self) -> None:
-        if self.display:
-            self.display.__exit__()
-        self.display = None
-
-    def _changed(self, run: RunFolder) -> None:
-        if self.display and run.directory.name.isdigit():
-            row = self.display.board.rows.get(int(run.directory.name))
-            if row:
-                self.display.changed(row)
-
-    def run_began(self, run: RunFolder) -> None:
-        self._changed(run)
-
-    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
-        self._changed(run)
-
-    def run_ended(self, run: RunFolder) -> None:
-        self._changed(run)
-
-    def said(self, text: str) -> None:
-        say(text)
-
-
 class DiagnosticsPicture(Listener):
     """Draws a run's diagnostics into its folder when it has ended."""
 
@@ -86,7 +53,7 @@ def watched(store: str, *, tensorboard: bool = False) -> Iterator[tuple[Listener
     """
     mirror = Mirror.open(store, say=say)
     thread = MirrorThread(mirror)
-    listeners: list[Listener] = [SweepTerminal(), DiagnosticsPicture(), thread]
+    listeners: list[Listener] = [SweepDisplay(), DiagnosticsPicture(), thread]
     if tensorboard:
         listeners.append(EventFiles())
     try:

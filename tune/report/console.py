@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rbnn.console import finish_time
 from rbnn.errors import RequestError
 from tune.report.table import PLAIN_WIDTH, as_rich, plain_grid, print_table, verdict
+from tune.run.folder import RunFolder
+from tune.run.listener import Listener
 from tune.sweep.table import TrialRow, TrialTable, percent, shown
 
 if TYPE_CHECKING:  # these load torch and optuna: seconds that `rbnn status` needs not
@@ -25,26 +27,37 @@ NUM_LIVE_ROWS = 12
 NUM_TABLE_ROWS = 10
 
 
-class SweepDisplay:
-    """Shows a table of trials as it changes; use as a context."""
+class SweepDisplay(Listener):
+    """Shows a sweep's trials as they run: a live table in a terminal, else plain lines."""
 
-    def __init__(self, board: TrialTable) -> None:
-        self.board = board
-        self.live: Any = None
-        self._last_line = 0.0
-        self._said: set[int] = set()
+    board = NO_TRIALS = TrialTable("", None, 0)
+    live: Any = None
 
-    def __enter__(self) -> SweepDisplay:
+    def trials_began(self, table: TrialTable) -> None:
+        self.board, self.live = table, None
+        self._last_line, self._said = 0.0, set[int]()
         if sys.stdout.isatty():
             from rich.live import Live
 
             self.live = Live(get_renderable=self._renderable, refresh_per_second=2, transient=True)
             self.live.start()
-        return self
 
-    def __exit__(self, *error: object) -> None:
+    def trials_ended(self) -> None:
         if self.live:
             self.live.stop()
+        self.board = self.NO_TRIALS
+
+    def run_began(self, run: RunFolder) -> None:
+        if run.directory.name.isdigit() and (row := self.board.rows.get(int(run.directory.name))):
+            self.changed(row)
+
+    run_ended = run_began
+
+    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
+        self.run_began(run)
+
+    def said(self, text: str) -> None:
+        say(text)
 
     def changed(self, row: TrialRow) -> None:
         """A trial began, reported or ended."""

@@ -11,7 +11,7 @@ import pytest
 from rbnn.data.loading import DataInfo
 from tune.report.console import SweepDisplay, opening, print_result
 from tune.report.table import as_html, as_markdown, print_table, verdict
-from tune.run.folder import State
+from tune.run.folder import RunFolder, State
 from tune.sweep.config import parse_sweep
 from tune.sweep.plan import SweepPlan
 from tune.sweep.stop import StopSignal
@@ -33,6 +33,12 @@ DEFAULT, BEST = row(0, "complete", 10, 80.0), row(2, "complete", 10, 85.5)
 OTHERS = [row(3, "failed", 0, None), row(4, "running", 3, 20.0)]
 ROWS = [DEFAULT, row(1, "pruned", 6, 95.0), BEST, *OTHERS]
 REACHES = "trial 2 reaches val/top1 85.50 %, {} points against the documented default's {}"
+
+
+def shown(board: TrialTable) -> SweepDisplay:
+    display = SweepDisplay()
+    display.trials_began(board)
+    return display
 
 
 def test_fresh_seeds_decide_which_trial_is_the_winner(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,10 +107,11 @@ def test_without_a_terminal_starts_and_ends_are_plain_lines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     started = TrialRow(0, {"lr": 0.1})
-    with SweepDisplay(table(started)) as display:
-        for change in ({}, {"epochs": 1, "top1": 9.0}, {"state": "failed", "cause": "boom"}):
-            vars(started).update(change)
-            display.changed(started)
+    display = shown(table(started))
+    for change in ({}, {"epochs": 1, "top1": 9.0}, {"state": "failed", "cause": "boom"}):
+        vars(started).update(change)
+        display.run_began(RunFolder(Path("trials/0000")))
+    display.run_ended(RunFolder(Path("another-run")))
     lines = [line.partition("  ")[2] for line in capsys.readouterr().out.splitlines()]
     failed = "trial 0 failed after 1 epochs, val/top1 9.00 %: boom"
     assert lines == ["trial 0 starts: lr 0.1", failed]
@@ -112,9 +119,9 @@ def test_without_a_terminal_starts_and_ends_are_plain_lines(
 
 def test_the_best_so_far_never_falls_and_the_finish_says_whether_it_includes_confirming() -> None:
     fallen = TrialRow(0, {"lr": 0.1}, epochs=6, top1=27.0, best_top1=52.0)
-    assert "best top-1 52.00 %" in SweepDisplay(table(fallen)).summary()
+    assert "best top-1 52.00 %" in shown(table(fallen)).summary()
     search = table(DEFAULT)
-    assert "included" not in SweepDisplay(search).summary()
+    assert "included" not in shown(search).summary()
     search.epochs_after = 40
-    summary = SweepDisplay(search).summary()
+    summary = shown(search).summary()
     assert re.search(r"finish about [-\d: ]+, confirmation included$", summary)

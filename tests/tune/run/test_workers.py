@@ -62,8 +62,8 @@ def test_the_log_says_which_worker_died_and_where_the_others_go_on(
     epochs, steps = list[Any](), list[Any]()
     recipe = RECIPE.replace(train_workers=2)
     log = WorkerLog(recipe, epochs.append, lambda *where: steps.append(where))
-    log.hear("worker", rank=0, pid=10, where=None)
-    log.hear("worker", rank=1, pid=11, where=None)
+    for rank in (0, 1):
+        log.hear("worker", rank=rank, pid=10 + rank, where=None)
     log.hear("epoch", metrics={"epoch": 0})
     log.hear("progress", where=(1, 5, 9))
     assert capsys.readouterr().out == "" and epochs == [{"epoch": 0}] and steps == [(1, 5, 9)]
