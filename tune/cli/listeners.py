@@ -14,7 +14,7 @@ from tune.run.folder import RunFolder
 from tune.run.journal import numbers
 from tune.run.listener import Listener, Listeners
 from tune.tracking.mirror import Mirror
-from tune.tracking.thread import MirrorThread
+from tune.tracking.sync import MirrorThread
 
 
 class DiagnosticsPicture(Listener):

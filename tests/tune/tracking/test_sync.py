@@ -14,8 +14,8 @@ from mlflow.exceptions import MlflowException
 
 from rbnn.errors import RequestError
 from tune.run.folder import RunFolder, RunInfo
-from tune.tracking import thread
-from tune.tracking.thread import MirrorThread
+from tune.tracking import sync
+from tune.tracking.sync import MirrorThread
 
 
 class FakeMirror:
@@ -45,8 +45,8 @@ class FakeMirror:
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> FakeMirror:
     fake = FakeMirror()
-    monkeypatch.setattr(thread, "check_reachable", fake.check)
-    monkeypatch.setattr(thread, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(sync, "check_reachable", fake.check)
+    monkeypatch.setattr(sync, "FIRST_RETRY_S", 0.01)
     return fake
 
 
@@ -112,11 +112,11 @@ def test_a_signal_while_the_rest_is_recorded_loses_none_of_it(
     join = listener._thread.join
 
     def interrupted() -> None:
-        monkeypatch.setattr(listener._thread, "join", join)
+        monkeypatch.setattr(listener._sync, "join", join)
         mirror.gate.set()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(listener._thread, "join", interrupted)
+    monkeypatch.setattr(listener._sync, "join", interrupted)
     assert listener.close() and mirror.synced == ["run"]
 
 
@@ -142,4 +142,4 @@ def test_what_the_store_refuses_is_said_and_keeps_nothing_else_back(
     ],
 )
 def test_an_outage_is_told_from_a_refusal(error: Any, passing: bool) -> None:
-    assert thread.is_outage(error) is passing
+    assert sync.is_outage(error) is passing
