@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -86,15 +85,12 @@ def _html_row(tag: str, names: list[str], texts: list[str], kind: str) -> str:
     return f'<tr class="{kind}">{text}</tr>'
 
 
-def print_table(table: TrialTable, num_rows: int) -> str:
-    """Print the best trials, and the documented default; returns it as plain text."""
+def print_table(table: TrialTable, num_rows: int) -> None:
+    """Print the best trials, and the documented default."""
     from rich.console import Console
 
-    grid = as_rich(table, top_rows(table, num_rows))
-    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(grid)
-    plain = Console(width=PLAIN_WIDTH, no_color=True, record=True, file=io.StringIO())
-    plain.print(grid)
-    return plain.export_text()
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    Console(width=width).print(as_rich(table, top_rows(table, num_rows)))
 
 
 def verdict(table: TrialTable) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from tune.run.verdict import (
 )
 
 VERDICT = "verdict.json"
-Say = Callable[[str], Any]
 
 
 def replay(
@@ -50,13 +48,7 @@ def replay(
 
 
 def replay_and_verify(
-    target: str,
-    given: dict[str, Any],
-    find: Find,
-    listener: Listener,
-    *,
-    tolerance: float = TOLERANCE,
-    say: Say = print,
+    target: str, given: dict[str, Any], find: Find, listener: Listener, tolerance: float = TOLERANCE
 ) -> tuple[TrainResult, Verdict]:
     """Run a recorded run (by id, or the file of `rbnn export`) again and compare, epoch by epoch,
     with what it recorded; the verdict becomes part of the new run's record, linked to the old.
@@ -66,8 +58,8 @@ def replay_and_verify(
     here = run_environment(recipe)
     changed = environment_differences(recorded.environment, here)
     what = f"{recorded.recipe_name or recorded.name}, run {recorded.run_id}"
-    say(f"replaying {what}: {len(recorded.epochs)} recorded epochs")
-    say(environment_text(changed))
+    print(f"replaying {what}: {len(recorded.epochs)} recorded epochs")
+    print(environment_text(changed))
     about: dict[str, Any] = {"kind": "replay", "name": recorded.recipe_name}
     about |= {"fingerprint": recorded.data.get("fingerprint", "")}
     with training(recipe, listener, tags={"rbnn.replays": recorded.run_id}, **about) as done:
@@ -81,13 +73,7 @@ def replay_and_verify(
 
 
 def replay_seeds(
-    target: str,
-    given: dict[str, Any],
-    find: Find,
-    listener: Listener,
-    num_seeds: int,
-    *,
-    say: Say = print,
+    target: str, given: dict[str, Any], find: Find, listener: Listener, num_seeds: int
 ) -> tuple[list[TrainResult], SeedsVerdict]:
     """Run a recipe with `num_seeds` seeds, its own and the next ones, and hold the best val/top1
     against the documented figure. They belong to one run that carries mean, deviation and verdict.
@@ -109,7 +95,7 @@ def replay_seeds(
     done: list[TrainResult] = []
     with going_on(parent, listener):
         for each in recipes:
-            say(f"seed {each.seed}, {len(done) + 1} of {num_seeds}")
+            print(f"seed {each.seed}, {len(done) + 1} of {num_seeds}")
             run_id = parent.info.id
             done.append(train_recorded(each, listener, kind="replay", name=name, parent=run_id))
         verdict = judge_seeds([each.best_top1 for each in done], recipe, named, figures)
