@@ -13,11 +13,12 @@ import pytest
 
 from tune.process import Process
 
-CHILD = "import subprocess, sys; print(subprocess.Popen(['sleep', '1000']).pid, flush=True)"
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def started(log: Path, code: str) -> Process:
-    return Process.start([sys.executable, "-c", code], dict(os.environ), log)
+def started(log: Path, kind: str) -> Process:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.tune.processes", kind]
+    return Process.start(command, dict(os.environ), log, ROOT)
 
 
 def first_line(log: Path, of: Process) -> str:
@@ -55,7 +56,7 @@ def test_one_that_waits_to_be_reaped_has_ended() -> None:
 
 def test_its_group_is_ended_with_it_and_another_of_its_number_is_let_alone(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    begun = started(log, CHILD + "; sys.stdin.close(); import signal; signal.pause()")
+    begun = started(log, "waits")
     child = Process.at(int(first_line(log, begun)))
     other = replace(begun, started="1")
     other.end()
@@ -68,8 +69,7 @@ def test_its_group_is_ended_with_it_and_another_of_its_number_is_let_alone(tmp_p
 
 def test_one_that_does_not_hear_is_killed_after_the_limit(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True)"
-    begun = started(log, deaf + "; signal.pause()")
+    begun = started(log, "deaf")
     first_line(log, begun)
     begun.end(limit_s=0.2)
     assert begun.wait() == -9 and not begun.alive

@@ -37,14 +37,6 @@ LOCKED_S = 7  # longer than SQLite waits where nobody told it how long
 GROUP = {"int": signal.SIGINT, "term": signal.SIGTERM, "hup": signal.SIGHUP}
 PASSING = ("look", "reader", "full", "optuna", "mlflow")  # the trial goes on
 VICTIMS = ("trial", "leader", "sweep", "raylet", "gcs", "stop", *GROUP, *PASSING)
-LOCK = """
-import sqlite3, sys, time
-file = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
-file.execute("BEGIN EXCLUSIVE")
-print("locked", flush=True)
-time.sleep(float(sys.argv[2]))
-file.execute("ROLLBACK")
-"""
 
 
 def accident(
@@ -101,7 +93,8 @@ def pass_by(sweep: Path, name: str) -> None:
         (folder / "full").touch()
     else:
         file = (sweep if name == "optuna" else folder) / f"{name}.db"
-        command = [sys.executable, "-c", LOCK, str(file), str(LOCKED_S)]
+        program = [sys.executable, "-m", "tests.tune.processes"]
+        command = [*program, "locks", str(file), str(LOCKED_S)]
         holder = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
         assert holder.stdout and holder.stdout.readline()
 

@@ -236,9 +236,9 @@ def test_three_processes_sync_at_once_and_one_is_killed_again_and_again(
 
 
 def test_a_fresh_store_opens_without_a_word_and_mlflow_is_loaded_only_then(tmp_path: Path) -> None:
-    program = Path(__file__).with_name("open_fresh_store.py")
-    command = [sys.executable, "-W", "ignore", str(program), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    program = [sys.executable, "-W", "ignore", "-m", "tests.tune.tracking.open_fresh_store"]
+    given: dict[str, Any] = {"cwd": Path(__file__).parents[3], "capture_output": True}
+    done = subprocess.run([*program, str(tmp_path)], text=True, check=True, **given)
     assert done.stdout + done.stderr == ""
 
 
