@@ -112,11 +112,11 @@ def test_a_signal_while_the_rest_is_recorded_loses_none_of_it(
     join = listener._thread.join
 
     def interrupted() -> None:
-        monkeypatch.setattr(listener._sync, "join", join)
+        monkeypatch.setattr(listener._thread, "join", join)
         mirror.gate.set()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(listener._sync, "join", interrupted)
+    monkeypatch.setattr(listener._thread, "join", interrupted)
     assert listener.close() and mirror.synced == ["run"]
 
 
