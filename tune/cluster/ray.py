@@ -218,13 +218,10 @@ def capacity(address: str = "") -> Capacity | None:
 
 def use_token() -> None:
     """Turn token authentication on where a token is at hand, as Ray does for one that it starts."""
-    from ray._private.authentication.authentication_token_setup import (
-        maybe_enable_token_auth_if_token_available,
-    )
+    from ray._private.authentication import authentication_token_setup as setup
 
-    # it says what it did
-    logging.getLogger(maybe_enable_token_auth_if_token_available.__module__).setLevel(logging.ERROR)
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    logging.getLogger(setup.__name__).setLevel(logging.ERROR)  # it says what it did
+    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def without_address_variables() -> AbstractContextManager[None]:

@@ -21,11 +21,9 @@ PANELS = {
 
 def draw_diagnostics(directory: Path) -> None:
     """diagnostics.png in a run's folder, anew: a panel for each quantity, a line for each layer,
-    from the first (dark) to the last (bright). Nothing where no epoch was finished or no layer is
-    rotated.
+    from the first (dark) to the last (bright). Nothing where no layer has a row.
 
-    Lines as one collection and a fixed layout: the sweep's own process draws one for every trial
-    (0.15 s, 0.6 s otherwise).
+    Lines as one collection and a fixed layout: a sweep draws one for every trial (0.15 s, not 0.6).
     """
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg

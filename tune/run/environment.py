@@ -92,12 +92,11 @@ def _cpu_line(key: str) -> str:
 def _output(*command: str) -> str | None:
     """What the command prints, or None where it is absent, fails or hangs."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=True
-        )
+        return subprocess.check_output(
+            command, stderr=subprocess.DEVNULL, text=True, timeout=COMMAND_TIMEOUT_S
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 def _nvidia_smi(field: str) -> list[str]:

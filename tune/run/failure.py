@@ -110,11 +110,8 @@ def lasting_error(worker_exceptions: Mapping[int, Exception]) -> Exception | Non
 
 
 def failure_causes(worker_exceptions: Mapping[int, Exception]) -> dict[int, str]:
-    """Rank -> what became of it. When a process dies the other ranks fail for lack of it: then the
-    dead ones only.
-
-    Ray Train hands over what a worker raised as it is, and of a dead process that its health check
-    failed, and why.
+    """Rank -> what became of it; of the dead ones only where any is, as the others then fail for
+    lack of it. Of a dead process Ray Train says that its health check failed, and why.
     """
     from ray.exceptions import RayActorError
 

@@ -43,8 +43,7 @@ Info = TypeVar("Info", bound="RunInfo")
 class RunInfo:
     """What run.json holds.
 
-    id: 32 hexadecimal digits, random, written once. parent: the id of the run that it belongs to,
-    of a sweep its own.
+    id: 32 hexadecimal digits, random, written once. parent: the id of the run that it belongs to.
     tags, params: beside those that follow from the recipe. values: what a trial tried. data: name,
     fingerprint and sizes of the data set. process: the `Process` that works on it. began, ended:
     seconds since 1970. state: as the last process left it. cause: why it failed or stopped.

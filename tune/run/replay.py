@@ -80,9 +80,8 @@ def replay_seeds(
     """
     recipe, name, source = find_recipe(target, given, find)
     if source:
-        raise RequestError(
-            f"--seeds would change run {target}; give a recipe, or replay the run with --verify"
-        )
+        remedy = "give a recipe, or replay the run with --verify"
+        raise RequestError(f"--seeds would change run {target}; {remedy}")
     named, figures = _documented(name)
     recipe = resolve(recipe)
     recipes = [recipe.replace(seed=recipe.seed + index) for index in range(num_seeds)]
@@ -126,10 +125,8 @@ def environment_text(changed: list[Difference]) -> str:
     """What differs between the recorded machine and this one, for people."""
     if not changed:
         return "environment: the same machine, packages and code as recorded"
-    lines = ["environment differs:"]
-    for each in changed:
-        lines.append(f"  {each.name}: {each.old or 'none'} recorded, {each.new or 'none'} here")
-    return "\n".join(lines)
+    found = [f"  {e.name}: {e.old or 'none'} recorded, {e.new or 'none'} here" for e in changed]
+    return "\n".join(["environment differs:", *found])
 
 
 def verdict_tags(verdict: Verdict | SeedsVerdict) -> dict[str, str]:

@@ -228,11 +228,9 @@ def _worker_events(queue: Any) -> Any:
 
 
 def name_own_ray() -> None:
-    """Make Ray Train's helpers ask the Ray that they run in.
-
-    The one that frees the places of a stopped trial's workers asks the latest Ray that was started
-    on the machine, which may be another: the places then stay taken, and the next trial waits for
-    ever (seen with Ray 2.60 beside a `ray start --head`).
+    """Make Ray Train's helpers ask the Ray that they run in, not the latest one of the machine: the
+    places of a stopped trial's workers would stay taken, and the next trial wait for ever (seen
+    with Ray 2.60 beside a `ray start --head`).
     """
     import ray
     from ray.train.v2._internal import constants

@@ -77,9 +77,8 @@ def network_of(content: Any) -> nn.Module:
     from rbnn.recipe import FIELDS
 
     if not isinstance(content, dict) or not content.get("recipe") or "state_dict" not in content:
-        raise CheckpointError(
-            "the logged model holds no checkpoint with its recipe; load the file with rbnn evaluate"
-        )
+        remedy = "load the file with rbnn evaluate"
+        raise CheckpointError(f"the logged model holds no checkpoint with its recipe; {remedy}")
     recipe = {name: content["recipe"].get(name, FIELDS[name].default) for name in NETWORK_OPTIONS}
     network = build(**{"name": recipe.pop("model"), **recipe})
     network.load_state_dict(content["state_dict"])

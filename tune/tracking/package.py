@@ -52,9 +52,8 @@ def checkpoint_of_model(client: MlflowClient, uri: str, folder: Path) -> tuple[P
     from mlflow.exceptions import MlflowException
 
     try:
-        place = mlflow.artifacts.download_artifacts(
-            uri, dst_path=str(folder / "model"), tracking_uri=client.tracking_uri
-        )
+        to, store = str(folder / "model"), client.tracking_uri
+        place = mlflow.artifacts.download_artifacts(uri, dst_path=to, tracking_uri=store)
         file = Path(place) / "data" / "model.pth"
         content = torch.load(file, map_location="cpu", weights_only=True)
         described = mlflow.models.Model.load(place)

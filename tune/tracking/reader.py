@@ -141,9 +141,8 @@ class RunReader:
 
     def children(self, parent_run_id: str, kind: str = "trial") -> list[Run]:
         """A sweep's trials, or runs of another kind, in the order in which they started."""
-        return self.search(
-            f"tags.`{PARENT_TAG}` = {quoted(parent_run_id)} and tags.`rbnn.kind` = {quoted(kind)}"
-        )
+        of_kind = f"tags.`rbnn.kind` = {quoted(kind)}"
+        return self.search(f"tags.`{PARENT_TAG}` = {quoted(parent_run_id)} and {of_kind}")
 
     def search(self, filter_string: str, *, deleted: bool = False) -> list[Run]:
         """The runs that a filter holds of, the oldest first; deleted ones only on request."""
@@ -170,10 +169,8 @@ class RunReader:
             for epoch, value in self.points(run_id, key).items():
                 metrics.setdefault(epoch, {})[key] = value
         digests = self.digests_of(run_id)
-        epochs = [
-            Epoch(epoch, digests.get(epoch, {}), metrics.get(epoch, {}))
-            for epoch in sorted(metrics.keys() | digests.keys())
-        ]
+        steps = sorted(metrics.keys() | digests.keys())
+        epochs = [Epoch(step, digests.get(step, {}), metrics.get(step, {})) for step in steps]
         name, sizes = "", {}
         for entry in run.inputs.dataset_inputs if run.inputs else []:
             name = json.loads(entry.dataset.source).get("name", "")

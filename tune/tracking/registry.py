@@ -100,9 +100,9 @@ def champion_of(reader: RunReader, name: str) -> ModelVersion | None:
     try:
         return reader.client.get_model_version_by_alias(name, ALIAS)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+    return None
 
 
 def _register(reader: RunReader, candidate: Candidate) -> str:
@@ -113,9 +113,8 @@ def _register(reader: RunReader, candidate: Candidate) -> str:
     run = client.get_run(candidate.run_id)
     model = models_of(client, run).get(CHECKPOINT)
     if model is None:
-        raise RequestError(
-            f"run '{candidate.run_id}' holds no logged model '{CHECKPOINT}'; see rbnn doctor"
-        )
+        problem = f"run '{candidate.run_id}' holds no logged model '{CHECKPOINT}'"
+        raise RequestError(f"{problem}; see rbnn doctor")
     recipe = candidate.recipe
     try:
         about = f"{recipe.model} on {recipe.dataset}, of rbnn-tune."

@@ -48,22 +48,16 @@ def view_link(base_url: str, experiment_id: str, sweep_id: str, *, charts: bool 
 
 
 def all_runs_link(base_url: str, experiment_id: str) -> str:
-    """The address of the table of every run, the newest first. Said in full: the page else keeps
-    the filter shown before.
-    """
-    query = {
-        "workflowType": "machine_learning",
-        "compareRunsMode": "",
-        "searchFilter": "",
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": "false",
-    }
+    """The address of the table of every run, the newest first."""
+    # Said in full: the page else keeps the filter shown before.
+    query = {"workflowType": "machine_learning", "compareRunsMode": "", "searchFilter": ""}
+    query |= {"orderByKey": "attributes.start_time", "orderByAsc": "false"}
     return f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(query)}"
 
 
 def opening_link(base_url: str, *place: str) -> str:
-    """The address within our own server (tune/tracking/pages.py) that opens an experiment's runs,
-    or a sweep's view: its experiment, its id, and `table` where no charts are wanted.
+    """The address within our own server (tune/tracking/pages.py) of an experiment's runs, or of a
+    sweep's view: its experiment, its id, and `table` where no charts are wanted.
     """
     return "/".join([f"{base_url.rstrip('/')}/rbnn", *place])
 
