@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -82,6 +83,17 @@ def shown(uri: str) -> str:
 def holds_password(*uris: str) -> bool:
     """Whether any of them may only be shown in part."""
     return any(shown(uri) != uri for uri in uris)
+
+
+def no_answer(uri: str, default_port: int, timeout_s: float) -> object:
+    """Why nothing listens at the host and port of a URI; "" where something does."""
+    parts = urlsplit(uri)
+    try:
+        address = (parts.hostname or "localhost", parts.port or default_port)
+        socket.create_connection(address, timeout_s).close()
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or error
+    return ""
 
 
 def without_login(uri: str) -> str:

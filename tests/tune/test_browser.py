@@ -5,6 +5,7 @@ the sweep's report.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,9 @@ def test_the_saved_view_shows_the_trials_best_first_with_their_curves(
     where = (pages, parent.info.experiment_id, sweep_id_of(parent))
     browser.open(opening_link(*where))
     browser.wait_for_text("4 matching runs")
-    drawn = "return document.querySelectorAll('.js-plotly-plot .scatterlayer .js-line').length"
-    assert browser.wait_for(drawn, "a curve") >= 4
-    browser.wait_for(
-        "return document.querySelectorAll('.js-plotly-plot .barlayer .point').length == 4",
-        "a bar for each trial",
-    )
+    number = "return document.querySelectorAll('.js-plotly-plot {}').length"
+    assert browser.wait_for(number.format(".scatterlayer .js-line"), "a curve") >= 4
+    browser.wait_for(number.format(".barlayer .point") + " == 4", "a bar for each trial")
     text = browser.text()
     assert "shared view" not in text
     fab = "return document.querySelector('.assistant-fab-label') !== null"
@@ -104,10 +102,8 @@ def test_the_sweeps_own_run_says_what_it_is_and_shows_its_trials(
     best_is_default = "the best of 4 trials"
     said = best_is_default if best_is_default in note else "against the documented default"
     browser.wait_for_text(said)
-    link = browser.wait_for(
-        "return document.querySelector('a[href*=viewStateShareKey]')?.href",
-        "the link to the trials",
-    )
+    shown = "return document.querySelector('a[href*=viewStateShareKey]')?.href"
+    link = browser.wait_for(shown, "the link to the trials")
     assert f"viewStateShareKey={sweep_id_of(parent)}" in link
     for run in trials(reader):
         browser.wait_for_text(run.info.run_name)
@@ -125,11 +121,18 @@ FIGURES = "[...document.querySelectorAll('.js-plotly-plot:not(#parallel0)')]"
 TITLES = ("Optimisation history", "Learning curves", "Parallel coordinates", "Slices")
 
 
+@contextmanager
+def report(folder: Path, dark: bool = False) -> Iterator[Browser]:
+    """A browser in which the report's figures are drawn."""
+    with Browser(1280, 900, dark=dark) as opened:
+        opened.open((folder / "result" / "tiny" / "report.html").as_uri())
+        opened.wait_for(f"return {FIGURES}.length >= 5", "the figures")
+        yield opened
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_report_draws_every_figure_inside_the_page(folder: Path, dark: bool) -> None:
-    with Browser(1280, 900, dark=dark) as browser:
-        browser.open((folder / "result" / "tiny" / "report.html").as_uri())
-        browser.wait_for(f"return {FIGURES}.length >= 5", "the figures")
+    with report(folder, dark) as browser:
         for title in (*TITLES, "Parameter importance"):
             browser.wait_for_text(title)
         inside = "return document.documentElement.scrollWidth <= window.innerWidth"
@@ -140,9 +143,7 @@ def test_the_report_draws_every_figure_inside_the_page(folder: Path, dark: bool)
 
 
 def test_the_report_fits_a_telephone_and_its_legends_switch_what_they_name(folder: Path) -> None:
-    with Browser(1280, 900) as browser:
-        browser.open((folder / "result" / "tiny" / "report.html").as_uri())
-        browser.wait_for(f"return {FIGURES}.length >= 5", "the figures")
+    with report(folder) as browser:
         narrow = "document.body.style.cssText = 'width: 366px; margin: 0; padding: 12px'"
         browser.run(f"{narrow}; window.dispatchEvent(new Event('resize')); return true")
         parts = "document.querySelectorAll('.js-plotly-plot:not(#parallel0) svg, .legend button')"

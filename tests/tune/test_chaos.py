@@ -19,8 +19,8 @@ import optuna
 import pytest
 import yaml
 
-from tune.run.journal import JOURNAL, read_rows
-from tune.tracking.reader import RunReader
+from tests.tune.workplace import Workplace
+from tune.run.journal import JOURNAL, Journal
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")]
 
@@ -38,12 +38,8 @@ FILE: dict[str, Any] = {
     "confirm_top": 1,
     "confirm_seeds": 1,
 }
-NESTED = {
-    **FILE,
-    "trials": 3,
-    "workers_per_trial": 2,
-    "base": {**FILE["base"], "epochs": 3, "threads": 1},
-}
+NESTED = {**FILE, "trials": 3, "workers_per_trial": 2}
+NESTED["base"] = {**FILE["base"], "epochs": 3, "threads": 1}
 
 
 def swept(
@@ -69,27 +65,25 @@ def studies(folder: Path) -> dict[str, Any]:
     """What Optuna holds of the search and of the confirmation, but for times and run ids."""
     storage = f"sqlite:///{folder}/result/{NAME}/optuna.db"
     attributes = ("values", "setting", "test")
-    return {
-        name: [
-            (
-                trial.number,
-                trial.state.name,
-                trial.params,
-                trial.value,
-                trial.intermediate_values,
-                {key: trial.user_attrs[key] for key in attributes if key in trial.user_attrs},
-            )
-            for trial in optuna.load_study(study_name=name, storage=storage).trials
-        ]
-        for name in (NAME, f"{NAME}.confirm")
-    }
+
+    def plain(trial: optuna.trial.FrozenTrial) -> tuple[Any, ...]:
+        given = {key: trial.user_attrs[key] for key in attributes if key in trial.user_attrs}
+        scores = trial.intermediate_values
+        return trial.number, trial.state.name, trial.params, trial.value, scores, given
+
+    found = {}
+    for name in (NAME, f"{NAME}.confirm"):
+        trials = optuna.load_study(study_name=name, storage=storage).trials
+        found[name] = [plain(trial) for trial in trials]
+    return found
 
 
 def mlflow_runs(folder: Path) -> dict[str, Any]:
     """What MLflow holds, but for times and ids; a run that is there twice, or still runs, fails the
     test.
     """
-    reader = RunReader.open(f"sqlite:///{folder}/mlflow.db")
+    place = Workplace(folder)
+    reader = place.reader()
     runs = reader.search("")
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED", "FAILED"}
     parent = reader.sweep_run(NAME).info.run_id
@@ -99,21 +93,8 @@ def mlflow_runs(folder: Path) -> dict[str, Any]:
         numbered = {int(run.data.tags[f"rbnn.{kind}"]): run for run in children}
         assert len(numbered) == len(children)
         for number, run in sorted(numbered.items()):
-            history = {
-                key: [
-                    (point.step, point.value)
-                    for point in reader.client.get_metric_history(run.info.run_id, key)
-                ]
-                for key in run.data.metrics
-                if not key.startswith("time/")
-            }
-            digests = (
-                Path(reader.client.download_artifacts(run.info.run_id, "digests.txt"))
-                .read_text()
-                .splitlines()
-            )
             ended = (run.info.status, run.data.tags.get("rbnn.pruned"), run.data.params["lr"])
-            found[f"{kind} {number}"] = (ended, history, digests)
+            found[f"{kind} {number}"] = (ended, place.history(run.info.run_id))
     assert len(runs) == len(found) + 1
     return found
 
@@ -122,7 +103,7 @@ def journals(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """What the trials' own files hold, but for times."""
     found = {}
     for file in sorted((folder / "result" / NAME).glob(f"*/*/{JOURNAL}")):
-        rows = read_rows(file)
+        rows = Journal(file.parent).rows
         for row in rows:
             del row["time_ms"]
         found[str(file.relative_to(folder))] = rows
@@ -133,24 +114,23 @@ def accidents_of(undisturbed: Path, seed: int, victims: list[str]) -> list[list[
     """One accident for each victim, at moments that the undisturbed sweep had, no two at one epoch
     of a trial.
     """
-    rows = {
-        int(Path(name).parts[-2]): rows
-        for name, rows in journals(undisturbed).items()
-        if "/trials/" in name
-    }
-    moments = [(number, row["epoch"]) for number, epochs in rows.items() for row in epochs]
+    moments = []
+    for name, rows in journals(undisturbed).items():
+        if "/trials/" in name:
+            moments += [(int(Path(name).parts[-2]), row["epoch"]) for row in rows]
     chosen = random.Random(seed).sample(moments, len(victims))
     draw = random.Random(seed + 1)
-    return [
-        [number, epoch, draw.choice(MOMENTS), victim]
-        for (number, epoch), victim in zip(chosen, victims, strict=True)
-    ]
+    both = zip(chosen, victims, strict=True)
+    return [[*moment, draw.choice(MOMENTS), victim] for moment, victim in both]
 
 
-def assert_equal_in_all_stores(disturbed: Path, undisturbed: Path) -> None:
-    assert journals(disturbed) == journals(undisturbed)
-    assert studies(disturbed) == studies(undisturbed)
-    assert mlflow_runs(disturbed) == mlflow_runs(undisturbed)
+def assert_that_accidents_change_nothing(
+    session: Session, undisturbed: Path, name: str, accidents: list[list[Any]], **given: Any
+) -> None:
+    """In any of the stores."""
+    disturbed = swept(session, undisturbed.parent / name, accidents, **given)
+    for read in (journals, studies, mlflow_runs):
+        assert read(disturbed) == read(undisturbed)
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +142,7 @@ def test_a_sweep_that_loses_a_trial_its_process_and_its_ray_ends_as_an_undisturb
     tiny_sweep: Session, undisturbed: Path
 ) -> None:
     accidents = accidents_of(undisturbed, seed=2, victims=["trial", "sweep", "raylet"])
-    assert_equal_in_all_stores(
-        swept(tiny_sweep, undisturbed.parent / "disturbed", accidents), undisturbed
-    )
+    assert_that_accidents_change_nothing(tiny_sweep, undisturbed, "disturbed", accidents)
 
 
 KINDS = {  # of accidents: each series has five of one kind
@@ -184,8 +162,7 @@ def test_any_series_of_accidents_changes_nothing(
     tiny_sweep: Session, undisturbed: Path, kind: str, seed: int
 ) -> None:
     accidents = accidents_of(undisturbed, seed, random.Random(seed).sample(KINDS[kind], 5))
-    folder = undisturbed.parent / f"{kind}-{seed}"
-    assert_equal_in_all_stores(swept(tiny_sweep, folder, accidents), undisturbed)
+    assert_that_accidents_change_nothing(tiny_sweep, undisturbed, f"{kind}-{seed}", accidents)
 
 
 @pytest.mark.timeout(1200)  # seven sessions whose trials start two processes each
@@ -195,6 +172,5 @@ def test_trials_of_two_workers_lose_any_of_their_processes(
 ) -> None:
     undisturbed = swept(tiny_sweep, tmp_path / "undisturbed", [], NESTED)
     accidents = accidents_of(undisturbed, seed=1, victims=["worker", "leader", "trial", "sweep"])
-    assert_equal_in_all_stores(
-        swept(tiny_sweep, tmp_path / "disturbed", accidents, NESTED), undisturbed
-    )
+    given: dict[str, Any] = {"accidents": accidents, "file": NESTED}
+    assert_that_accidents_change_nothing(tiny_sweep, undisturbed, "disturbed", **given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import functools
 import json
 import re
 import shlex
@@ -21,10 +22,9 @@ from tune.cli.__main__ import parser
 from tune.sweep.config import load_sweep
 
 # MLflow's own code uses what newer versions of its dependencies deprecate.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::UserWarning:mlflow"),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:mlflow", "ignore::UserWarning:mlflow"
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -82,10 +82,7 @@ def test_an_object_has_what_its_kind_needs(kind: str) -> None:
         assert made["apiVersion"] == version
         assert re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name)
         for path in paths:
-            tree = made
-            for key in path.split("."):
-                tree = tree[key]
-            assert tree, path
+            assert functools.reduce(lambda tree, key: tree[key], path.split("."), made), path
 
 
 def test_services_reach_the_pods_they_select_on_ports_that_are_open() -> None:
@@ -198,9 +195,8 @@ def test_the_image_installs_the_stack_before_the_code_is_there() -> None:
 
 def test_an_installed_package_brings_every_recipe_sweep_file_and_module() -> None:
     folder = ROOT / PACKAGING["package-dir"]["rbnn.experiments"]
-    taken: set[Path] = set()
-    for pattern in PACKAGING["package-data"]["rbnn.experiments"]:
-        taken |= set(folder.glob(pattern))
+    patterns = PACKAGING["package-data"]["rbnn.experiments"]
+    taken = {file for pattern in patterns for file in folder.glob(pattern)}
     assert taken == set(folder.rglob("*.yaml"))
     modules = [*(ROOT / "rbnn").rglob("*.py"), *(ROOT / "tune").rglob("*.py")]
     packages = {".".join(path.parent.relative_to(ROOT).parts) for path in modules}

@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from rbnn.errors import RequestError
-from tests.tune.workplace import TIMEOUT_S, Workplace
+from tests.tune.workplace import TIMEOUT_S, Workplace, points_of
 from tests.tune.writer import NUM_EPOCHS, NUM_METRICS, NUM_TRIALS
 from tune.process import Process
 from tune.serve.mlflow import SWEEPS, TeamServer, free_port, wait_until_answering
@@ -151,9 +151,8 @@ def test_two_sweeps_at_once_lose_no_metric_and_fail_no_write(
         assert [run.info.status for run in runs] == ["FINISHED"] * NUM_TRIALS
         for run in runs:
             for metric in (0, NUM_METRICS - 1):
-                points = reader.client.get_metric_history(run.info.run_id, f"m/{metric}")
                 expected = [(epoch, epoch + metric / 100) for epoch in range(NUM_EPOCHS)]
-                assert [(point.step, point.value) for point in points] == expected
+                assert points_of(reader, run.info.run_id, f"m/{metric}") == expected
             file = "verdict.json"
             kept = reader.client.download_artifacts(run.info.run_id, file, str(tmp_path))
             assert Path(kept).read_text() == name

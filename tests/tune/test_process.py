@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,11 +13,12 @@ import pytest
 
 from tune.process import Process
 
-CHILD = "import subprocess, sys; print(subprocess.Popen(['sleep', '1000']).pid, flush=True)"
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def started(log: Path, code: str) -> Process:
-    return Process.start([sys.executable, "-c", code], dict(os.environ), log)
+def started(log: Path, kind: str) -> Process:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.tune.processes", kind]
+    return Process.start(command, dict(os.environ), log, ROOT)
 
 
 def first_line(log: Path, of: Process) -> str:
@@ -54,29 +56,20 @@ def test_one_that_waits_to_be_reaped_has_ended() -> None:
 
 def test_its_group_is_ended_with_it_and_another_of_its_number_is_let_alone(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    begun = started(log, CHILD + "; sys.stdin.close(); import signal; signal.pause()")
+    begun = started(log, "waits")
     child = Process.at(int(first_line(log, begun)))
     other = replace(begun, started="1")
     other.end()
     assert begun.alive and child.alive and not other.alive
+    os.kill(begun.pid, signal.SIGKILL)  # what outlives the first of its group is ended too
+    assert begun.wait() == -9 and child.alive
     begun.end()
     assert not begun.alive and not child.alive
 
 
-def test_what_outlives_the_first_of_its_group_is_ended_too(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    begun = started(log, CHILD)
-    assert begun.wait() == 0
-    child = Process.at(int(log.read_text()))
-    assert child.alive
-    begun.end()
-    assert not child.alive
-
-
 def test_one_that_does_not_hear_is_killed_after_the_limit(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True)"
-    begun = started(log, deaf + "; signal.pause()")
+    begun = started(log, "deaf")
     first_line(log, begun)
     begun.end(limit_s=0.2)
     assert begun.wait() == -9 and not begun.alive

@@ -29,23 +29,14 @@ from typing import Any
 
 def score(values: dict[str, Any], epoch: int) -> float:
     """A made-up val/top1: best near lr 0.1, rising with the epochs."""
-    return (
-        90 - 20 * abs(math.log10(values["lr"] / 0.1)) - 40 / (epoch + 2) + values["seed"] % 7 / 10
-    )
+    distance = abs(math.log10(values["lr"] / 0.1))
+    return 90 - 20 * distance - 40 / (epoch + 2) + values["seed"] % 7 / 10
 
 
 LOCKED_S = 7  # longer than SQLite waits where nobody told it how long
 GROUP = {"int": signal.SIGINT, "term": signal.SIGTERM, "hup": signal.SIGHUP}
 PASSING = ("look", "reader", "full", "optuna", "mlflow")  # the trial goes on
 VICTIMS = ("trial", "leader", "sweep", "raylet", "gcs", "stop", *GROUP, *PASSING)
-LOCK = """
-import sqlite3, sys, time
-file = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
-file.execute("BEGIN EXCLUSIVE")
-print("locked", flush=True)
-time.sleep(float(sys.argv[2]))
-file.execute("ROLLBACK")
-"""
 
 
 def accident(
@@ -102,7 +93,8 @@ def pass_by(sweep: Path, name: str) -> None:
         (folder / "full").touch()
     else:
         file = (sweep if name == "optuna" else folder) / f"{name}.db"
-        command = [sys.executable, "-c", LOCK, str(file), str(LOCKED_S)]
+        program = [sys.executable, "-m", "tests.tune.processes"]
+        command = [*program, "locks", str(file), str(LOCKED_S)]
         holder = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
         assert holder.stdout and holder.stdout.readline()
 
@@ -142,13 +134,8 @@ def look(sweep: Path) -> None:
 def metrics_of(values: dict[str, Any], epoch: int) -> dict[str, Any]:
     """What an epoch reports."""
     top1 = score(values, epoch)
-    return {
-        "epoch": epoch,
-        "val/top1": top1,
-        "val/loss": 100 - top1,
-        "time/epoch_s": 0.001,
-        "digest": f"{epoch:016x}",
-    }
+    scores = {"val/top1": top1, "val/loss": 100 - top1, "time/epoch_s": 0.001}
+    return {"epoch": epoch, **scores, "digest": f"{epoch:016x}"}
 
 
 def save(directory: Path, values: dict[str, Any], metrics: dict[str, Any]) -> None:
@@ -156,16 +143,13 @@ def save(directory: Path, values: dict[str, Any], metrics: dict[str, Any]) -> No
     from rbnn import checkpoint as ckpt
     from rbnn.engine import BEST, LAST
 
+    state = ckpt.Checkpoint({}, values, metrics["epoch"] + 1, metrics=metrics)
     for name in (BEST, LAST):
-        ckpt.save(
-            directory / name, ckpt.Checkpoint({}, values, metrics["epoch"] + 1, metrics=metrics)
-        )
+        ckpt.save(directory / name, state)
 
 
 def train(trial: Any, journal: Any, tell: Callable[[dict[str, Any]], None]) -> None:
-    """What stands for `train_trial`: the same files and reports, in the same order, and no
-    training.
-    """
+    """What stands for `train_trial`: its files and reports, in their order, and no training."""
     sweep, number = trial.directory.parents[1], int(trial.directory.name)
     for epoch in range(journal.last_epoch + 1, trial.recipe.epochs):
         accident(sweep, number, epoch, "before")
@@ -179,9 +163,7 @@ def train(trial: Any, journal: Any, tell: Callable[[dict[str, Any]], None]) -> N
 
 
 def rank(sweep: Path, number: int) -> Callable[..., None]:
-    """What stands for `train_rank`: the ranks of a trial in step, the first one writing and
-    reporting; no training.
-    """
+    """What stands for `train_rank`: ranks in step, the first one writing; no training."""
 
     def tiny(config: dict[str, Any]) -> None:
         import ray.train

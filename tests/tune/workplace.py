@@ -20,16 +20,8 @@ from tune.tracking.reader import RunReader
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 300
-BASE = {
-    "dataset": "digits",
-    "epochs": 2,
-    "batch_size": 64,
-    "batch_size_test": 397,
-    "lr": 0.02,
-    "Tmin": 0.3,
-    "Tmax": 3,
-    "gpus": "none",
-}
+BASE: dict[str, Any] = {"dataset": "digits", "epochs": 2, "batch_size": 64, "batch_size_test": 397}
+BASE |= {"lr": 0.02, "Tmin": 0.3, "Tmax": 3, "gpus": "none"}
 
 
 @dataclass
@@ -47,14 +39,9 @@ class Workplace:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The command, running, in a process group of its own as a terminal makes one."""
         command = [sys.executable, "-m", "tune.cli", *arguments]
-        pipes: dict[str, Any] = {
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.STDOUT,
-            "text": True,
-        }
-        return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, start_new_session=True, **pipes
-        )
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        place: dict[str, Any] = {"cwd": self.folder, "env": self.environment}
+        return subprocess.Popen(command, text=True, start_new_session=True, **place, **pipes)
 
     def run(self, *arguments: str, status: int = 0) -> str:
         """The command's output; it must end with `status`."""
@@ -79,29 +66,23 @@ class Workplace:
 
     def history(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
         """Metric -> (step, value) in order, without the times; and the digests of the weights."""
-        client = self.reader().client
-        names = [
-            name for name in client.get_run(run_id).data.metrics if not name.startswith("time/")
-        ]
-        points = {
-            name: [(p.step, p.value) for p in client.get_metric_history(run_id, name)]
-            for name in names
-        }
-        digests = Path(client.download_artifacts(run_id, "digests.txt")).read_text().splitlines()
-        return {
-            **points,
-            "digest": [(int(line.split()[0]), int(line.split()[-1], 16)) for line in digests],
-        }
+        reader = self.reader()
+        names = reader.client.get_run(run_id).data.metrics
+        found = {name: points_of(reader, run_id, name) for name in names if name[:5] != "time/"}
+        digests = reader.digests_of(run_id).items()
+        found["digest"] = [(epoch, int(bits["digest"], 16)) for epoch, bits in digests]
+        return found
 
     def artifacts(self, run_id: str) -> set[str]:
         client = self.reader().client
-        folders = [None, "checkpoints"]
-        return {
-            entry.path
-            for folder in folders
-            for entry in client.list_artifacts(run_id, folder)
-            if not entry.is_dir
-        }
+        found = [*client.list_artifacts(run_id), *client.list_artifacts(run_id, "checkpoints")]
+        return {entry.path for entry in found if not entry.is_dir}
+
+
+def points_of(reader: RunReader, run_id: str, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric as MLflow holds it, so that a point that is there twice shows."""
+    points = reader.client.get_metric_history(run_id, metric)
+    return [(point.step, point.value) for point in points]
 
 
 def run_id_in(output: str) -> str:
@@ -112,6 +93,5 @@ def run_id_in(output: str) -> str:
 
 
 def study(folder: Path, sweep: str) -> optuna.Study:
-    return optuna.load_study(
-        study_name=sweep, storage=f"sqlite:///{folder}/result/{sweep}/optuna.db"
-    )
+    storage = f"sqlite:///{folder}/result/{sweep}/optuna.db"
+    return optuna.load_study(study_name=sweep, storage=storage)

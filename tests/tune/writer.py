@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from tune.run.folder import RunFolder, RunInfo
 from tune.run.journal import Journal
@@ -33,6 +34,13 @@ def main(name: str, folder: str) -> None:
         mirror.sync(trial.directory)
     sweep.end("complete")
     mirror.sync(place)
+
+
+def sync_often(directory: Path, store: str, times: int, begun: Any) -> None:
+    """What processes of test_mirror do."""
+    begun.set()
+    for _ in range(times):
+        Mirror.open(store).sync(directory)
 
 
 if __name__ == "__main__":

@@ -11,37 +11,10 @@ from rbnn.data.progress import told_if_long
 from tune.report.console import SweepDisplay, say
 from tune.report.diagnostics import draw_diagnostics
 from tune.run.folder import RunFolder
-from tune.run.journal import epoch_metrics, is_digest
+from tune.run.journal import numbers
 from tune.run.listener import Listener, Listeners
 from tune.tracking.mirror import Mirror
-from tune.tracking.thread import MirrorThread
-
-
-class SweepTerminal(Listener):
-    """Shows a sweep's trials as they run."""
-
-    def __init__(self) -> None:
-        self.display: SweepDisplay | None = None
-
-    def trials_began(self, table: Any) -> None:
-        self.display = SweepDisplay(table).__enter__()
-
-    def trials_ended(self) -> None:
-        if self.display:
-            self.display.__exit__()
-        self.display = None
-
-    def run_changed(self, run: RunFolder, metrics: dict[str, Any] | None = None) -> None:
-        """A trial began, reported an epoch or ended."""
-        if self.display and run.directory.name.isdigit():
-            row = self.display.board.rows.get(int(run.directory.name))
-            if row:
-                self.display.changed(row)
-
-    run_began = epoch_ended = run_ended = run_changed
-
-    def said(self, text: str) -> None:
-        say(text)
+from tune.tracking.sync import MirrorThread
 
 
 class DiagnosticsPicture(Listener):
@@ -62,9 +35,8 @@ class EventFiles(Listener):
 
         if run.directory not in self.writers:
             self.writers[run.directory] = SummaryWriter(str(run.directory))
-        for name, value in epoch_metrics(metrics).items():
-            if not is_digest(name):
-                self.writers[run.directory].add_scalar(name, value, metrics["epoch"])
+        for name, value in numbers(metrics).items():
+            self.writers[run.directory].add_scalar(name, value, metrics["epoch"])
         self.writers[run.directory].flush()
 
     def run_ended(self, run: RunFolder) -> None:
@@ -74,12 +46,14 @@ class EventFiles(Listener):
 
 @contextmanager
 def watched(store: str, *, tensorboard: bool = False) -> Iterator[tuple[Listener, Mirror]]:
-    """(what hears of a sweep or a run, the mirror in the store at that URI, "" for the default). At
-    its end the store has everything, or it was said that it has not.
+    """(what hears of a sweep or a run, the mirror in the store at that URI, "" for the default).
+
+    At its end the store has everything, or it was said that it has not. RequestError where the
+    store does not answer at the beginning.
     """
     mirror = Mirror.open(store, say=say)
     thread = MirrorThread(mirror)
-    listeners: list[Listener] = [SweepTerminal(), DiagnosticsPicture(), thread]
+    listeners: list[Listener] = [SweepDisplay(), DiagnosticsPicture(), thread]
     if tensorboard:
         listeners.append(EventFiles())
     try:

@@ -79,7 +79,7 @@ def replay(
     run those alone that cannot change its result.
     """
     _check_replay(verify, seeds, tolerance)
-    from tune.run.target import find_recipe, find_record
+    from tune.run.record import find_recipe, find_record
 
     # What cannot be run is refused before anything is written, MLflow's database too, and what is
     # not there before torch is imported, which takes seconds.
@@ -121,7 +121,7 @@ def _check_replay(verify: bool, seeds: int | None, tolerance: float | None) -> N
 
 def find_run(target: str) -> RunRecord:
     """The recorded run of an id, or of its beginning, in the store."""
-    from tune.run.target import looks_like_an_id
+    from tune.run.record import looks_like_an_id
     from tune.tracking.address import RUN, may_hold, tracking_uri
     from tune.tracking.reader import RunReader
     from tune.uris import shown

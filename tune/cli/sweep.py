@@ -145,8 +145,8 @@ class Sweep:
         """Write and log the report of a sweep that has ended, and say what it found."""
         from tune.report.console import print_result
         from tune.report.publish import publish
+        from tune.run.listener import warn
         from tune.sweep.folder import trial_directory
-        from tune.tracking.thread import say
         from tune.tracking.view import sweep_pages
 
         folder, report = self.folder, ""
@@ -161,7 +161,7 @@ class Sweep:
         except (Exception, KeyboardInterrupt) as error:
             later = f"rbnn {'sync' if report else 'report'} {folder.handle}"
             what, why = "logged to MLflow" if report else "written", one_line(error)
-            say(f"the report could not be {what}: {why or 'interrupted'}; later: {later}")
+            warn(f"the report could not be {what}: {why or 'interrupted'}; later: {later}")
         found, pages = self.summary, sweep_pages(mirror.reader.uri, folder)
         print_result(found.table, stop, found.confirmation, folder.handle, pages)
         if report:

@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +20,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from rbnn.errors import RequestError, RunFailed, one_line
 from rbnn.threading_env import THREADING, set_threading
 from tune.cluster.mps import served
 from tune.cluster.resources import Capacity, Node
+from tune.uris import no_answer
 
 PROJECT = Path(__file__).resolve().parents[2]
 CODE = ("rbnn", "tune", "experiments")  # what a node needs of a source tree
@@ -78,9 +77,7 @@ def cluster_address(address: str = "") -> str:
 
 
 def settings() -> dict[str, str]:
-    """SETTINGS and how threads wait, put into this process's environment where the user has not
-    chosen; as they then are.
-    """
+    """SETTINGS and how threads wait, as they are once this process has those not chosen yet."""
     set_threading()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -177,9 +174,7 @@ def _has_token() -> bool:
 
 
 def _visible(gpus: Sequence[int]) -> dict[str, str]:
-    """CUDA_VISIBLE_DEVICES for these GPUs alone, as torch counts them: Ray hands out the first that
-    it sees. Empty for none.
-    """
+    """CUDA_VISIBLE_DEVICES for these GPUs, as torch counts them: Ray hands out what it sees."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [seen.split(",")[number] if seen else str(number) for number in gpus]
     return {"CUDA_VISIBLE_DEVICES": ",".join(names)} if names else {}
@@ -223,13 +218,10 @@ def capacity(address: str = "") -> Capacity | None:
 
 def use_token() -> None:
     """Turn token authentication on where a token is at hand, as Ray does for one that it starts."""
-    from ray._private.authentication.authentication_token_setup import (
-        maybe_enable_token_auth_if_token_available,
-    )
+    from ray._private.authentication import authentication_token_setup as setup
 
-    # it says what it did
-    logging.getLogger(maybe_enable_token_auth_if_token_available.__module__).setLevel(logging.ERROR)
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    logging.getLogger(setup.__name__).setLevel(logging.ERROR)  # it says what it did
+    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def without_address_variables() -> AbstractContextManager[None]:
@@ -276,12 +268,9 @@ def _join(address: str) -> None:
 
 def check_port(address: str, default_port: int) -> None:
     """RequestError, within seconds, where nothing listens at HOST[:PORT]: Ray tries for minutes."""
-    parts = urlsplit(address if "://" in address else f"ray://{address}")
-    try:
-        port = parts.port or default_port
-        socket.create_connection((parts.hostname or "localhost", port), CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
-        raise refused(address, getattr(error, "strerror", None) or error) from None
+    uri = address if "://" in address else f"ray://{address}"
+    if why := no_answer(uri, default_port, CONNECT_TIMEOUT_S):
+        raise refused(address, why)
 
 
 def refused(address: str, reason: object) -> RequestError:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rbnn.console import finish_time
 from rbnn.errors import RequestError
-from tune.report.table import as_rich, print_table, verdict
+from tune.report.table import PLAIN_WIDTH, as_rich, plain_grid, print_table, verdict
+from tune.run.folder import RunFolder
+from tune.run.listener import Listener
 from tune.sweep.table import TrialRow, TrialTable, percent, shown
 
 if TYPE_CHECKING:  # these load torch and optuna: seconds that `rbnn status` needs not
@@ -25,26 +27,37 @@ NUM_LIVE_ROWS = 12
 NUM_TABLE_ROWS = 10
 
 
-class SweepDisplay:
-    """Shows a table of trials as it changes; use as a context."""
+class SweepDisplay(Listener):
+    """Shows a sweep's trials as they run: a live table in a terminal, else plain lines."""
 
-    def __init__(self, board: TrialTable) -> None:
-        self.board = board
-        self.live: Any = None
-        self._last_line = 0.0
-        self._said: set[int] = set()
+    board = NO_TRIALS = TrialTable("", None, 0)
+    live: Any = None
 
-    def __enter__(self) -> SweepDisplay:
+    def trials_began(self, table: TrialTable) -> None:
+        self.board, self.live = table, None
+        self._last_line, self._said = 0.0, set[int]()
         if sys.stdout.isatty():
             from rich.live import Live
 
             self.live = Live(get_renderable=self._renderable, refresh_per_second=2, transient=True)
             self.live.start()
-        return self
 
-    def __exit__(self, *error: object) -> None:
+    def trials_ended(self) -> None:
         if self.live:
             self.live.stop()
+        self.board = self.NO_TRIALS
+
+    def run_began(self, run: RunFolder) -> None:
+        if run.directory.name.isdigit() and (row := self.board.rows.get(int(run.directory.name))):
+            self.changed(row)
+
+    run_ended = run_began
+
+    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
+        self.run_began(run)
+
+    def said(self, text: str) -> None:
+        say(text)
 
     def changed(self, row: TrialRow) -> None:
         """A trial began, reported or ended."""
@@ -80,10 +93,9 @@ class SweepDisplay:
     def _renderable(self) -> Any:
         from rich.console import Group
 
-        rows = sorted(
-            self.board.rows.values(), key=lambda row: (row.state == "running", row.number)
-        )
-        return Group(as_rich(self.board, rows[-NUM_LIVE_ROWS:]), self.summary())
+        rows = self.board.rows.values()
+        last = sorted(rows, key=lambda row: (row.state == "running", row.number))[-NUM_LIVE_ROWS:]
+        return Group(as_rich(self.board, last), self.summary())
 
 
 def say(line: str) -> None:
@@ -200,15 +212,11 @@ def print_summary(summary: SweepSummary) -> None:
     record, counts = summary.record, summary.counts()
     of = f" of {record.trials}" if record.trials is not None else ""
     others = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    print(
-        f"sweep {record.name}: {_state(summary)}; {_done(counts)}{of} trials done "
-        f"({others or 'none begun'})"
-    )
+    done = f"{_done(counts)}{of} trials done ({others or 'none begun'})"
+    print(f"sweep {record.name}: {_state(summary)}; {done}")
     used, busy = summary.used_s / 3600, summary.busy_s / 3600
-    print(
-        f"used {used:.2f} hours, {busy * record.cpus:.2f} CPU hours, "
-        f"{busy * record.gpus:.2f} GPU hours; {_finish(summary)}"
-    )
+    of_kind = f"{busy * record.cpus:.2f} CPU hours, {busy * record.gpus:.2f} GPU hours"
+    print(f"used {used:.2f} hours, {of_kind}; {_finish(summary)}")
     if summary.table.rows:
         print_table(summary.table, NUM_TABLE_ROWS)
     if summary.num_to_confirm:
@@ -221,14 +229,12 @@ def print_summary(summary: SweepSummary) -> None:
 def print_list(results_dir: str) -> bool:
     """All sweeps under a results folder, one line each; whether there is any."""
     from rich.console import Console
-    from rich.table import Table
 
     from tune.sweep.folder import sweep_folders
     from tune.sweep.summary import look_at
 
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("sweep", "state", "trials", "best val/top1", "hours", "finish"):
-        grid.add_column(name, justify="left" if name in ("sweep", "state", "finish") else "right")
+    names = ("sweep", "state", "trials", "best val/top1", "hours", "finish")
+    grid = plain_grid(names, ("sweep", "state", "finish"))
     folders, problems = sweep_folders(results_dir), []
     for folder in folders:
         try:
@@ -242,7 +248,7 @@ def print_list(results_dir: str) -> bool:
         top1, used = percent(best.top1 if best else None), f"{one.used_s / 3600:.2f}"
         grid.add_row(one.record.name, one.state, done, top1, used, _finish(one))
     if folders:
-        Console(width=160).print(grid)
+        Console(width=PLAIN_WIDTH).print(grid)
     for problem in problems:
         print(problem)
     return bool(folders)

@@ -4,26 +4,22 @@ take long to ask.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tune.sweep.folder import SweepFolder
+from tune.run.folder import RunFolder
+from tune.sweep.folder import SweepFolder, trial_directory
 from tune.sweep.study import Study
 from tune.sweep.summary import Curve, SweepSummary, curves_of, importance_of, look_at
 from tune.sweep.table import TrialRow, TrialTable
 
 NUM_DIAGNOSED = 5
-# as in tune.sweep.trial and tune.run.journal, which load torch: seconds that a report needs not
-JOURNAL = "trials/{:04d}/metrics.jsonl"
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One searched option as an axis. choices: its values where it is no range; log: whether its
-    scale is.
-    """
+    """One searched option as an axis. choices: its values where it is no range; log: its scale."""
 
     name: str
     log: bool
@@ -41,9 +37,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class SweepData:
-    """curves: trial -> (epochs completed, val/top1 in percent) in order; diagnostics: metric ->
-    trial -> (epoch, value).
-    """
+    """curves: trial -> (epochs completed, val/top1 in percent); diagnostics: metric -> the same."""
 
     description: str
     summary: SweepSummary
@@ -76,9 +70,7 @@ class SweepData:
         return [row for row in self.rows if row.state in ("complete", "pruned")]
 
     def best_so_far(self) -> Curve:
-        """(trial number, the best val/top1 of complete trials up to it), from the first complete
-        trial to the last trial.
-        """
+        """(trial number, the best val/top1 of complete trials up to it) from the first of them."""
         found: Curve = []
         for row in self.rows:
             best = found[-1][1] if found else None
@@ -113,14 +105,9 @@ def diagnostics_of(folder: SweepFolder, numbers: Sequence[int]) -> dict[str, dic
     """The method's own metrics (`rbnn/...`) of the given trials, from their journals."""
     found: dict[str, dict[int, Curve]] = {}
     for number in numbers:
-        file = folder.directory / JOURNAL.format(number)
-        for line in file.read_text("utf-8").splitlines() if file.is_file() else []:
-            try:
-                metrics = json.loads(line)
-            except ValueError:  # is being written, or a kill cut it short
-                continue
-            for key in metrics:
+        for row in RunFolder(trial_directory(folder.directory, number)).epochs:
+            for key in row:
                 if key.startswith("rbnn/"):
                     curve = found.setdefault(key, {}).setdefault(number, [])
-                    curve.append((metrics["epoch"] + 1, metrics[key]))
+                    curve.append((row["epoch"] + 1, row[key]))
     return found

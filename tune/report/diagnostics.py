@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbnn.diagnostics import LayerRow, read_rows
+from rbnn.files import replacing
 
 PLOT = "diagnostics.png"
 PANELS = {
@@ -20,11 +21,9 @@ PANELS = {
 
 def draw_diagnostics(directory: Path) -> None:
     """diagnostics.png in a run's folder, anew: a panel for each quantity, a line for each layer,
-    from the first (dark) to the last (bright). Nothing where no epoch was finished or no layer is
-    rotated.
+    from the first (dark) to the last (bright). Nothing where no layer has a row.
 
-    Lines as one collection and a fixed layout: the sweep's own process draws one for every trial
-    (0.15 s, 0.6 s otherwise).
+    Lines as one collection and a fixed layout: a sweep draws one for every trial (0.15 s, not 0.6).
     """
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -61,9 +60,8 @@ def draw_diagnostics(directory: Path) -> None:
     figure.legend(
         handles, list(layers), loc="upper right", fontsize=7, frameon=False, ncols=num_columns
     )
-    partial = directory / f".{PLOT}.partial"
-    figure.savefig(partial, dpi=100, format="png")
-    partial.replace(directory / PLOT)
+    with replacing(directory / PLOT) as partial:
+        figure.savefig(partial, dpi=100, format="png")
 
 
 def points(rows: list[LayerRow], name: str) -> NDArray[np.float64]:

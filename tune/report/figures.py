@@ -87,12 +87,11 @@ def history(data: SweepData) -> list[Panel]:
     for state, (colour, mark) in MARKS.items():
         if rows := [row for row in data.rows if row.state == state]:
             numbers, texts = [row.number for row in rows], [told(row) for row in rows]
-            series.append(
-                Series(state, numbers, [row.top1 for row in rows], colour, mark, texts=texts)
-            )
+            scores = [row.top1 for row in rows]
+            series.append(Series(state, numbers, scores, colour, mark, texts=texts))
     if best := data.best_so_far():
-        numbers, scores = [number for number, _ in best], [score for _, score in best]
-        series.append(Series("best so far", numbers, scores, BLUE, width=2, step=True))
+        trials, tops = zip(*best, strict=True)
+        series.append(Series("best so far", trials, tops, BLUE, width=2, step=True))
     base = data.table.baseline
     if base and base.top1 is not None:
         numbers = [data.rows[0].number, data.rows[-1].number]
@@ -102,23 +101,19 @@ def history(data: SweepData) -> list[Panel]:
 
 
 def curves(data: SweepData) -> list[Panel]:
-    """val/top1 by epoch of every trial; where a trial was pruned is marked, the best and the
-    documented default stand out.
-    """
+    """val/top1 by epoch of every trial; the best and the documented default stand out."""
     best, base = data.table.best, data.table.baseline
     rows = [row for row in data.rows if row.number in data.curves]
     others = [row for row in rows if row not in (best, base)]
     pruned = [row for row in others if row.state == "pruned"]
     rest = [row for row in others if row.state != "pruned"]
     ends = [data.curves[row.number][-1] for row in pruned]
+    epochs, scores = [epoch for epoch, _ in ends], [score for _, score in ends]
     series = [
         replace(_joined("pruned", pruned, data), colour=GREY, width=1.0, opacity=0.6),
         replace(_joined("other trials", rest, data), width=1.3, opacity=opacity(len(rest))),
-        Series(
-            "pruned here", [epoch for epoch, _ in ends], [score for _, score in ends], RED, "x",
-            texts=[told(row) for row in pruned],
-        ),
-    ]  # fmt: skip
+        Series("pruned here", epochs, scores, RED, "x", texts=[told(row) for row in pruned]),
+    ]
     if base in rows and base is not best:
         name = "documented default, trial 0"
         series.append(replace(_joined(name, [base], data), colour=ORANGE, width=3.0))
@@ -177,10 +172,8 @@ def diagnostics(data: SweepData) -> list[Panel]:
         series = []
         for number in sorted(by_trial):
             epochs, values = zip(*by_trial[number], strict=True)
-            mark = "circle" if len(epochs) == 1 else ""
-            series.append(
-                Series(f"trial {number}", epochs, values, colours[number], mark, width=2.0)
-            )
+            mark, trial = "circle" if len(epochs) == 1 else "", f"trial {number}"
+            series.append(Series(trial, epochs, values, colours[number], mark, width=2.0))
         panels.append(Panel("epochs completed", METRICS.get(name, name), series))
     return panels
 
@@ -197,15 +190,12 @@ def scales(data: SweepData) -> list[Scale]:
         if axis.log:
             ticks = {math.log10(place): text for place, text in ticks.items()}
         if not axis.choices:
-            ticks = with_ends(
-                values, ticks, {v: shown(float(p)) for v, p in zip(values, places, strict=True)}
-            )
+            texts = [shown(float(place)) for place in places]
+            ticks = with_ends(values, ticks, dict(zip(values, texts, strict=True)))
         found.append(Scale(axis.label, values, ticks))
     scores = [row.top1 or 0.0 for row in data.tried]
-    found.append(
-        Scale(SCORE, scores, with_ends(scores, {}, {score: f"{score:.1f}" for score in scores}))
-    )
-    return found
+    ends = with_ends(scores, {}, {score: f"{score:.1f}" for score in scores})
+    return [*found, Scale(SCORE, scores, ends)]
 
 
 def with_ends(
@@ -273,15 +263,13 @@ class Figure:
     panels: Callable[[SweepData], list[Panel]] | None = None
 
 
-LAST = "the line is the best complete trial so far."
+LAST = f"{METRIC} of every trial's last epoch; the line is the best complete trial so far."
 PRUNED = "a cross marks where a trial was pruned."
 VARIED = "PED-ANOVA over the trials that ran to their end, of the options that vary among them."
 SLICES = "Each option by itself; later trials are more orange."
 METHOD = "The method's own metrics of the best trials."
 FIGURES = (
-    Figure(
-        "history", "Optimisation history", f"{METRIC} of every trial's last epoch; {LAST}", history
-    ),
+    Figure("history", "Optimisation history", LAST, history),
     Figure("curves", "Learning curves", f"{METRIC} by epoch; {PRUNED}", curves),
     Figure("parallel", "Parallel coordinates", "Drag along an axis to select trials."),
     Figure("importance", "Parameter importance", VARIED),

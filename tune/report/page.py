@@ -50,9 +50,7 @@ class Report:
 
 
 def write_report(folder: SweepFolder, directory: Path | None = None) -> Report:
-    """report.html and report.png of a sweep, in its folder or in `directory`; of a running one, as
-    it stands.
-    """
+    """report.html and report.png of a sweep as it stands, in its folder or in `directory`."""
     directory = directory or folder.directory
     directory.mkdir(parents=True, exist_ok=True)
     text, picture = directory / HTML, directory / PNG
@@ -175,9 +173,7 @@ def _legend(one: Series) -> str:
 
 
 def figure(key: str, data: SweepData) -> Any:
-    """One of the figures that have a single plot, as plotly's Figure; RequestError for another, or
-    where the sweep has none yet.
-    """
+    """A figure of a single plot as plotly's Figure; RequestError for another, or where none is."""
     from plotly.graph_objects import Figure as Plot
 
     known = {one.key: one for one in FIGURES if one.key in ALONE}

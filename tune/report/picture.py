@@ -8,21 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tune.report import figures as of
 from tune.report.data import SweepData
-from tune.report.figures import (
-    BLUE,
-    FIGURES,
-    Panel,
-    Scale,
-    curves,
-    diagnostics,
-    history,
-    opacity,
-    scales,
-    shade,
-    slices,
-    why_missing,
-)
+from tune.report.figures import BLUE, FIGURES, Panel, Scale, opacity, scales, shade, why_missing
 
 WIDTH, LEFT, RIGHT = 14.0, 0.06, 0.97  # inches; where a row of panels begins and ends, as shares
 HEAD, TITLE, FOOT = 0.5, 0.75, 0.7  # inches above all; above and below each row
@@ -32,14 +20,12 @@ TITLES = {figure.key: figure.title for figure in FIGURES}
 
 
 def draw(data: SweepData, file: Path) -> None:
-    """History and learning curves, parallel coordinates, importance, a slice of each option,
-    diagnostics of the best.
-    """
+    """All FIGURES, one below the other."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    small = [("slices", row) for row in _rows(slices(data))]
-    small += [("diagnostics", row) for row in _rows(diagnostics(data))]
+    small = [("slices", row) for row in _rows(of.slices(data))]
+    small += [("diagnostics", row) for row in _rows(of.diagnostics(data))]
     heights = [2.6, 2.6, max(0.3 * len(data.importance), 0.5), *[2.0] * len(small)]
     total = HEAD + sum(heights) + (TITLE + FOOT) * len(heights)
     figure = Figure(figsize=(WIDTH, total))
@@ -50,8 +36,8 @@ def draw(data: SweepData, file: Path) -> None:
         bottom = HEAD + sum(heights[: row + 1]) + TITLE * (row + 1) + FOOT * row
         return figure.add_axes((left, 1 - bottom / total, right - left, heights[row] / total))
 
-    _panel(place(0, LEFT, 0.48), history(data)[0], "history")
-    _panel(place(0, 0.55, RIGHT), curves(data)[0], "curves")
+    _panel(place(0, LEFT, 0.48), of.history(data)[0], "history")
+    _panel(place(0, 0.55, RIGHT), of.curves(data)[0], "curves")
     _parallel(place(1, LEFT, RIGHT), scales(data))
     _importance(place(2, 0.13, RIGHT), data)
     width = (RIGHT - LEFT) / COLUMNS
@@ -125,15 +111,10 @@ def _parallel(axes: Any, found: list[Scale]) -> None:
             if low <= place <= high:
                 height = (place - low) / (high - low or 1.0)
                 axes.text(index + 0.01, height, text, va="center", fontsize=8)
-    lines = [list(enumerate(trial)) for trial in zip(*heights, strict=True)]
-    order = sorted(range(num_trials), key=heights[-1].__getitem__)
-    colours = [shade(heights[-1][trial]) for trial in order]
-    alpha = opacity(num_trials)
-    axes.add_collection(
-        LineCollection(
-            [lines[trial] for trial in order], colors=colours, linewidths=1.1, alpha=alpha
-        )
-    )
+    lines = sorted(zip(*heights, strict=True), key=lambda trial: trial[-1])
+    colours, alpha = [shade(line[-1]) for line in lines], opacity(num_trials)
+    points = [[*enumerate(line)] for line in lines]
+    axes.add_collection(LineCollection(points, colors=colours, linewidths=1.1, alpha=alpha))
 
 
 def _importance(axes: Any, data: SweepData) -> None:

@@ -38,9 +38,7 @@ def _colour(folder: SweepFolder, number: int, colour: str) -> None:
 
 
 def description(data: SweepData, folder: SweepFolder) -> str:
-    """The sweep in Markdown: the result and where to see it first, as the page folds the rest;
-    question, budget, the best.
-    """
+    """The sweep in Markdown, the result and where to see it first, as the page folds the rest."""
     record, file, recipe = folder.record, folder.config, data.recipe
     space = file.space.describe()
     searched = ", ".join(f"`{name}` {text}" for name, kind, text in space if kind != "fixed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -40,13 +39,19 @@ def top_rows(table: TrialTable, num_rows: int) -> list[TrialRow]:
     return rows
 
 
-def as_rich(table: TrialTable, rows: Sequence[TrialRow]) -> Any:
-    """For the terminal."""
+def plain_grid(names: Sequence[str], words: Sequence[str]) -> Any:
+    """A table of rich's without lines, numbers to the right and `words` to the left."""
     from rich.table import Table
 
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for name in head(table):
-        grid.add_column(name, justify="left" if name in WORDS else "right")
+    for name in names:
+        grid.add_column(name, justify="left" if name in words else "right")
+    return grid
+
+
+def as_rich(table: TrialTable, rows: Sequence[TrialRow]) -> Any:
+    """For the terminal."""
+    grid = plain_grid(head(table), WORDS)
     for row in rows:
         default = "cyan" if row.number == BASELINE else ""
         grid.add_row(*cells(table, row), style="bold" if row is table.best else default)
@@ -65,11 +70,10 @@ def as_markdown(table: TrialTable, num_rows: int) -> list[str]:
 
 def as_html(table: TrialTable, num_rows: int) -> str:
     """A table that scrolls sideways where the page is narrow."""
-    names = head(table)
-    lines = [_html_row("th", names, names, "")]
+    lines = [_html_row("th", head(table), head(table), "")]
     for row in top_rows(table, num_rows):
         kind = "best" if row is table.best else ""
-        lines.append(_html_row("td", names, cells(table, row), kind))
+        lines.append(_html_row("td", head(table), cells(table, row), kind))
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
@@ -81,15 +85,12 @@ def _html_row(tag: str, names: list[str], texts: list[str], kind: str) -> str:
     return f'<tr class="{kind}">{text}</tr>'
 
 
-def print_table(table: TrialTable, num_rows: int) -> str:
-    """Print the best trials, and the documented default; returns it as plain text."""
+def print_table(table: TrialTable, num_rows: int) -> None:
+    """Print the best trials, and the documented default."""
     from rich.console import Console
 
-    grid = as_rich(table, top_rows(table, num_rows))
-    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(grid)
-    plain = Console(width=PLAIN_WIDTH, no_color=True, record=True, file=io.StringIO())
-    plain.print(grid)
-    return plain.export_text()
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    Console(width=width).print(as_rich(table, top_rows(table, num_rows)))
 
 
 def verdict(table: TrialTable) -> str:
@@ -104,10 +105,8 @@ def verdict(table: TrialTable) -> str:
         number = len(table.rows)
         return f"the documented default is the best of {number} trials, {reached}{_peak(best)}"
     if base is None or base.top1 is None:
-        return (
-            f"best: trial {best.number} with {reached}; the documented default did not finish an "
-            "epoch"
-        )
+        none = "the documented default did not finish an epoch"
+        return f"best: trial {best.number} with {reached}; {none}"
     gain = (best.top1 or 0.0) - base.top1
     stopped = "" if base.state == "complete" else f", {base.state} after {base.epochs} epochs"
     return (

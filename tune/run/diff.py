@@ -26,9 +26,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class EpochDifference:
-    """The first epoch whose digests or metrics differ; `metrics`: name -> (recorded, now), of those
-    that do.
-    """
+    """The first epoch that differs, with its digests and metrics (recorded, now) that do."""
 
     epoch: int
     digests: tuple[str, ...]
@@ -46,7 +44,6 @@ class EpochDifference:
 
     @property
     def text(self) -> str:
-        """The same for a replay."""
         return self.text_with(" recorded,", " now")
 
 
@@ -92,9 +89,8 @@ def _flat(data: dict[str, Any]) -> dict[str, Any]:
 
 def lines_of(found: RunDifference) -> list[str]:
     """The differences as text."""
-    lines = [
-        f"{run}  {count} epochs" for run, count in zip(found.runs, found.num_epochs, strict=True)
-    ]
+    both = zip(found.runs, found.num_epochs, strict=True)
+    lines = [f"{run}  {count} epochs" for run, count in both]
     sections = {"options": found.options, "options that change no result": found.folders}
     sections |= {"environment": found.environment, "data": found.data}
     for title, rows in sections.items():
@@ -128,15 +124,15 @@ def first_difference(old: Sequence[Epoch], new: Sequence[Epoch]) -> EpochDiffere
     later = {epoch.epoch: epoch for epoch in new}
     for epoch in old:
         other = later.get(epoch.epoch, Epoch(epoch.epoch))
-        digests = [
-            key for key, bits in epoch.digests.items() if other.digests.get(key, bits) != bits
-        ]
+        bits, now_bits = epoch.digests, other.digests
+        digests = [key for key in bits if now_bits.get(key, bits[key]) != bits[key]]
         metrics = {}
         for name, value in epoch.metrics.items():
             now = other.metrics.get(name, value)
             if name.endswith(("top1", "top5")):  # which rbnn-tune 0.1 recorded with all digits
                 value, now = round(value, PERCENT_DIGITS), round(now, PERCENT_DIGITS)
-            if not name.startswith(NOT_OF_THE_RUN) and not _same(value, now):
+            both_nan = math.isnan(value) and math.isnan(now)
+            if not name.startswith(NOT_OF_THE_RUN) and value != now and not both_nan:
                 metrics[name] = (value, now)
         if digests or metrics:
             return EpochDifference(epoch.epoch, tuple(digests), metrics)
@@ -149,10 +145,6 @@ def final_deviation(old: Sequence[Epoch], new: Sequence[Epoch]) -> float | None:
     after = {each.epoch: each.metrics[SCORE] for each in new if SCORE in each.metrics}
     common = before.keys() & after.keys()
     return abs(before[max(common)] - after[max(common)]) if common else None
-
-
-def _same(old: float, new: float) -> bool:
-    return old == new or (math.isnan(old) and math.isnan(new))
 
 
 def _relative(old: float, new: float) -> float:

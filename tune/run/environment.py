@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rbnn.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
+GIT = ("git", "-C", str(ROOT))
 PACKAGES: tuple[str, ...] = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy")
 PACKAGES += ("nvidia-dali-cuda130", "rbnn-tune")
 # Which kernels torch takes, hence the bits.
@@ -29,8 +30,7 @@ MAX_DIFF_BYTES = 1_000_000
 
 @functools.cache
 def environment() -> dict[str, str]:
-    """Python, packages, CPU, cores, GPUs, driver, commit and command line of this process; "" for
-    what is not there.
+    """What this process is made of and runs on; "" for what is not there.
 
     `git_commit` tells of this project's own tree; `git_dirty` is "true" where a tracked file
     differs from the commit.
@@ -65,7 +65,7 @@ def source_changes() -> str:
     """This project's tracked files against the commit, as a diff; "" where they do not differ."""
     if environment()["git_dirty"] != "true":
         return ""
-    diff = without_secrets(_git("diff", "--no-ext-diff", "HEAD") or "")
+    diff = without_secrets(_output(*GIT, "diff", "--no-ext-diff", "HEAD") or "")
     left_out = len(diff) - MAX_DIFF_BYTES
     if left_out <= 0:
         return diff + "\n"
@@ -92,12 +92,11 @@ def _cpu_line(key: str) -> str:
 def _output(*command: str) -> str | None:
     """What the command prints, or None where it is absent, fails or hangs."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=True
-        )
+        return subprocess.check_output(
+            command, stderr=subprocess.DEVNULL, text=True, timeout=COMMAND_TIMEOUT_S
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 def _nvidia_smi(field: str) -> list[str]:
@@ -111,13 +110,10 @@ def gpu_memory() -> float:
     return min((float(mib) for mib in found if mib.isdigit()), default=0.0) * 2**20
 
 
-def _git(*arguments: str) -> str | None:
-    return _output("git", "-C", str(ROOT), *arguments)
-
-
 def _commit() -> tuple[str, str]:
     """(commit, whether changed) of the tree that holds this package; empty where it is in none."""
     if not (ROOT / ".git").exists():
         return "", ""
-    changes = _git("status", "--porcelain", "--untracked-files=no")
-    return _git("rev-parse", "HEAD") or "", "" if changes is None else str(bool(changes)).lower()
+    changes = _output(*GIT, "status", "--porcelain", "--untracked-files=no")
+    dirty = "" if changes is None else str(bool(changes)).lower()
+    return _output(*GIT, "rev-parse", "HEAD") or "", dirty

@@ -36,26 +36,17 @@ def cause_of(error: BaseException) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def failure_of(trial: Any) -> Exception | None:
-    """What a trial of Ray Tune's raised, from the file that Ray has just written
-    (`get_pickled_error` reads its later copy); None where its process ended.
+def failure_cause(trial: Any) -> str:
+    """Why a trial of Ray Tune's failed, from the file that Ray has just written
+    (`get_pickled_error` reads its later copy). Raises what it raised where that is the disk's
+    doing, which no other trial fares better with.
     """
     from ray import cloudpickle
 
     file = trial.pickled_error_file
     if not file or not Path(file).is_file():
-        return None
-    error: Exception = cloudpickle.loads(Path(file).read_bytes())
-    return error
-
-
-def failure_cause(trial: Any) -> str:
-    """Why a trial of Ray Tune's failed. Raises what it raised where that is the disk's doing, which
-    no other trial fares better with.
-    """
-    error = failure_of(trial)
-    if error is None:
         return GONE
+    error: Exception = cloudpickle.loads(Path(file).read_bytes())
     if disk_trouble(error):
         raise error
     return named(cause_of(error), f"{type(error).__name__}: {error}")
@@ -119,19 +110,13 @@ def lasting_error(worker_exceptions: Mapping[int, Exception]) -> Exception | Non
 
 
 def failure_causes(worker_exceptions: Mapping[int, Exception]) -> dict[int, str]:
-    """Rank -> what became of it. When a process dies the other ranks fail for lack of it: then the
-    dead ones only.
-
-    Ray Train hands over what a worker raised as it is, and of a dead process that its health check
-    failed, and why.
+    """Rank -> what became of it; of the dead ones only where any is, as the others then fail for
+    lack of it. Of a dead process Ray Train says that its health check failed, and why.
     """
     from ray.exceptions import RayActorError
 
-    dead = [
-        rank
-        for rank, error in worker_exceptions.items()
-        if isinstance(getattr(error, "health_check_failure", error), RayActorError)
-    ]
-    if dead:
-        return dict.fromkeys(dead, KILLED)
-    return {rank: f"failed: {cause_of(error)}" for rank, error in worker_exceptions.items()}
+    dead = {}
+    for rank, error in worker_exceptions.items():
+        if isinstance(getattr(error, "health_check_failure", error), RayActorError):
+            dead[rank] = KILLED
+    return dead or {rank: f"failed: {cause_of(each)}" for rank, each in worker_exceptions.items()}

@@ -28,7 +28,7 @@ from rbnn.files import YAML_LOADER, write_atomically
 from rbnn.recipe import Recipe, load_recipe
 from tune.process import Process
 from tune.run.environment import run_environment, source_changes
-from tune.run.journal import JOURNAL, append_line, read_lines, read_rows
+from tune.run.journal import Journal, append_line, read_lines
 from tune.uris import without_secrets
 
 RUN_FILE, SWEEP_RECORD, MIRROR_FILE, LOCK_FILE = "run.json", "sweep.json", "mirror.json", ".lock"
@@ -43,8 +43,7 @@ Info = TypeVar("Info", bound="RunInfo")
 class RunInfo:
     """What run.json holds.
 
-    id: 32 hexadecimal digits, random, written once. parent: the id of the run that it belongs to,
-    of a sweep its own.
+    id: 32 hexadecimal digits, random, written once. parent: the id of the run that it belongs to.
     tags, params: beside those that follow from the recipe. values: what a trial tried. data: name,
     fingerprint and sizes of the data set. process: the `Process` that works on it. began, ended:
     seconds since 1970. state: as the last process left it. cause: why it failed or stopped.
@@ -160,7 +159,7 @@ class RunFolder:
     @property
     def epochs(self) -> list[dict[str, Any]]:
         """Its epochs' metrics, from epoch 0 on."""
-        return read_rows(self.directory / JOURNAL)
+        return Journal(self.directory).rows
 
     @property
     def has_recipe(self) -> bool:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rbnn.files import write_atomically
 
 JOURNAL = "metrics.jsonl"
-PLAIN = ("lr", "t", "k", "digest")
+DIGEST = "digest"
+PLAIN = ("lr", "t", "k", DIGEST)
 
 
 class Journal:
@@ -24,42 +26,30 @@ class Journal:
 
     def __init__(self, directory: Path) -> None:
         self.file = directory / JOURNAL
-        self.rows: list[dict[str, Any]] = []
-        self._offset = 0
-        self.refresh()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What it holds now, whichever process appended it: each epoch once and in order."""
+        found: list[dict[str, Any]] = []
+        for row in read_lines(self.file):
+            if row.get("epoch") == len(found):
+                found.append(row)
+        return found
 
     @property
     def last_epoch(self) -> int:
         """The last epoch that it holds, -1 for none."""
         return len(self.rows) - 1
 
-    def refresh(self) -> None:
-        """Take over what was appended since, by whichever process."""
-        if not self.file.is_file():
-            self._offset, self.rows = 0, []
-            return
-        with self.file.open("rb") as file:
-            file.seek(self._offset)
-            content = file.read()
-        complete = content[: content.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        for row in parsed(complete):
-            if row.get("epoch") == len(self.rows):
-                self.rows.append(row)
-
     def append(self, metrics: dict[str, Any]) -> None:
         """Write one epoch's metrics through to the disk."""
-        self.refresh()
         if metrics["epoch"] == len(self.rows):
             append_line(self.file, metrics)
-            self.refresh()
 
     def cut(self, num_epochs: int) -> None:
         """Keep the first epochs alone."""
         lines = [json.dumps(row) + "\n" for row in self.rows[:num_epochs]]
         write_atomically(self.file, "".join(lines))
-        self._offset, self.rows = 0, []
-        self.refresh()
 
     def complete(self) -> bool:
         """Take over last.ckpt's epoch where a kill came before its line; returns whether it did."""
@@ -87,32 +77,14 @@ def append_line(file: Path, values: dict[str, Any]) -> None:
         os.fsync(out.fileno())
 
 
-def parsed(content: bytes) -> list[dict[str, Any]]:
-    """The JSON objects in lines; a line torn by a kill is left out."""
-    found = []
-    for line in content.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            found.append(row)
-    return found
-
-
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The objects in a file of JSON lines, [] where there is none."""
-    return parsed(file.read_bytes()) if file.is_file() else []
-
-
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The epochs of a journal file, each once and in order, [] where there is none."""
-    return Journal(file.parent).rows
-
-
-def is_digest(name: str) -> bool:
-    """Whether a value of an epoch is a digest of the network's bits rather than a number."""
-    return name.startswith("digest")
+    """The objects in a file of JSON lines, [] where there is none; a torn line is left out."""
+    found = []
+    for line in file.read_bytes().splitlines() if file.is_file() else []:
+        with suppress(ValueError):
+            row = json.loads(line)
+            found += [row] if isinstance(row, dict) else []
+    return found
 
 
 def epoch_metrics(values: dict[str, Any]) -> dict[str, Any]:
@@ -122,3 +94,14 @@ def epoch_metrics(values: dict[str, Any]) -> dict[str, Any]:
         for name, value in values.items()
         if name in PLAIN or ("/" in name and not name.startswith("config/"))
     }
+
+
+def numbers(row: dict[str, Any]) -> dict[str, float]:
+    """The metrics in a row that are no digests."""
+    found = epoch_metrics(row).items()
+    return {name: float(value) for name, value in found if not name.startswith(DIGEST)}
+
+
+def digests(row: dict[str, Any]) -> dict[str, str]:
+    """Those of the network's bits in a row, by name."""
+    return {name: str(value) for name, value in row.items() if name.startswith(DIGEST)}

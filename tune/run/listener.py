@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
 from rbnn.errors import one_line
@@ -28,8 +29,8 @@ class Listener:
     def run_ended(self, run: RunFolder) -> None:
         """The run has ended, with the state and cause of its `info`."""
 
-    def sweep_changed(self, sweep: RunFolder) -> None:
-        """The sweep's own record has changed: a new best, its end."""
+    def sweep_changed(self, run: RunFolder) -> None:
+        """The record of a sweep itself has changed: a new best, its end."""
 
     def trials_began(self, table: Any) -> None:
         """Trials are about to run; `table` is kept true while they do (tune.sweep.table)."""
@@ -58,26 +59,9 @@ class Listeners(Listener):
                 self.listeners.remove(each)
                 warn(f"{type(each).__name__} hears no more: {one_line(error)}")
 
-    def run_began(self, run: RunFolder) -> None:
-        self._tell("run_began", run)
 
-    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
-        self._tell("epoch_ended", run, metrics)
-
-    def run_ended(self, run: RunFolder) -> None:
-        self._tell("run_ended", run)
-
-    def sweep_changed(self, sweep: RunFolder) -> None:
-        self._tell("sweep_changed", sweep)
-
-    def trials_began(self, table: Any) -> None:
-        self._tell("trials_began", table)
-
-    def trials_ended(self) -> None:
-        self._tell("trials_ended")
-
-    def said(self, text: str) -> None:
-        self._tell("said", text)
+for event in [name for name in vars(Listener) if not name.startswith("_")]:
+    setattr(Listeners, event, partialmethod(Listeners._tell, event))
 
 
 def warn(text: str) -> None:

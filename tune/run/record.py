@@ -1,21 +1,25 @@
-"""RunRecord: what a run depended on and what came out of it, from the store or a file."""
+"""RunRecord: what a run depended on and what came out of it, from the store or a file; and which
+one a command is pointed at. Without torch, so that a wrong word is answered at once.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from rbnn.errors import RecipeError, RequestError
-from rbnn.recipe import Recipe
-from tune.run.journal import epoch_metrics, is_digest
+from rbnn.recipe import FIELDS, Recipe, load_recipe, recipe_files
+from tune.run.journal import digests, numbers
 from tune.uris import told
 
 FORMAT = "rbnn-run"
 VERSION = 1
 AGAIN = "export it again: rbnn export RUN_ID FILE"
+FOLDERS = ("save", "resume", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -109,12 +113,52 @@ def _read_epoch(content: dict[str, Any]) -> Epoch:
 
 def as_epoch(row: dict[str, Any]) -> Epoch:
     """A row of a run's journal, its digests apart from its metrics."""
-    values = epoch_metrics(row)
-    digests = {key: str(value) for key, value in values.items() if is_digest(key)}
-    metrics = {key: float(value) for key, value in values.items() if key not in digests}
-    return Epoch(row["epoch"], digests, metrics)
+    return Epoch(row["epoch"], digests(row), numbers(row))
 
 
 def _written(value: float) -> float | str:
     """JSON has no NaN and no infinity: they are written as text, which float() takes back."""
     return value if math.isfinite(value) else str(value)
+
+
+Find = Callable[[str], RunRecord]  # the recorded run of an id, or of its beginning
+
+
+def find_record(target: str, find: Find) -> RunRecord:
+    """What is to be compared with: the exported file of that name, or the run of that id."""
+    if is_recipe(target) and not is_record(Path(target)):
+        raise RequestError(
+            f"--verify compares with a recorded run, and '{target}' is a recipe; use --seeds N, or "
+            "give a run id"
+        )
+    return read_record(Path(target)) if Path(target).is_file() else find(target)
+
+
+def find_recipe(target: str, given: dict[str, Any], find: Find) -> tuple[Recipe, str, str]:
+    """(recipe, its name, the run it comes from or "")."""
+    if is_record(Path(target)):
+        record = read_record(Path(target))
+    elif is_recipe(target) or "/" in target or not looks_like_an_id(target):
+        return load_recipe(target, **given), target, ""
+    else:
+        record = find(target)
+    return with_folders(target, record.to_recipe(), given), record.recipe_name, record.run_id
+
+
+def is_recipe(target: str) -> bool:
+    """Whether a word names a recipe, or a file of one."""
+    return target in recipe_files() or target.endswith((".yaml", ".yml"))
+
+
+def looks_like_an_id(text: str) -> bool:
+    """Whether a word may be the beginning of a run's id rather than a recipe's name."""
+    return bool(text) and all(letter in "0123456789abcdef" for letter in text.lower())
+
+
+def with_folders(target: str, recipe: Recipe, given: dict[str, Any]) -> Recipe:
+    """A recorded recipe in a new folder, with options that cannot change its result on top."""
+    for name in given:
+        if FIELDS[name].metadata["affects"] != "nothing":
+            remedy = "to vary it, export its recipe and edit that file"
+            raise RecipeError(f"{name} would change run {target}; {remedy}")
+    return recipe.replace(**dict.fromkeys(FOLDERS, "")).replace(**given)

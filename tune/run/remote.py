@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rbnn.errors import RecipeError
+from rbnn.files import replacing
 from tune.uris import told, without_secrets
 
 # Checkpoints, and the journal of epochs and the diagnostics that belong to them.
@@ -53,27 +54,23 @@ class CheckpointStore:
         self._sent: dict[str, tuple[int, int]] = {}
 
     def fetch(self, directory: Path) -> None:
-        """Make `directory` hold the store's checkpoints and no others: those of an earlier attempt
-        on this node are old.
-        """
+        """Make `directory` hold the store's checkpoints alone: any others are old."""
         directory.mkdir(parents=True, exist_ok=True)
         names = self._names()
         for name in _kept(directory).keys() - names:
             (directory / name).unlink(missing_ok=True)
         for name in names:
-            partial = directory / f".{name}.{uuid.uuid4().hex}"
             source = self.fs.open_input_stream(f"{self.path}/{name}")
-            with source, partial.open("wb") as target:
+            with source, replacing(directory / name) as partial, partial.open("wb") as target:
                 shutil.copyfileobj(source, target, BLOCK_BYTES)
-            partial.replace(directory / name)
-            self._sent[name] = _version(directory / name)
+            self._sent[name] = version_of(directory / name)
 
     def push(self, directory: Path) -> None:
         """Make the store hold `directory`'s checkpoints and no others; what changed is sent."""
         files = _kept(directory)
         self.fs.create_dir(self.path, recursive=True)
         for name, file in files.items():
-            version = _version(file)
+            version = version_of(file)
             if self._sent.get(name) != version:
                 self._send(file)
                 self._sent[name] = version
@@ -100,7 +97,8 @@ def _kept(directory: Path) -> dict[str, Path]:
     return {file.name: file for file in files if file.name.endswith(KEPT)}
 
 
-def _version(file: Path) -> tuple[int, int]:
+def version_of(file: Path) -> tuple[int, int]:
+    """What changes with a file's content."""
     status = file.stat()
     return status.st_mtime_ns, status.st_size
 
@@ -148,17 +146,13 @@ def check_storage(storage_path: str, num_nodes: int) -> None:
 
 
 def fetch(address: str, directory: Path) -> None:
-    """Make `directory` hold what the store at `address` holds; nothing where there is
-    no address.
-    """
+    """Make `directory` hold what the store at `address` holds, if there is one."""
     if address:
         CheckpointStore(address).fetch(directory)
 
 
 def sending(address: str, directory: Path, report: Callable[..., Any]) -> Callable[..., Any]:
-    """`report`, each epoch's checkpoints being sent to the store at `address` before it; `report`
-    itself without an address.
-    """
+    """`report`, each epoch's checkpoints being sent before it to the store at `address`, if any."""
     if not address:
         return report
     store = CheckpointStore(address)

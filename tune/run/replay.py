@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from rbnn.session import resolve
 from tune.run.environment import run_environment
 from tune.run.folder import RunFolder, RunInfo
 from tune.run.listener import Listener
-from tune.run.record import RunRecord
-from tune.run.target import Find, find_recipe, find_record, with_folders
+from tune.run.record import Find, RunRecord, find_recipe, find_record, with_folders
 from tune.run.train import TrainResult, going_on, train_recorded, training
 from tune.run.verdict import (
     TOLERANCE,
@@ -29,17 +27,13 @@ from tune.run.verdict import (
 )
 
 VERDICT = "verdict.json"
-Say = Callable[[str], Any]
 
 
 def replay(
     target: str, given: dict[str, Any], find: Find, listener: Listener
 ) -> tuple[TrainResult, SeedsVerdict | None]:
-    """Replay `target`: a recipe's name or file, with options of the line on top, a run id (or its
-    beginning), a file of export.
-
-    A recorded run takes only options that cannot change its result (folders, printing); RecipeError
-    otherwise. The verdict is on the figure documented for a named recipe, None for all else.
+    """Replay what `find_recipe` makes of `target`. The verdict is on the figure documented for a
+    named recipe, None for all else.
     """
     recipe, name, source = find_recipe(target, given, find)
     recipe = resolve(recipe)
@@ -54,31 +48,21 @@ def replay(
 
 
 def replay_and_verify(
-    target: str,
-    given: dict[str, Any],
-    find: Find,
-    listener: Listener,
-    *,
-    tolerance: float = TOLERANCE,
-    say: Say = print,
+    target: str, given: dict[str, Any], find: Find, listener: Listener, tolerance: float = TOLERANCE
 ) -> tuple[TrainResult, Verdict]:
     """Run a recorded run (by id, or the file of `rbnn export`) again and compare, epoch by epoch,
-    with what it recorded.
-
-    The differences of the machines are said first. The verdict becomes part of the new run's
-    record, linked to the old.
+    with what it recorded; the verdict becomes part of the new run's record, linked to the old.
     """
     recorded = find_record(target, find)
     recipe = resolve(with_folders(target, recorded.to_recipe(), given))
     here = run_environment(recipe)
     changed = environment_differences(recorded.environment, here)
     what = f"{recorded.recipe_name or recorded.name}, run {recorded.run_id}"
-    say(f"replaying {what}: {len(recorded.epochs)} recorded epochs")
-    say(environment_text(changed))
-    name, fingerprint = recorded.recipe_name, recorded.data.get("fingerprint", "")
-    tags = {"rbnn.replays": recorded.run_id}
-    about: dict[str, Any] = {"kind": "replay", "name": name, "tags": tags}
-    with training(recipe, listener, **about, fingerprint=fingerprint) as done:
+    print(f"replaying {what}: {len(recorded.epochs)} recorded epochs")
+    print(environment_text(changed))
+    about: dict[str, Any] = {"kind": "replay", "name": recorded.recipe_name}
+    about |= {"fingerprint": recorded.data.get("fingerprint", "")}
+    with training(recipe, listener, tags={"rbnn.replays": recorded.run_id}, **about) as done:
         verdict = verify(recorded, done.epochs, here, tolerance)
         tags = verdict_tags(verdict)
         if verdict.first:
@@ -89,24 +73,15 @@ def replay_and_verify(
 
 
 def replay_seeds(
-    target: str,
-    given: dict[str, Any],
-    find: Find,
-    listener: Listener,
-    num_seeds: int,
-    *,
-    say: Say = print,
+    target: str, given: dict[str, Any], find: Find, listener: Listener, num_seeds: int
 ) -> tuple[list[TrainResult], SeedsVerdict]:
     """Run a recipe with `num_seeds` seeds, its own and the next ones, and hold the best val/top1
-    against the documented figure.
-
-    The seeds' runs belong to one run that carries mean, standard deviation and verdict.
+    against the documented figure. They belong to one run that carries mean, deviation and verdict.
     """
     recipe, name, source = find_recipe(target, given, find)
     if source:
-        raise RequestError(
-            f"--seeds would change run {target}; give a recipe, or replay the run with --verify"
-        )
+        remedy = "give a recipe, or replay the run with --verify"
+        raise RequestError(f"--seeds would change run {target}; {remedy}")
     named, figures = _documented(name)
     recipe = resolve(recipe)
     recipes = [recipe.replace(seed=recipe.seed + index) for index in range(num_seeds)]
@@ -119,7 +94,7 @@ def replay_seeds(
     done: list[TrainResult] = []
     with going_on(parent, listener):
         for each in recipes:
-            say(f"seed {each.seed}, {len(done) + 1} of {num_seeds}")
+            print(f"seed {each.seed}, {len(done) + 1} of {num_seeds}")
             run_id = parent.info.id
             done.append(train_recorded(each, listener, kind="replay", name=name, parent=run_id))
         verdict = judge_seeds([each.best_top1 for each in done], recipe, named, figures)
@@ -150,10 +125,8 @@ def environment_text(changed: list[Difference]) -> str:
     """What differs between the recorded machine and this one, for people."""
     if not changed:
         return "environment: the same machine, packages and code as recorded"
-    lines = ["environment differs:"]
-    for each in changed:
-        lines.append(f"  {each.name}: {each.old or 'none'} recorded, {each.new or 'none'} here")
-    return "\n".join(lines)
+    found = [f"  {e.name}: {e.old or 'none'} recorded, {e.new or 'none'} here" for e in changed]
+    return "\n".join(["environment differs:", *found])
 
 
 def verdict_tags(verdict: Verdict | SeedsVerdict) -> dict[str, str]:

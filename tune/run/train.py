@@ -44,7 +44,6 @@ class TrainResult:
 
     @property
     def run_id(self) -> str:
-        """What people call the run by."""
         return self.run.run_id
 
     @property
@@ -87,8 +86,7 @@ def training(
     run has not ended yet. Its data and `resume` are checked before anything is written.
 
     name: of the recipe; parent: id of the run that it belongs to; fingerprint: of the data that it
-    must be trained on, DataError otherwise. Raises what `Session.open` and `fit` raise; the run
-    then ends failed, or killed at Ctrl-C.
+    must be trained on, DataError otherwise. Raises what `Session.open` and `fit` raise.
     """
     directory = run_directory(recipe)
     _check_directory(recipe, directory)

@@ -32,11 +32,10 @@ DRIVER_SHARE = 0.02
 def worker_config(
     recipe: Recipe, directory: Path, storage: str = "", events: Any = None
 ) -> dict[str, Any]:
-    """What travels to a worker. `storage`: the object store's address of this run's checkpoints, or
-    "".
+    """What travels to a worker, paths in full: Ray gives its workers folders of their own.
 
-    events: a Ray queue that hears of the workers of a TorchTrainer (see `train_with_workers`), or
-    None. Paths travel in full: Ray gives its workers working directories of their own.
+    storage: the object store's address of this run's checkpoints, or "". events: a Ray queue that
+    hears of the workers (see `train_with_workers`), or None.
     """
     recipe = recipe.replace(data_path=str(Path(recipe.data_path).absolute()))
     where = {"directory": str(directory.resolve()), "storage": storage}
@@ -45,12 +44,9 @@ def worker_config(
 
 def worker_directory(config: dict[str, Any]) -> tuple[Recipe, Path, Path | None]:
     """(recipe, folder, checkpoint to continue from or None) of a worker's configuration."""
-    directory = Path(config["directory"])
-    recipe = Recipe(**config["recipe"])
-    last = directory / LAST
-    if last.is_file():
-        return recipe, directory, last
-    return recipe, directory, Path(recipe.resume) if recipe.resume else None
+    recipe, directory = Recipe(**config["recipe"]), Path(config["directory"])
+    resume = Path(recipe.resume) if recipe.resume else None
+    return recipe, directory, directory / LAST if (directory / LAST).is_file() else resume
 
 
 def train_alone(config: dict[str, Any], report: Report) -> None:
@@ -143,11 +139,10 @@ def train_with_workers(
     progress: Progress | None = None,
 ) -> None:
     """Train a recipe of several workers on Ray and call `report(metrics)` in this process, epoch by
-    epoch.
+    epoch; a line says which worker died and where the others go on.
 
-    Says on the terminal which worker died and where the others go on. Raises RunFailed with the
-    cause when the workers fail more often than Ray Train may replace them, and what a worker raised
-    where it would raise it again.
+    Raises RunFailed with the cause when the workers fail more often than Ray Train may replace
+    them, and what a worker raised where it would raise it again.
     """
     from ray.util.queue import Empty, Queue
 
@@ -214,8 +209,7 @@ class WorkerLog:
 
 def _worker_events(queue: Any) -> Any:
     """A Ray Train callback, run in the controller: it puts rank 0's metrics and the workers'
-    failures into the queue, if there is one, and ends a run whose workers raised what they would
-    raise again, instead of starting them anew.
+    failures into the queue, if any, and ends a run whose workers raised a lasting error.
     """
     from ray.train import UserCallback
 
@@ -234,11 +228,9 @@ def _worker_events(queue: Any) -> Any:
 
 
 def name_own_ray() -> None:
-    """Make Ray Train's helpers ask the Ray that they run in.
-
-    The one that frees the places of a stopped trial's workers asks the latest Ray that was started
-    on the machine, which may be another: the places then stay taken, and the next trial waits for
-    ever (seen with Ray 2.60 beside a `ray start --head`).
+    """Make Ray Train's helpers ask the Ray that they run in, not the latest one of the machine: the
+    places of a stopped trial's workers would stay taken, and the next trial wait for ever (seen
+    with Ray 2.60 beside a `ray start --head`).
     """
     import ray
     from ray.train.v2._internal import constants

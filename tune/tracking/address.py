@@ -6,16 +6,15 @@ MLflow itself retries an unreachable store for minutes; the checks here come fir
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import logging
 import os
 import re
-import socket
 import sqlite3
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,6 +24,7 @@ from tune.run.listener import warn
 from tune.uris import (
     SQLITE,
     is_server,
+    no_answer,
     shown,
     sqlite_path,
     told,
@@ -82,7 +82,8 @@ def check_reachable(uri: str, patience_s: float = 0.0) -> None:
     elif is_server(uri):
         _check_server(uri)
     elif scheme in DATABASE_PORTS:
-        _check_port(uri, DATABASE_PORTS[scheme])
+        if why := no_answer(uri, DATABASE_PORTS[scheme], CHECK_TIMEOUT_S):
+            raise unreachable(uri, why)
     elif scheme in ("", "file"):
         reason = "it is a folder, and MLflow 3 keeps runs in a database"
         raise unreachable(uri, reason, f"set e.g. {DEFAULT_URI}")
@@ -105,15 +106,6 @@ def _check_server(uri: str) -> None:
         raise unreachable(uri, "what answers there is not an MLflow server")
 
 
-def _check_port(uri: str, default_port: int) -> None:
-    parts = urlsplit(uri)
-    try:
-        address = (parts.hostname or "localhost", parts.port or default_port)
-        socket.create_connection(address, CHECK_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
-        raise unreachable(uri, getattr(error, "strerror", None) or error) from None
-
-
 def _check_file(uri: str, path: Path, give_up_at: float, *, again: bool = False) -> None:
     """Open the database file, creating it, and take its write lock once."""
     if not path.parent.is_dir():
@@ -121,7 +113,7 @@ def _check_file(uri: str, path: Path, give_up_at: float, *, again: bool = False)
         raise unreachable(uri, reason, "create it, or set another MLFLOW_TRACKING_URI")
     try:
         connection = sqlite3.connect(path, timeout=CHECK_TIMEOUT_S, isolation_level=None)
-        with contextlib.closing(connection):
+        with closing(connection):
             connection.execute("PRAGMA schema_version")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
@@ -152,7 +144,7 @@ def may_hold(query: str, values: Any) -> bool:
         return path is None
     try:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)
-        with contextlib.closing(connection):
+        with closing(connection):
             return connection.execute(f"{query} LIMIT 1", values).fetchone() is not None
     except sqlite3.Error:
         return True
@@ -177,16 +169,12 @@ def check_schema(uri: str, said: object = "") -> None:
     """RequestError where another version of MLflow made a database's tables, by the revision in a
     database file or in what MLflow said of it: MLflow itself upgrades some of them unasked.
     """
-    found, path = (
-        re.findall(r"(?:found version|identified by) '?(\w+)", str(said)),
-        sqlite_path(uri),
-    )
+    found = re.findall(r"(?:found version|identified by) '?(\w+)", str(said))
+    path = sqlite_path(uri)
     if path is not None and path.is_file():
-        with (
-            contextlib.closing(sqlite3.connect(path)) as database,
-            contextlib.suppress(sqlite3.Error),
-        ):
-            found = [row[0] for row in database.execute("SELECT version_num FROM alembic_version")]
+        query = "SELECT version_num FROM alembic_version"
+        with closing(sqlite3.connect(path)) as database, suppress(sqlite3.Error):
+            found = [row[0] for row in database.execute(query)]
     if not found:
         return
     import mlflow
@@ -195,9 +183,9 @@ def check_schema(uri: str, said: object = "") -> None:
     steps = "\n".join(file.read_text("utf-8") for file in folder.glob("*.py"))
     known = re.findall(r"(?m)^revision\b[^=]*= [\"'](\w+)", steps)
     former = re.findall(r"(?m)^down_revision\b[^=]*= [\"'](\w+)", steps)
-    if found[0] in known and found[0] not in former:  # it is the last step
-        return
     if found[0] in known:
+        if found[0] not in former:  # it is the last step
+            return
         reason, remedy = "an older MLflow made its tables", f"mlflow db upgrade {shown(uri)}"
         raise unreachable(uri, reason, f"back it up, then: {remedy}")
     remedy = "install that version, or name another store in MLFLOW_TRACKING_URI"
@@ -223,8 +211,8 @@ def follow_files(uri: str) -> None:
         return
     own = folder.as_uri()
     with (
-        contextlib.suppress(sqlite3.Error),  # read-only, locked or of other tables: left as it is
-        contextlib.closing(sqlite3.connect(path, timeout=CHECK_TIMEOUT_S)) as database,
+        suppress(sqlite3.Error),  # read-only, locked or of other tables: left as it is
+        closing(sqlite3.connect(path, timeout=CHECK_TIMEOUT_S)) as database,
         database,
     ):
         query = (
@@ -247,11 +235,13 @@ def follow_files(uri: str) -> None:
             warn(f"MLflow store {shown(uri)} came from {other}; its files are those in {own} now")
 
 
-def prepare_database(uri: str) -> dict[str, str]:
-    """Make MLflow's tables in a database where they are missing; returns where the files of each
-    experiment go. RequestError, one line, where the database cannot be used.
+def opened(
+    uri: str, patience_s: float = 0.0, remedy: str = REMEDY
+) -> tuple[MlflowClient, dict[str, str]]:
+    """(a client, where the files of each experiment go); the tables of a database are made where
+    they are missing. RequestError, one line, within seconds where the store cannot be used.
     """
-    check_reachable(uri)
+    check_reachable(uri, patience_s)
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy import create_engine
@@ -260,11 +250,18 @@ def prepare_database(uri: str) -> dict[str, str]:
     check_schema(uri)
     follow_files(uri)
     try:
-        engine = create_engine(uri)
-        engine.connect().close()  # once: MLflow itself tries a refused login again for minutes
-        engine.dispose()
-        experiments = quiet_client(uri).search_experiments()
+        if not is_server(uri):
+            engine = create_engine(uri)
+            engine.connect().close()  # once: MLflow itself tries a refused login again for minutes
+            engine.dispose()
+        client = quiet_client(uri)
+        experiments = client.search_experiments()
     except (MlflowException, SQLAlchemyError, CommandError) as error:
         check_schema(uri, error)
-        raise unreachable(uri, error, DATABASE_REMEDY) from error
-    return {found.name: found.artifact_location for found in experiments}
+        raise unreachable(uri, error, remedy) from error
+    return client, {found.name: found.artifact_location for found in experiments}
+
+
+def prepare_database(uri: str) -> dict[str, str]:
+    """Where the files of each experiment of a database go; its tables are made."""
+    return opened(uri, remedy=DATABASE_REMEDY)[1]

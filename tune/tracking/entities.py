@@ -6,19 +6,18 @@ import dataclasses
 import getpass
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tune.process import Process
 from tune.run.folder import CHANGES, ENVIRONMENT, POINTS, RECIPE, RunFolder, RunInfo, State
-from tune.run.journal import JOURNAL, epoch_metrics, is_digest
+from tune.run.journal import JOURNAL
 from tune.tracking.models import PERIODIC
 from tune.tracking.reader import ID_TAG, PARENT_TAG
 from tune.tracking.view import COLOUR_TAG, colour_of, described
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Run
 
 NOTE_TAG = "mlflow.note.content"
 EPOCHS_TAG, POINTS_TAG, STATE_TAG = "rbnn.epochs", "rbnn.points", "rbnn.state"
@@ -31,7 +30,7 @@ STATUS: dict[State, str] = {  # pruned, killed, stopped, died: KILLED
     "failed": "FAILED",
 }
 RUN_STATES = {"finished": "complete", "stopped": "killed", "died": "killed"}  # of a sweep's run
-MAX_TAG_LENGTH, MAX_METRICS, MAX_PARAMS = 5000, 800, 100  # MLflow takes 1,000 values a call
+MAX_TAG_LENGTH = 5000
 ALWAYS = (RECIPE, ENVIRONMENT, CHANGES, "sweep.yaml")
 AT_THE_END = ("verdict.json", "diagnostics.csv", "diagnostics.png")
 REPORTS = ("report.html", "report.png", "trials.csv")
@@ -54,11 +53,9 @@ class Known:
     @classmethod
     def of(cls, run: Run) -> Known:
         """What MLflow says of a run."""
+        about, tags, params = run.info, run.data.tags, set(run.data.params)
         has_data = bool(run.inputs and run.inputs.dataset_inputs)
-        about, data = run.info, run.data
-        return cls(
-            about.run_id, about.experiment_id, about.status, data.tags, set(data.params), has_data
-        )
+        return cls(about.run_id, about.experiment_id, about.status, tags, params, has_data)
 
     def count(self, tag: str) -> int:
         """How many epochs, or points, the store has."""
@@ -106,43 +103,6 @@ def end_tags(info: RunInfo) -> dict[str, str]:
     if info.cause:
         tags["rbnn.cause"] = info.cause[:MAX_TAG_LENGTH]
     return tags
-
-
-def digest_lines(rows: list[dict[str, Any]]) -> str:
-    """The content of digests.txt: epoch, name and digest of the network's bits."""
-    found = [(row["epoch"], key, row[key]) for row in rows for key in row if is_digest(key)]
-    return "".join(f"{epoch} {key} {digest}\n" for epoch, key, digest in found)
-
-
-def batches(rows: list[dict[str, Any]], first: int, key: str) -> Iterator[tuple[int, list[Metric]]]:
-    """(rows done with it, metrics) of the rows from `first` on, as many as one call may hold."""
-    from mlflow.entities import Metric
-
-    metrics: list[Metric] = []
-    for index, row in enumerate(rows[first:], first):
-        values = epoch_metrics(row) if key == "epoch" else row
-        new = [
-            Metric(name, float(value), row["time_ms"], row[key])
-            for name, value in values.items()
-            if name not in (key, "time_ms") and not is_digest(name)
-        ]
-        if metrics and len(metrics) + len(new) > MAX_METRICS:
-            yield index, metrics
-            metrics = []
-        metrics += new
-    if rows[first:]:
-        yield len(rows), metrics
-
-
-def test_scores(run: RunFolder) -> list[Metric]:
-    """The test set's scores of a run that confirms a setting, at its last epoch."""
-    from mlflow.entities import Metric
-
-    file = run.directory / "test.json"
-    if not file.is_file() or not run.epochs:
-        return []
-    last, values = run.epochs[-1], json.loads(file.read_text("utf-8"))
-    return [Metric(key, value, last["time_ms"], last["epoch"]) for key, value in values.items()]
 
 
 def data_inputs(data: dict[str, Any]) -> list[Any]:

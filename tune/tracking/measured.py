@@ -33,25 +33,20 @@ def measured_accuracies(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     RequestError where the store does not answer.
     """
     wanted = list(names)
-    if not has_runs(wanted):
+    marks = ", ".join("?" * len(wanted))
+    query = f"SELECT 1 FROM tags WHERE key = 'rbnn.recipe' AND value IN ({marks})"
+    if not may_hold(query, wanted):
         return {}
     reader = RunReader.open()
     found = {name: best_run(reader, name) for name in wanted}
     return {name: figures for name, figures in found.items() if figures}
 
 
-def has_runs(names: list[str]) -> bool:
-    """Whether the store can hold runs of these recipes."""
-    marks = ", ".join("?" * len(names))
-    return may_hold(f"SELECT 1 FROM tags WHERE key = 'rbnn.recipe' AND value IN ({marks})", names)
-
-
 def best_run(reader: RunReader, name: str) -> dict[str, Any] | None:
     """The figures of one recipe; None where no run of it counts."""
     recipe, results = load_recipe(name), []
-    for run in reader.search(
-        f"tags.`rbnn.recipe` = {quoted(name)} and attributes.status = 'FINISHED'"
-    ):
+    finished = f"tags.`rbnn.recipe` = {quoted(name)} and attributes.status = 'FINISHED'"
+    for run in reader.search(finished):
         run_id, kind = run.info.run_id, run.data.tags.get("rbnn.kind")
         if kind in ("train", "replay") and unchanged(reader, run_id, recipe):
             points = reader.points(run_id, "val/top1")
@@ -79,11 +74,9 @@ def recorded_epoch_s(recipe: Recipe, reader: RunReader) -> tuple[float, str] | N
     from tune.tracking.entities import param_text  # which loads torch
 
     wanted = {name: param_text(getattr(recipe, name)) for name in SAME}
-    conditions = " and ".join(
-        f"params.`{name}` = '{wanted[name]}'"
-        for name in ("dataset", "model", "batch_size", "threads")
-    )
-    for run in reversed(reader.search(conditions)):
+    first = ("dataset", "model", "batch_size", "threads")
+    conditions = [f"params.`{name}` = '{wanted[name]}'" for name in first]
+    for run in reversed(reader.search(" and ".join(conditions))):
         params, run_id = run.data.params, run.info.run_id
         alike = all(params.get(name, text) == text for name, text in wanted.items())
         if alike and "time/epoch_s" in run.data.metrics:

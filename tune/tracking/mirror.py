@@ -5,42 +5,39 @@ first time: runs are found by their own id (tag `rbnn.id`), an epoch is logged a
 folder gives it, which MLflow keeps once, and the count of epochs goes into the same call.
 
 Names that others read: tags `rbnn.kind`, `rbnn.recipe`, `rbnn.sweep`, `rbnn.trial`, `rbnn.pruned`,
-`rbnn.state`, `rbnn.cause`, `rbnn.epochs`, `rbnn.data_fingerprint`; artifacts `recipe.yaml`,
-`environment.yaml`, `source_changes.diff` (of a changed tree), `digests.txt`, `checkpoints/`; params
-are the recipe's options.
+`rbnn.state`, `rbnn.cause`, `rbnn.epochs`, `rbnn.data_fingerprint`; the artifacts of `artifacts_of`,
+`digests.txt` and `checkpoints/`; params are the recipe's options.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbnn.files import write_atomically
 from tune.run.folder import MIRROR_FILE, RunFolder, RunInfo
+from tune.run.journal import digests, numbers
+from tune.run.remote import version_of
 from tune.tracking.address import artifact_folder, unreachable
 from tune.tracking.entities import (
     CHECKPOINTS,
     END_TAGS,
     EPOCHS_TAG,
     MARK_TAG,
-    MAX_PARAMS,
     NOTE_TAG,
     POINTS_TAG,
     STATE_TAG,
     Known,
     artifacts_of,
-    batches,
     data_inputs,
-    digest_lines,
     end_tags,
     is_complete,
     mark_of,
     param_text,
     status_of,
     tags_and_params,
-    test_scores,
 )
 from tune.tracking.models import PERIODIC, keep_checkpoints
 from tune.tracking.reader import EXPERIMENT, ID_TAG, RunReader
@@ -50,6 +47,8 @@ from tune.uris import shown, without_secrets
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+
+MAX_METRICS, MAX_PARAMS = 800, 100  # MLflow takes 1,000 values a call
 
 
 class Mirror:
@@ -67,8 +66,7 @@ class Mirror:
     def sync(self, directory: Path) -> str:
         """Bring the store's run of a folder up to date; returns MLflow's id of it.
 
-        Raises whatever MLflow raises where the store does not answer; what is in the store then is
-        right as far as it goes, and the next call goes on.
+        Raises whatever MLflow raises where the store does not answer; the next call goes on.
         """
         from mlflow.exceptions import MlflowException
 
@@ -123,22 +121,22 @@ class Mirror:
         """Whether the store's run of a folder is missing or behind; nothing is changed."""
         run = RunFolder(directory)
         info = run.info
-        known = self._known.get(info.id)
-        if known is None:
-            found = self.reader.search(f"tags.`{ID_TAG}` = '{info.id}'")
-            known = Known.of(found[0]) if found else None
+        known = self._known.get(info.id) or self._stored(info.id)
         return known is None or not is_complete(run, info, known)
+
+    def _stored(self, own_id: str, *, deleted: bool = False) -> Known | None:
+        """The store's run of that id, one that is not deleted before others."""
+        found = self.reader.search(f"tags.`{ID_TAG}` = '{own_id}'", deleted=deleted)
+        run = min(found, key=lambda each: each.info.lifecycle_stage != "active", default=None)
+        return Known.of(run) if run else None
 
     def _find(self, info: RunInfo) -> Known | None:
         """The store's run of that id, restored where it was deleted in MLflow's pages."""
-        found = self.reader.search(f"tags.`{ID_TAG}` = '{info.id}'", deleted=True)
-        if not found:
-            return None
-        run = min(found, key=lambda each: each.info.lifecycle_stage != "active")
-        if run.info.lifecycle_stage == "deleted":
-            self.client.restore_run(run.info.run_id)
-            self.say(f"MLflow run {run.info.run_id[:8]} ({info.name}) was deleted; it is restored")
-        return Known.of(run)
+        known = self._stored(info.id, deleted=True)
+        if known and self.reader.lifecycle(known.run_id) == "deleted":
+            self.client.restore_run(known.run_id)
+            self.say(f"MLflow run {known.run_id[:8]} ({info.name}) was deleted; it is restored")
+        return known
 
     def _create(self, info: RunInfo, tags: dict[str, str]) -> Known:
         parent = self._known.get(info.parent)
@@ -155,11 +153,10 @@ class Mirror:
                 other = RunFolder(folder)
                 if other.exists and other.info.id == info.parent:
                     self.sync(folder)
-        if info.parent not in self._known:
-            found = self.reader.search(f"tags.`{ID_TAG}` = '{info.parent}'", deleted=True)
-            if found:
-                self._known[info.parent] = Known.of(found[0])
-        return self._known.get(info.parent)
+        known = self._known.get(info.parent) or self._stored(info.parent, deleted=True)
+        if known:
+            self._known[info.parent] = known
+        return known
 
     def _experiment(self) -> str:
         """The experiment of new runs, created where missing."""
@@ -182,11 +179,7 @@ class Mirror:
         return str(found.experiment_id)
 
     def _log(
-        self,
-        known: Known,
-        tags: Mapping[str, str],
-        params: Mapping[str, Any],
-        metrics: list[Metric],
+        self, known: Known, tags: dict[str, str], params: dict[str, Any], metrics: list[Metric]
     ) -> None:
         """Log what the store does not have yet, in one call; MLflow sets the tags last."""
         from mlflow.entities import Param, RunTag
@@ -206,31 +199,25 @@ class Mirror:
         """Copy the folder's files to the run's artifacts where they changed."""
         for name, folder in artifacts_of(info).items():
             file = run.directory / name
-            if not file.is_file():
-                continue
-            state = file.stat()
-            if known.files.get(name) == (state.st_size, state.st_mtime_ns):
+            if not file.is_file() or known.files.get(name) == version_of(file):
                 continue
             if name == "sweep.yaml":  # the artifact names storages without their passwords
                 self.client.log_text(known.run_id, without_secrets(file.read_text("utf-8")), name)
             else:
                 self.client.log_artifact(known.run_id, str(file), folder or None)
-            known.files[name] = (state.st_size, state.st_mtime_ns)
+            known.files[name] = version_of(file)
 
     def _new_values(
         self, run: RunFolder, known: Known
     ) -> Iterator[tuple[dict[str, str], list[Metric]]]:
-        """(the count that makes them known, metrics), call by call, of the epochs and points that
-        the store lacks; the epochs' digests are there before.
-        """
+        """`batches` of the epochs and points that the store lacks; first, the epochs' digests."""
         rows, num_epochs = run.epochs, known.count(EPOCHS_TAG)
-        lines = digest_lines(rows) if len(rows) > num_epochs else ""
-        if lines:
+        found = [(row["epoch"], *pair) for row in rows for pair in digests(row).items()]
+        if found and len(rows) > num_epochs:
+            lines = "".join(f"{epoch} {key} {digest}\n" for epoch, key, digest in found)
             self.client.log_text(known.run_id, lines, "digests.txt")
-        for count, metrics in batches(rows, num_epochs, "epoch"):
-            yield {EPOCHS_TAG: str(count)}, metrics
-        for count, metrics in batches(run.points, known.count(POINTS_TAG), "step"):
-            yield {POINTS_TAG: str(count)}, metrics
+        yield from batches(rows, "epoch", EPOCHS_TAG, num_epochs)
+        yield from batches(run.points, "step", POINTS_TAG, known.count(POINTS_TAG))
 
     def _checkpoints(self, run: RunFolder, known: Known, *, ended: bool) -> None:
         """Checkpoints as artifacts and models: periodic ones at once, the others at the end."""
@@ -255,7 +242,10 @@ class Mirror:
         """Say that the store has all, and then that the run has ended."""
         if info.kind == "sweep":
             save_view(self.client, known.experiment_id, info.id, searched_in(info.params))
-        self._log(known, {}, {}, test_scores(run))
+        scores = run.directory / "test.json"
+        if scores.is_file() and run.epochs:
+            row = {**run.epochs[-1], **json.loads(scores.read_text("utf-8"))}
+            self._log(known, {}, {}, metrics_of(row, "epoch", "test/"))
         known.tags[MARK_TAG] = mark_of(run, info)
         self.client.set_tag(known.run_id, MARK_TAG, known.tags[MARK_TAG])
         if known.status != status_of(info):
@@ -269,6 +259,34 @@ class Mirror:
         copy = {"store": store, "experiment": known.experiment_id, "run": known.run_id}
         if run.mirrored != copy:
             write_atomically(run.directory / MIRROR_FILE, json.dumps(copy))
+
+
+def metrics_of(row: dict[str, Any], step: str, only: str = "") -> list[Metric]:
+    """A row's numbers, those whose names begin so, at its step and time."""
+    from mlflow.entities import Metric
+
+    return [
+        Metric(name, value, row["time_ms"], row[step])
+        for name, value in numbers(row).items()
+        if name.startswith(only)
+    ]
+
+
+def batches(
+    rows: list[dict[str, Any]], step: str, tag: str, first: int
+) -> Iterator[tuple[dict[str, str], list[Metric]]]:
+    """(the count of rows done with it, as a tag, metrics) of the rows from `first` on, as many as
+    one call may hold.
+    """
+    metrics: list[Metric] = []
+    for index, row in enumerate(rows[first:], first):
+        new = metrics_of(row, step)
+        if metrics and len(metrics) + len(new) > MAX_METRICS:
+            yield {tag: str(index)}, metrics
+            metrics = []
+        metrics += new
+    if rows[first:]:
+        yield {tag: str(len(rows))}, metrics
 
 
 def end_dead(client: MlflowClient, run_id: str) -> None:

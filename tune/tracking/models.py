@@ -6,8 +6,8 @@ line.
         images (N, 3, S, S), normalised float32 -> class scores (N, C)
 
 A checkpoint is on disk once: where artifacts lie in a folder, the artifact and the model's data are
-further names of the run's file, which every writer replaces and none changes. Where they go to a
-server, the run gets the file, the model its weights.
+further names of the run's file. Where they go to a server, the run gets the file, the model its
+weights.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import functools
 import json
 import pickle
 import platform
+import re
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from rbnn.datasets import dataset_spec
 from rbnn.errors import CheckpointError
@@ -32,6 +31,7 @@ from rbnn.errors import CheckpointError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
+    from mlflow.models import Model, ModelSignature
     from torch import nn
 
 FOLDER = "checkpoints"
@@ -39,18 +39,24 @@ PERIODIC = "epoch-"
 DIGEST_TAG = "rbnn.digest"
 FILE_TAG = "rbnn.checkpoint"
 OF_A_SWEEP, CUT_OFF = ("trial", "confirm"), ("pruned", "killed", "failed")
-FORBIDDEN = "/:.%\"'"  # in the name of a logged model
+FORBIDDEN = r"[/:.%\"']"  # in the name of a logged model
 SCORED = ("train/", "val/")
 NETWORK_OPTIONS = ("model", "dataset", "a32", "semantics")
 RUN_TAGS = ("rbnn.sweep", "rbnn.trial", "rbnn.recipe")
+EXAMPLE = {
+    "artifact_path": "input_example.json",
+    "serving_input_path": "serving_input_example.json",
+    "type": "ndarray",
+    "format": "tf-serving",
+}
 REQUIRED = ("mlflow", "torch", "torchvision", "numpy")  # and this project, for its layers
 # What the tensors of a checkpoint are rebuilt by; of storages torch takes care itself.
 REBUILDERS = (("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"))
 
 
 class Unpickler(pickle.Unpickler):
-    """What MLflow lets torch.load open a logged checkpoint with: the file, a dict of tensors and
-    plain values, opens as its network. Nothing else that a file may name is executed.
+    """What MLflow lets torch.load open a logged checkpoint with, which is a dict of tensors and
+    plain values, as its network; nothing else that a file may name is executed.
 
     (data/pickle_module_info.txt beside the file names this module, which spares a second copy of
     the weights in another format.)
@@ -71,39 +77,24 @@ def network_of(content: Any) -> nn.Module:
     from rbnn.recipe import FIELDS
 
     if not isinstance(content, dict) or not content.get("recipe") or "state_dict" not in content:
-        raise CheckpointError(
-            "the logged model holds no checkpoint with its recipe; load the file with rbnn evaluate"
-        )
+        remedy = "load the file with rbnn evaluate"
+        raise CheckpointError(f"the logged model holds no checkpoint with its recipe; {remedy}")
     recipe = {name: content["recipe"].get(name, FIELDS[name].default) for name in NETWORK_OPTIONS}
     network = build(**{"name": recipe.pop("model"), **recipe})
     network.load_state_dict(content["state_dict"])
     return network.eval()
 
 
-@dataclass(frozen=True)
-class Content:
-    """What a checkpoint says of itself. epoch: the last complete one, 0-based; -1 for none."""
-
-    recipe: dict[str, Any]
-    epoch: int
-    partial: bool
-    metrics: dict[str, float]
-    digest: str
-
-
-def content_of(file: Path) -> Content | None:
-    """None where the file is no checkpoint of ours."""
+def content_of(file: Path) -> dict[str, Any]:
+    """What a checkpoint holds; {} where the file is none of ours."""
     import torch
 
     try:
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # whatever torch makes of another file: nothing to log as a model
-        return None
-    if not isinstance(found, dict) or not found.get("recipe") or "digest" not in found:
-        return None
-    scores = {name: float(x) for name, x in found["metrics"].items() if name.startswith(SCORED)}
-    epoch, partial = int(found["epoch"]) - 1, bool(found.get("step"))
-    return Content(found["recipe"], epoch, partial, scores, found["digest"])
+        return {}
+    is_ours = isinstance(found, dict) and found.get("recipe") and "digest" in found
+    return found if is_ours else {}
 
 
 def keep_checkpoints(client: MlflowClient, run_id: str, files: Sequence[Path]) -> None:
@@ -115,11 +106,11 @@ def keep_checkpoints(client: MlflowClient, run_id: str, files: Sequence[Path]) -
     for file in files:
         put_artifact(client, run, file)
         content, known = content_of(file), models.get(file.stem)
-        if content is None or (known and known.tags.get(DIGEST_TAG) == content.digest):
+        if not content or (known and known.tags.get(DIGEST_TAG) == content["digest"]):
             continue
-        if not is_worth_listing(run, file, content):
+        if not is_worth_listing(run, file, content["epoch"]):
             continue
-        _log_model(client, run, file, content)
+        _log_checkpoint(client, run, file, content)
         if known:
             _drop_model(client, known)
     names = {file.name for file in files}
@@ -132,18 +123,16 @@ def keep_checkpoints(client: MlflowClient, run_id: str, files: Sequence[Path]) -
             _repository(client, run.info.artifact_uri).delete_artifacts(entry.path)
 
 
-def is_worth_listing(run: Run, file: Path, content: Content) -> bool:
+def is_worth_listing(run: Run, file: Path, num_epochs: int) -> bool:
     """Not of a sweep's trial that was cut off; nor a best epoch that is the last one."""
     tags = run.data.tags
     cut_off = tags.get("rbnn.kind") in OF_A_SWEEP and tags.get("rbnn.state", "") in CUT_OFF
-    again = file.stem == "best" and content.epoch + 1 == int(tags.get("rbnn.epochs", 0))
+    again = file.stem == "best" and num_epochs == int(tags.get("rbnn.epochs", 0))
     return not cut_off and not again
 
 
 def models_of(client: MlflowClient, run: Run) -> dict[str, LoggedModel]:
-    """The run's logged models by the name of their files (last, best, epoch-0010, ...), without
-    deleted ones.
-    """
+    """The run's logged models that are not deleted by their files' names: last, epoch-0010, ..."""
     from mlflow.exceptions import MlflowException
 
     found = {}
@@ -177,82 +166,80 @@ def _link(file: Path, target: Path) -> None:
 
 def local_folder(uri: str) -> Path | None:
     """The folder behind a file: address; None for a store elsewhere."""
-    parts = urlsplit(uri)
-    if parts.scheme not in ("", "file"):
-        return None
-    return Path(unquote(parts.path) if parts.scheme else uri)
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    return Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None
 
 
-def _log_model(client: MlflowClient, run: Run, file: Path, content: Content) -> None:
-    """A LoggedModel of a checkpoint: epoch, metrics, and everything that loading needs."""
-    from mlflow.entities import LoggedModelOutput, Metric
+@contextlib.contextmanager
+def logging_model(
+    client: MlflowClient, run: Run, name: str, tags: dict[str, str], epoch: int = 0, **params: str
+) -> Iterator[tuple[Path, Model]]:
+    """A LoggedModel of the run: within, (a folder for its files, what is to be its MLmodel)."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
 
-    about, epoch = run.info, content.epoch
-    tags = {key: run.data.tags[key] for key in RUN_TAGS if key in run.data.tags}
-    tags[DIGEST_TAG] = content.digest
-    tags |= {FILE_TAG: file.name, "rbnn.epoch": str(epoch)}
-    params = {name: str(content.recipe.get(name, "")) for name in NETWORK_OPTIONS}
-    sweep = f" ({tags['rbnn.sweep']})" if "rbnn.sweep" in tags else ""
-    name = f"{about.run_name}, {file.stem}{sweep}"
-    name = "".join("-" if letter in FORBIDDEN else letter for letter in name)
-    model = client.create_logged_model(
-        about.experiment_id, name, about.run_id, tags, params, "rbnn"
-    )
-    folder = local_folder(model.artifact_location)
+    about = run.info
+    made = client.create_logged_model(about.experiment_id, name, about.run_id, tags, params, "rbnn")
+    location, model_id = made.artifact_location, made.model_id
+    described = Model(artifact_path=location, run_id=about.run_id, model_id=model_id)
+    folder = local_folder(location)
     if folder is None:
         with tempfile.TemporaryDirectory() as place:
-            _write_model(Path(place), file, content, model, weights_only=True)
-            client.log_model_artifacts(model.model_id, place)
+            yield Path(place) / "model", described
+            client.log_model_artifacts(model_id, f"{place}/model")
     else:
-        _write_model(folder, file, content, model)
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(about.run_id, [LoggedModelOutput(model.model_id, max(epoch, 0))])
-    if content.partial or epoch < 0 or "val/top1" not in run.data.metrics:
+        yield folder, described
+    client.finalize_logged_model(model_id, "READY")
+    client.log_outputs(about.run_id, [LoggedModelOutput(model_id, epoch)])
+
+
+def _log_checkpoint(client: MlflowClient, run: Run, file: Path, content: dict[str, Any]) -> None:
+    """A LoggedModel of a checkpoint: epoch, metrics, and everything that loading needs."""
+    from mlflow.entities import Metric
+
+    run_id, epoch, recipe = run.info.run_id, content["epoch"] - 1, content["recipe"]
+    tags = {key: run.data.tags[key] for key in RUN_TAGS if key in run.data.tags}
+    tags |= {DIGEST_TAG: content["digest"], FILE_TAG: file.name, "rbnn.epoch": str(epoch)}
+    params = {name: str(recipe.get(name, "")) for name in NETWORK_OPTIONS}
+    sweep = f" ({tags['rbnn.sweep']})" if "rbnn.sweep" in tags else ""
+    name = re.sub(FORBIDDEN, "-", f"{run.info.run_name}, {file.stem}{sweep}")
+    with logging_model(client, run, name, tags, max(epoch, 0), **params) as (folder, described):
+        described.metadata = {"epoch": epoch, "recipe": recipe}
+        _write_model(folder, file, described)
+    if content.get("step") or epoch < 0 or "val/top1" not in run.data.metrics:
         return
     # With the time at which the run logged them, they are the run's own points; with another they
     # would be there twice.
-    points = client.get_metric_history(about.run_id, "val/top1")
+    points = client.get_metric_history(run_id, "val/top1")
     for logged_ms in [point.timestamp for point in points if point.step == epoch][:1]:
         metrics = [
-            Metric(name, value, logged_ms, epoch, model_id=model.model_id)
-            for name, value in content.metrics.items()
+            Metric(name, float(value), logged_ms, epoch, model_id=described.model_id)
+            for name, value in content["metrics"].items()
+            if name.startswith(SCORED)
         ]
-        client.log_batch(about.run_id, metrics=metrics)
+        client.log_batch(run_id, metrics=metrics)
 
 
-def _write_model(
-    folder: Path, file: Path, content: Content, model: LoggedModel, *, weights_only: bool = False
-) -> None:
-    """An MLflow model folder around the checkpoint."""
+def _write_model(folder: Path, file: Path, described: Model) -> None:
+    """An MLflow model folder around the checkpoint; where it is to travel, around its weights."""
     import torch
-    from mlflow.models import Model
 
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
-    if weights_only:
+    if local_folder(described.artifact_path):
+        _link(file, data / "model.pth")
+    else:
         state = torch.load(file, map_location="cpu", weights_only=True)
         kept = ("format", "version", "recipe", "epoch", "state_dict")
         torch.save({key: state[key] for key in kept}, data / "model.pth")
-    else:
-        _link(file, data / "model.pth")
     (data / "pickle_module_info.txt").write_text(__name__)
-    files, signature = _shared_files(content.recipe["dataset"])
+    files, described.signature = _shared_files(described.metadata["recipe"]["dataset"])
     for name, text in files.items():
         (folder / name).write_text(text, "utf-8")
-    described = Model(
-        artifact_path=model.artifact_location,
-        run_id=model.source_run_id,
-        model_id=model.model_id,
-        signature=signature,
-        saved_input_example_info={
-            "artifact_path": "input_example.json",
-            "serving_input_path": "serving_input_example.json",
-            "type": "ndarray",
-            "format": "tf-serving",
-        },
-        metadata={"epoch": content.epoch, "recipe": content.recipe},
-        model_size_bytes=file.stat().st_size,
-    )
+    described.saved_input_example_info = EXAMPLE
+    described.model_size_bytes = file.stat().st_size
     torch_version, python_version = str(torch.__version__), platform.python_version()
     described.add_flavor("pytorch", model_data="data", pytorch_version=torch_version, code=None)
     classifier = {"loader_module": "mlflow.pytorch", "data": "data"}
@@ -261,24 +248,33 @@ def _write_model(
 
 
 @functools.cache
-def _shared_files(dataset: str) -> tuple[dict[str, str], Any]:
+def _shared_files(dataset: str) -> tuple[dict[str, str], ModelSignature]:
     """(files by name, signature) that the models of a data set have in common."""
+    spec = dataset_spec(dataset)
+    size = spec.image_size
+    image = [[[round(2 * x / (size - 1) - 1, 2) for x in range(size)]] * size] * 3
+    files = {
+        "input_example.json": json.dumps([image]),
+        "serving_input_example.json": json.dumps({"inputs": [image]}),
+        "requirements.txt": "\n".join([*requirements(), "# and rbnn-tune, which trained it\n"]),
+    }
+    return files, signature_of(size, spec.num_classes)
+
+
+def requirements(*more: str) -> list[str]:
+    """What loading takes, in the versions that are installed."""
+    return [f"{name}=={metadata.version(name)}" for name in (*REQUIRED, *more)]
+
+
+def signature_of(image_size: int, num_classes: int) -> ModelSignature:
+    """What a classifier takes, and gives."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    spec = dataset_spec(dataset)
-    size, kind = spec.image_size, np.dtype(np.float32)
-    image = [[[round(2 * x / (size - 1) - 1, 2) for x in range(size)]] * size] * 3
-    requirements = [f"{name}=={metadata.version(name)}" for name in REQUIRED]
-    files = {
-        "input_example.json": json.dumps([image]),
-        "serving_input_example.json": json.dumps({"inputs": [image]}),
-        "requirements.txt": "\n".join([*requirements, "# and rbnn-tune, which trained it\n"]),
-    }
-    inputs = Schema([TensorSpec(kind, (-1, 3, size, size))])
-    outputs = Schema([TensorSpec(kind, (-1, spec.num_classes))])
-    return files, ModelSignature(inputs, outputs)
+    kind, shape = np.dtype(np.float32), (-1, 3, image_size, image_size)
+    inputs, outputs = TensorSpec(kind, shape), TensorSpec(kind, (-1, num_classes))
+    return ModelSignature(Schema([inputs]), Schema([outputs]))
 
 
 def _drop_model(client: MlflowClient, model: LoggedModel) -> None:

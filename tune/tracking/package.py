@@ -10,15 +10,13 @@ it needs rbnn alone.
 
 from __future__ import annotations
 
-import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rbnn import checkpoint
 from rbnn.errors import RequestError
 from rbnn.packed.weights import read_config
-from tune.tracking.models import FOLDER
+from tune.tracking.models import FOLDER, logging_model, requirements, signature_of
 from tune.tracking.reader import RunReader
 
 if TYPE_CHECKING:
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 NAME = "package"
 FILE = "last.ckpt"  # what a trial is judged by is its last epoch
 LOADER = "rbnn.packed.serving"
-REQUIREMENTS = ("mlflow", "torch", "torchvision", "numpy", "safetensors")
 
 
 def checkpoint_of_run(reader: RunReader, run_id: str, folder: Path) -> tuple[Path, str]:
@@ -55,9 +52,8 @@ def checkpoint_of_model(client: MlflowClient, uri: str, folder: Path) -> tuple[P
     from mlflow.exceptions import MlflowException
 
     try:
-        place = mlflow.artifacts.download_artifacts(
-            uri, dst_path=str(folder / "model"), tracking_uri=client.tracking_uri
-        )
+        to, store = str(folder / "model"), client.tracking_uri
+        place = mlflow.artifacts.download_artifacts(uri, dst_path=to, tracking_uri=store)
         file = Path(place) / "data" / "model.pth"
         content = torch.load(file, map_location="cpu", weights_only=True)
         described = mlflow.models.Model.load(place)
@@ -75,44 +71,19 @@ def checkpoint_of_model(client: MlflowClient, uri: str, folder: Path) -> tuple[P
 
 def log_package(client: MlflowClient, run_id: str, package: Path) -> str:
     """Log a package as a model of the run; its model id."""
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
-
-    run = client.get_run(run_id)
-    model = client.create_logged_model(
-        run.info.experiment_id, NAME, run_id, {"rbnn.package": "1"}, {}, "rbnn"
-    )
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "model"
-        described = Model(
-            artifact_path=model.artifact_location, run_id=run_id, model_id=model.model_id
-        )
-        _save(folder, package, described)
-        client.log_model_artifacts(model.model_id, str(folder))
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
-    return str(model.model_id)
-
-
-def _save(folder: Path, package: Path, described: object) -> None:
-    """An MLflow model folder around the package."""
     import mlflow.pyfunc
     import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
 
-    config, kind = read_config(package), np.dtype(np.float32)
+    config, run = read_config(package), client.get_run(run_id)
     size = config.image_size
-    signature = ModelSignature(
-        Schema([TensorSpec(kind, (-1, 3, size, size))]),
-        Schema([TensorSpec(kind, (-1, config.num_classes))]),
-    )
-    mlflow.pyfunc.save_model(
-        folder,
-        loader_module=LOADER,
-        data_path=str(package),
-        mlflow_model=described,
-        signature=signature,
-        input_example=np.zeros((1, 3, size, size), kind),
-        pip_requirements=[f"{name}=={metadata.version(name)}" for name in REQUIREMENTS],
-    )
+    with logging_model(client, run, NAME, {"rbnn.package": "1"}) as (folder, described):
+        mlflow.pyfunc.save_model(
+            folder,
+            loader_module=LOADER,
+            data_path=str(package),
+            mlflow_model=described,
+            signature=signature_of(size, config.num_classes),
+            input_example=np.zeros((1, 3, size, size), np.float32),
+            pip_requirements=requirements("safetensors"),
+        )
+    return str(described.model_id)

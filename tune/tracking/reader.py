@@ -15,15 +15,7 @@ import yaml
 from rbnn.errors import RequestError
 from rbnn.recipe import FIELDS, Recipe, load_recipe
 from tune.run.record import Epoch, RunRecord
-from tune.tracking.address import (
-    PATIENCE_S,
-    check_reachable,
-    check_schema,
-    follow_files,
-    quiet_client,
-    tracking_uri,
-    unreachable,
-)
+from tune.tracking.address import PATIENCE_S, opened, tracking_uri
 from tune.tracking.view import run_page
 from tune.uris import shown, sqlite_path
 
@@ -51,24 +43,11 @@ class RunReader:
 
         Raises RequestError, one line, within seconds where it does not answer or refuses.
         """
-        from alembic.util import CommandError
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         uri = uri or tracking_uri()
         path = sqlite_path(uri)
         if path and not create and not path.is_file():
             raise RequestError(f"nothing is recorded in {shown(uri)} yet; there is no such file")
-        check_reachable(uri, PATIENCE_S)
-        check_schema(uri)
-        follow_files(uri)
-        reader = cls(quiet_client(uri), uri)
-        try:
-            reader.client.search_experiments(max_results=1)
-        except (MlflowException, SQLAlchemyError, CommandError) as error:
-            check_schema(uri, error)
-            raise unreachable(uri, error) from error
-        return reader
+        return cls(opened(uri, PATIENCE_S)[0], uri)
 
     @property
     def experiment_ids(self) -> list[str]:
@@ -93,9 +72,8 @@ class RunReader:
         """
         wanted, named = run_id_or_prefix.strip().lower(), f"run '{run_id_or_prefix}'"
         if not wanted or not wanted.isalnum():
-            raise RequestError(
-                f"{named} is not a run id; give one, or its first characters, from rbnn status"
-            )
+            remedy = "give one, or its first characters, from rbnn status"
+            raise RequestError(f"{named} is not a run id; {remedy}")
         if len(wanted) == ID_LENGTH and self.lifecycle(wanted):
             return self.client.get_run(wanted)
         found = self.search(f"attributes.run_id LIKE '{wanted}%'")
@@ -110,24 +88,20 @@ class RunReader:
     def recipe_of(self, run_id: str) -> Recipe:
         """The recipe that the run recorded, loaded strictly; RequestError where it holds none."""
         with tempfile.TemporaryDirectory() as folder:
-            path = self._download(run_id, "recipe.yaml", folder)
-            if path is None:
-                raise RequestError(
-                    f"run '{run_id}' holds no recipe.yaml; choose a run of rbnn train, sweep or "
-                    "replay"
-                )
-            return load_recipe(path)
+            file = Path(folder) / "recipe.yaml"
+            file.write_text(self.text_of(run_id, file.name), "utf-8")
+            if not file.stat().st_size:
+                problem = f"run '{run_id}' holds no recipe.yaml"
+                raise RequestError(f"{problem}; choose a run of rbnn train, sweep or replay")
+            return load_recipe(file)
 
     def text_of(self, run_id: str, artifact_file: str) -> str:
         """The text of an artifact at the top of the run; "" where it is not there."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = self._download(run_id, artifact_file, folder)
-            return path.read_text("utf-8") if path else ""
-
-    def _download(self, run_id: str, artifact_file: str, folder: str) -> Path | None:
         if artifact_file not in [entry.path for entry in self.client.list_artifacts(run_id)]:
-            return None
-        return Path(self.client.download_artifacts(run_id, artifact_file, folder))
+            return ""
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.client.download_artifacts(run_id, artifact_file, folder)
+            return Path(path).read_text("utf-8")
 
     def environment_of(self, run_id: str) -> dict[str, str]:
         """What the run ran on (see `tune.run.environment`); empty where it recorded none."""
@@ -167,9 +141,8 @@ class RunReader:
 
     def children(self, parent_run_id: str, kind: str = "trial") -> list[Run]:
         """A sweep's trials, or runs of another kind, in the order in which they started."""
-        return self.search(
-            f"tags.`{PARENT_TAG}` = {quoted(parent_run_id)} and tags.`rbnn.kind` = {quoted(kind)}"
-        )
+        of_kind = f"tags.`rbnn.kind` = {quoted(kind)}"
+        return self.search(f"tags.`{PARENT_TAG}` = {quoted(parent_run_id)} and {of_kind}")
 
     def search(self, filter_string: str, *, deleted: bool = False) -> list[Run]:
         """The runs that a filter holds of, the oldest first; deleted ones only on request."""
@@ -180,9 +153,8 @@ class RunReader:
         found: list[Run] = []
         token = None
         while token != "":
-            page = self.client.search_runs(
-                self.experiment_ids, filter_string, view, PAGE, order, token
-            )
+            where = self.experiment_ids
+            page = self.client.search_runs(where, filter_string, view, PAGE, order, token)
             found += page
             token = page.token or ""
         return found
@@ -197,16 +169,14 @@ class RunReader:
             for epoch, value in self.points(run_id, key).items():
                 metrics.setdefault(epoch, {})[key] = value
         digests = self.digests_of(run_id)
-        epochs = [
-            Epoch(epoch, digests.get(epoch, {}), metrics.get(epoch, {}))
-            for epoch in sorted(metrics.keys() | digests.keys())
-        ]
+        steps = sorted(metrics.keys() | digests.keys())
+        epochs = [Epoch(step, digests.get(step, {}), metrics.get(step, {})) for step in steps]
         name, sizes = "", {}
         for entry in run.inputs.dataset_inputs if run.inputs else []:
             name = json.loads(entry.dataset.source).get("name", "")
             sizes[entry.tags[0].value] = int(json.loads(entry.dataset.profile)["num_rows"])
-        fingerprint = run.data.tags.get("rbnn.data_fingerprint", "")
         tags = run.data.tags
+        fingerprint = tags.get("rbnn.data_fingerprint", "")
         return RunRecord(
             run_id=run_id,
             name=run.info.run_name,

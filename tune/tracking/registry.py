@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe, documented_accuracies
@@ -71,24 +71,24 @@ def candidate_of(winner: Winner, sweep: str, reader: RunReader) -> Candidate:
 
 def register_champion(reader: RunReader, candidate: Candidate) -> Registration:
     """Register a confirmed network as champion, unless the present one is as good or unlike."""
-    client, name = reader.client, candidate.model_name
-    present, measure = champion_of(reader, name), candidate.measure
-    over = ""
+    name, measure = candidate.model_name, candidate.measure
+    present, over = champion_of(reader, name), ""
     if present is not None:
         held = f"{name} version {present.version}"
         if present.run_id == candidate.run_id:
             return Registration(True, "", f"{held} is this network already, and {ALIAS}")
-        known_by = present.tags.get(MEASURE_TAG, "")
-        score = float(present.tags.get(SCORE_TAG, "nan"))
+        known_by, score = present.tags.get(MEASURE_TAG, ""), present.tags.get(SCORE_TAG, "nan")
+        why = ""
         if known_by != measure:
-            reason = f"it is known by {known_by}, this one by {measure}"
-            return Registration(False, "", f"{held} stays {ALIAS}: {reason}")
-        if not candidate.mean > score:
-            reason = f"{measure} {score:.2f} % against {candidate.mean:.2f} % over fresh seeds"
-            return Registration(False, "", f"{held} stays {ALIAS}: {reason}")
+            why = f"it is known by {known_by}, this one by {measure}"
+        elif not candidate.mean > float(score):
+            figures = f"{float(score):.2f} % against {candidate.mean:.2f} %"
+            why = f"{measure} {figures} over fresh seeds"
+        if why:
+            return Registration(False, "", f"{held} stays {ALIAS}: {why}")
         over = f", in place of version {present.version}"
     version = _register(reader, candidate)
-    client.set_registered_model_alias(name, ALIAS, version)
+    reader.client.set_registered_model_alias(name, ALIAS, version)
     text = f"{name} version {version} is {ALIAS}{over}: {measure} {candidate.mean:.2f} %"
     return Registration(True, version, f"{text} over fresh seeds")
 
@@ -100,9 +100,9 @@ def champion_of(reader: RunReader, name: str) -> ModelVersion | None:
     try:
         return reader.client.get_model_version_by_alias(name, ALIAS)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+    return None
 
 
 def _register(reader: RunReader, candidate: Candidate) -> str:
@@ -113,9 +113,8 @@ def _register(reader: RunReader, candidate: Candidate) -> str:
     run = client.get_run(candidate.run_id)
     model = models_of(client, run).get(CHECKPOINT)
     if model is None:
-        raise RequestError(
-            f"run '{candidate.run_id}' holds no logged model '{CHECKPOINT}'; see rbnn doctor"
-        )
+        problem = f"run '{candidate.run_id}' holds no logged model '{CHECKPOINT}'"
+        raise RequestError(f"{problem}; see rbnn doctor")
     recipe = candidate.recipe
     try:
         about = f"{recipe.model} on {recipe.dataset}, of rbnn-tune."
@@ -141,8 +140,7 @@ def _register(reader: RunReader, candidate: Candidate) -> str:
         tags["rbnn.documented_top1"] = f"{documented:g}"
         text += f"The documented figure of this network is {documented:g} %.\n\n"
     text += f"```yaml\n{recipe.to_yaml()}```"
-    create, source = client.create_model_version, model.artifact_location
-    version = create(
-        name, source, candidate.run_id, tags=tags, description=text, model_id=model.model_id
-    )
+    about_it: dict[str, Any] = {"tags": tags, "description": text, "model_id": model.model_id}
+    source = model.artifact_location
+    version = client.create_model_version(name, source, candidate.run_id, **about_it)
     return str(version.version)

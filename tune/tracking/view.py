@@ -48,22 +48,16 @@ def view_link(base_url: str, experiment_id: str, sweep_id: str, *, charts: bool 
 
 
 def all_runs_link(base_url: str, experiment_id: str) -> str:
-    """The address of the table of every run, the newest first. Said in full: the page else keeps
-    the filter shown before.
-    """
-    query = {
-        "workflowType": "machine_learning",
-        "compareRunsMode": "",
-        "searchFilter": "",
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": "false",
-    }
+    """The address of the table of every run, the newest first."""
+    # Said in full: the page else keeps the filter shown before.
+    query = {"workflowType": "machine_learning", "compareRunsMode": "", "searchFilter": ""}
+    query |= {"orderByKey": "attributes.start_time", "orderByAsc": "false"}
     return f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(query)}"
 
 
 def opening_link(base_url: str, *place: str) -> str:
-    """The address within our own server (tune/tracking/pages.py) that opens an experiment's runs,
-    or a sweep's view: its experiment, its id, and `table` where no charts are wanted.
+    """The address within our own server (tune/tracking/pages.py) of an experiment's runs, or of a
+    sweep's view: its experiment, its id, and `table` where no charts are wanted.
     """
     return "/".join([f"{base_url.rstrip('/')}/rbnn", *place])
 
@@ -116,9 +110,7 @@ def view_state(sweep_id: str, options: list[str]) -> dict[str, Any]:
         "columnOrder": [*widths],
         "columnWidths": widths,
         "runsHiddenMode": "FIRST_20_RUNS",
-        "compareRunCharts": [
-            {"uuid": f"rbnn-{name}", **placed, **chart} for name, chart in charts.items()
-        ],
+        "compareRunCharts": [{"uuid": f"rbnn-{key}", **placed, **charts[key]} for key in charts],
         "compareRunSections": [{**section, **ours, "display": True, "isReordered": False}],
         "isAccordionReordered": True,
         "hideEmptyCharts": True,
@@ -141,9 +133,8 @@ def colour_of(number: int) -> str:
     hue = 180 + number * GOLDEN_RATIO % 1 * 280
     hue = hue if hue < 380 else hue - 320
     light = (0.45, 0.6, 0.35)[number // 8 % 3]
-    return "#" + "".join(
-        f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue % 360 / 360, light, 0.65)
-    )
+    parts = colorsys.hls_to_rgb(hue % 360 / 360, light, 0.65)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
 
 
 ABOUT = """Rotated binary neural networks: sweeps with their trials, trainings, replays.

@@ -16,10 +16,8 @@ NUM_NODES = 3
 
 
 def main() -> None:
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "include_dashboard": True, "dashboard_port": 0},
-    )
+    head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": 0}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(NUM_NODES - 1):
         cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()

@@ -18,15 +18,12 @@ from typing import Any
 
 
 def train(folder: Path, head: str) -> Callable[..., None]:
-    """What stands for `train_trial`: the same files and reports, in the same order, and no
-    training.
-    """
+    """What stands for `train_trial`: its files and reports, and no training."""
 
     def tiny(trial: Any, journal: Any, tell: Callable[[dict[str, Any]], None]) -> None:
         import ray
 
-        from rbnn import checkpoint as ckpt
-        from rbnn.engine import BEST, LAST
+        from tests.tune.tiny_sweep import metrics_of, save
 
         for epoch in range(journal.last_epoch + 1, trial.recipe.epochs):
             node = ray.get_runtime_context().get_node_id()
@@ -34,19 +31,9 @@ def train(folder: Path, head: str) -> Callable[..., None]:
                 ask_for_death(folder, node)
             while epoch == 2 and not (folder / "victim").exists():
                 time.sleep(0.05)  # else the head might train all, before the others have begun
-            top1 = 50 + epoch + trial.recipe.lr
-            metrics = {
-                "epoch": epoch,
-                "val/top1": top1,
-                "val/loss": 1.0,
-                "time/epoch_s": 0.001,
-                "digest": f"{epoch:016x}",
-            }
-            for name in (BEST, LAST):
-                ckpt.save(
-                    trial.directory / name,
-                    ckpt.Checkpoint({}, trial.recipe.to_dict(), epoch + 1, metrics=metrics),
-                )
+            values = trial.recipe.to_dict()
+            metrics = metrics_of(values, epoch)
+            save(trial.directory, values, metrics)
             journal.append(metrics)
             with (folder / "trained").open("a") as lines:
                 lines.write(f"{trial.directory.name} {epoch} {os.getpid()}\n")
@@ -76,9 +63,9 @@ def main(folder: Path, name: str, address: str, head: str) -> int:
     from tune.sweep.trial import run_trial
 
     os.chdir(folder)
+    trainable = partial(run_trial, train=train(folder, head))
     try:
-        task = partial(run_trial, train=train(folder, head))
-        return status_of(run_sweep("sweep.yaml", name=name, address=address, trainable=task))
+        return status_of(run_sweep("sweep.yaml", name=name, address=address, trainable=trainable))
     except RequestError as error:
         return exit_status(error, "rbnn")
 

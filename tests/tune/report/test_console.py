@@ -11,7 +11,7 @@ import pytest
 from rbnn.data.loading import DataInfo
 from tune.report.console import SweepDisplay, opening, print_result
 from tune.report.table import as_html, as_markdown, print_table, verdict
-from tune.run.folder import State
+from tune.run.folder import RunFolder, State
 from tune.sweep.config import parse_sweep
 from tune.sweep.plan import SweepPlan
 from tune.sweep.stop import StopSignal
@@ -30,13 +30,15 @@ def table(*rows: TrialRow) -> TrialTable:
 
 
 DEFAULT, BEST = row(0, "complete", 10, 80.0), row(2, "complete", 10, 85.5)
-ROWS = [
-    DEFAULT,
-    row(1, "pruned", 6, 95.0),
-    BEST,
-    row(3, "failed", 0, None),
-    row(4, "running", 3, 20.0),
-]
+OTHERS = [row(3, "failed", 0, None), row(4, "running", 3, 20.0)]
+ROWS = [DEFAULT, row(1, "pruned", 6, 95.0), BEST, *OTHERS]
+REACHES = "trial 2 reaches val/top1 85.50 %, {} points against the documented default's {}"
+
+
+def shown(board: TrialTable) -> SweepDisplay:
+    display = SweepDisplay()
+    display.trials_began(board)
+    return display
 
 
 def test_fresh_seeds_decide_which_trial_is_the_winner(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,21 +64,15 @@ def test_a_time_budget_is_said_to_be_of_the_search_alone() -> None:
     [
         ([], "no trial ran to its end"),
         ([row(0, "pruned", 6, 30.0)], "no trial ran to its end"),
-        (
-            ROWS,
-            "trial 2 reaches val/top1 85.50 %, +5.50 points against the documented default's 80.00 "
-            "%",
-        ),
+        (ROWS, REACHES.format("+5.50", "80.00 %")),
         (
             [row(0, "complete", 10, 10.08, peak=64.7), BEST],
-            "trial 2 reaches val/top1 85.50 %, +75.42 points against the documented default's "
-            "10.08 % (best epoch: 64.70 % in epoch 5 of 10)",
+            REACHES.format("+75.42", "10.08 % (best epoch: 64.70 % in epoch 5 of 10)"),
         ),
         (ROWS[:2], "the documented default is the best of 2 trials, val/top1 80.00 %"),
         (
             [row(0, "pruned", 6, 30.0), BEST],
-            "trial 2 reaches val/top1 85.50 %, +55.50 points against the documented default's "
-            "30.00 %, pruned after 6 epochs",
+            REACHES.format("+55.50", "30.00 %, pruned after 6 epochs"),
         ),
         (
             [row(0, "failed", 0, None), BEST],
@@ -96,15 +92,12 @@ def test_the_table_marks_the_best_and_the_default_and_always_shows_the_default(
     head = ["trial", "state", "epochs", "val/top1", "lr", "warm_up", "run"]
     best = ["2", "complete", "10/10", "85.50", "0.3", "yes", "22222222", "best"]
     default = ["0", "complete", "10/10", "80.00", "0.1", "yes", "00000000", "documented default"]
-    text = print_table(table(*ROWS), 1)
-    assert text.split() == " ".join([*head, *best, *default]).split()
-    assert capsys.readouterr().out.split() == text.split()
+    print_table(table(*ROWS), 1)
+    assert capsys.readouterr().out.split() == " ".join([*head, *best, *default]).split()
     markdown = as_markdown(table(*ROWS), 1)
     assert markdown[0] == f"| {' | '.join(head)} |  |"
-    assert markdown[2:] == [
-        f"| {' | '.join(f'**{cell}**' for cell in best)} |",
-        f"| {' | '.join(default)} |",
-    ]
+    bold = [f"**{cell}**" for cell in best]
+    assert markdown[2:] == [f"| {' | '.join(cells)} |" for cells in (bold, default)]
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", as_html(table(*ROWS), 1))
     assert cells == best + default
 
@@ -113,23 +106,21 @@ def test_without_a_terminal_starts_and_ends_are_plain_lines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     started = TrialRow(0, {"lr": 0.1})
-    with SweepDisplay(table(started)) as display:
-        for change in ({}, {"epochs": 1, "top1": 9.0}, {"state": "failed", "cause": "boom"}):
-            vars(started).update(change)
-            display.changed(started)
+    display = shown(table(started))
+    for change in ({}, {"epochs": 1, "top1": 9.0}, {"state": "failed", "cause": "boom"}):
+        vars(started).update(change)
+        display.run_began(RunFolder(Path("trials/0000")))
+    display.run_ended(RunFolder(Path("another-run")))
     lines = [line.partition("  ")[2] for line in capsys.readouterr().out.splitlines()]
     failed = "trial 0 failed after 1 epochs, val/top1 9.00 %: boom"
     assert lines == ["trial 0 starts: lr 0.1", failed]
 
 
-def test_the_best_so_far_never_falls_when_a_trial_gets_worse() -> None:
+def test_the_best_so_far_never_falls_and_the_finish_says_whether_it_includes_confirming() -> None:
     fallen = TrialRow(0, {"lr": 0.1}, epochs=6, top1=27.0, best_top1=52.0)
-    assert "best top-1 52.00 %" in SweepDisplay(table(fallen)).summary()
-
-
-def test_the_finish_says_whether_it_includes_the_confirmation() -> None:
+    assert "best top-1 52.00 %" in shown(table(fallen)).summary()
     search = table(DEFAULT)
-    assert "included" not in SweepDisplay(search).summary()
+    assert "included" not in shown(search).summary()
     search.epochs_after = 40
-    summary = SweepDisplay(search).summary()
+    summary = shown(search).summary()
     assert re.search(r"finish about [-\d: ]+, confirmation included$", summary)

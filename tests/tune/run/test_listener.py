@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -10,52 +11,34 @@ import pytest
 from tune.run.folder import RunFolder
 from tune.run.listener import Listener, Listeners
 
+RUN = RunFolder(Path("run"))
+
 
 class Noting(Listener):
-    """Notes which events it hears of, and raises after the first `until`."""
+    """Notes what it hears of, and raises after the first `until`."""
 
     def __init__(self, until: int = 99) -> None:
         self.heard: list[str] = []
         self.until = until
 
-    def _note(self, event: str) -> None:
-        if len(self.heard) == self.until:
-            raise BrokenPipeError(32, "Broken pipe")
-        self.heard.append(event)
 
-    def run_began(self, run: RunFolder) -> None:
-        self._note("run began")
+def note(self: Noting, event: str, *given: Any) -> None:
+    if len(self.heard) == self.until:
+        raise BrokenPipeError(32, "Broken pipe")
+    self.heard.append(event)
 
-    def epoch_ended(self, run: RunFolder, metrics: dict[str, Any]) -> None:
-        self._note("epoch ended")
 
-    def run_ended(self, run: RunFolder) -> None:
-        self._note("run ended")
-
-    def sweep_changed(self, sweep: RunFolder) -> None:
-        self._note("sweep changed")
-
-    def trials_began(self, table: Any) -> None:
-        self._note("trials began")
-
-    def trials_ended(self) -> None:
-        self._note("trials ended")
-
-    def said(self, text: str) -> None:
-        self._note(text)
+EVENTS = {"trials_began": [None], "run_began": [RUN], "epoch_ended": [RUN, {"epoch": 0}]}
+EVENTS |= {"run_ended": [RUN], "sweep_changed": [RUN], "trials_ended": [], "said": ["a word"]}
+for event in EVENTS:
+    setattr(Noting, event, partialmethod(note, event))
 
 
 def test_all_hear_of_everything_but_one_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert EVENTS.keys() == {name for name in vars(Listener) if not name.startswith("_")}
     good, failing = Noting(), Noting(until=2)
-    both, run = Listeners(failing, good), RunFolder(Path("run"))
-    both.trials_began(None)
-    both.run_began(run)
-    both.epoch_ended(run, {"epoch": 0})
-    both.run_ended(run)
-    both.sweep_changed(run)
-    both.trials_ended()
-    both.said("a word")
-    expected = ["trials began", "run began", "epoch ended", "run ended", "sweep changed"]
-    assert good.heard == [*expected, "trials ended", "a word"]
-    assert failing.heard == expected[:2]
+    both = Listeners(failing, good)
+    for event, given in EVENTS.items():
+        getattr(both, event)(*given)
+    assert good.heard == [*EVENTS] and failing.heard == [*EVENTS][:2]
     assert capsys.readouterr().err == "rbnn: Noting hears no more: [Errno 32] Broken pipe\n"

@@ -23,9 +23,23 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.param).format(tmp_path / "store") + "/sweep/trials/0000"
 
 
-def test_another_node_finds_what_was_sent(address: str, tmp_path: Path) -> None:
+@pytest.fixture
+def nodes(tmp_path: Path) -> tuple[Path, Path]:
+    """The folder of a trial here, and on another node."""
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
+    there.mkdir()
+    return here, there
+
+
+def test_another_node_finds_what_was_sent_and_nothing_older(
+    address: str, nodes: tuple[Path, Path]
+) -> None:
+    here, there = nodes
+    fetch(address, there)
+    assert files(there) == {}  # a store without checkpoints leaves an empty folder
+    (there / "last.ckpt").write_text("old")
+    (there / "epoch-1.ckpt").write_text("old")
     kept = {"last.ckpt": "2", "best.ckpt": "1", "metrics.jsonl": "{}"}
     for name, text in {**kept, "notes.txt": "stays"}.items():
         (here / name).write_text(text)
@@ -34,25 +48,10 @@ def test_another_node_finds_what_was_sent(address: str, tmp_path: Path) -> None:
     assert files(there) == kept
 
 
-def test_what_an_earlier_attempt_left_on_a_node_gives_way_to_the_store(
-    address: str, tmp_path: Path
-) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    for folder in (here, there):
-        folder.mkdir()
-    (there / "last.ckpt").write_text("old")
-    (there / "epoch-1.ckpt").write_text("old")
-    (here / "last.ckpt").write_text("new")
-    CheckpointStore(address).push(here)
-    fetch(address, there)
-    assert files(there) == {"last.ckpt": "new"}
-
-
 def test_epochs_are_sent_before_they_are_reported_and_only_what_changed(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, nodes: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    here.mkdir()
+    here, there = nodes
     sent, seen, send = list[str](), list[dict[str, str]](), CheckpointStore._send
 
     def noted(self: CheckpointStore, file: Path) -> None:
@@ -75,11 +74,6 @@ def test_epochs_are_sent_before_they_are_reported_and_only_what_changed(
     (here / "best.ckpt").unlink()
     report_after_sending({"epoch": 2}, None)
     assert files(there) == {"last.ckpt": "epoch 1"}  # what is dropped here is dropped there
-
-
-def test_a_store_without_checkpoints_leaves_an_empty_folder(address: str, tmp_path: Path) -> None:
-    fetch(address, tmp_path / "there")
-    assert files(tmp_path / "there") == {}
 
 
 def test_a_shared_folder_is_the_sweeps_own_and_an_address_is_not() -> None:

@@ -120,15 +120,8 @@ def test_a_run_resumed_into_another_folder_is_a_new_one(tmp_path: Path, heard: H
     assert elsewhere.run.info.id != first.id and first.state == "killed"
 
 
-@pytest.mark.parametrize(
-    ("other", "data", "refusal"),
-    [
-        ({"lr": 0.3}, "sha256:0", "was written with lr 0.3, this recipe has 0.1"),
-        ({}, "sha256:1", "trained on other data"),
-    ],
-)
 def test_workers_that_cannot_go_on_from_best_leave_last_as_it_was(
-    other: Any, data: str, refusal: str, tmp_path: Path, heard: Heard, monkeypatch: Any
+    tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = DataInfo("digits", "sha256:0", {"train": 8, "validation": 4})
     monkeypatch.setattr(runs, "describe_data", lambda recipe: info)
@@ -136,14 +129,17 @@ def test_workers_that_cannot_go_on_from_best_leave_last_as_it_was(
     recipe = resolve(RECIPE.replace(results_dir=str(tmp_path), save="run", train_workers=2))
     folder = tmp_path / "run"
     ckpt.save(folder / LAST, checkpoint_of(recipe, 3, {"epoch": 2}))
-    best = checkpoint_of(recipe.replace(**other), 2, {"epoch": 1})
-    ckpt.save(folder / BEST, replace(best, data=data))
-    last = (folder / LAST).read_bytes()
+    last, best = (folder / LAST).read_bytes(), checkpoint_of(recipe, 2, {"epoch": 1})
     resumed = recipe.replace(resume=str(folder / BEST))
-    with pytest.raises(CheckpointError, match=refusal):
-        train_recorded(resumed, heard)
-    assert (folder / LAST).read_bytes() == last
-    assert not RunFolder(folder).exists
-    ckpt.save(folder / BEST, checkpoint_of(recipe, 2, {"epoch": 1}))
+    changed = {**best.recipe, "lr": 0.3}
+    for wrong, refusal in (
+        (replace(best, recipe=changed), "was written with lr 0.3, this recipe has 0.1"),
+        (replace(best, data="sha256:1"), "trained on other data"),
+    ):
+        ckpt.save(folder / BEST, wrong)
+        with pytest.raises(CheckpointError, match=refusal):
+            train_recorded(resumed, heard)
+        assert (folder / LAST).read_bytes() == last and not RunFolder(folder).exists
+    ckpt.save(folder / BEST, best)
     train_recorded(resumed, heard)
     assert ckpt.load(folder / LAST).epoch == 2

@@ -36,19 +36,8 @@ from tune.run.workers import WorkerLog, train_with_workers
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 # 140 images in batches of 16: nine steps an epoch; the other 1,260 validate.
-RECIPE = Recipe(
-    dataset="digits",
-    epochs=2,
-    batch_size=16,
-    batch_size_test=64,
-    val_fraction=0.9,
-    Tmin=0.3,
-    Tmax=3,
-    gpus="none",
-    threads=1,
-    print_freq=1,
-    checkpoint_steps=2,
-)
+RECIPE = Recipe(dataset="digits", epochs=2, batch_size=16, batch_size_test=64, val_fraction=0.9)
+RECIPE = RECIPE.replace(Tmin=0.3, Tmax=3, gpus="none", threads=1, print_freq=1, checkpoint_steps=2)
 DEAD = WorkerHealthCheckFailedError("A worker health check failed.", failure=RayActorError())
 
 
@@ -73,8 +62,8 @@ def test_the_log_says_which_worker_died_and_where_the_others_go_on(
     epochs, steps = list[Any](), list[Any]()
     recipe = RECIPE.replace(train_workers=2)
     log = WorkerLog(recipe, epochs.append, lambda *where: steps.append(where))
-    log.hear("worker", rank=0, pid=10, where=None)
-    log.hear("worker", rank=1, pid=11, where=None)
+    for rank in (0, 1):
+        log.hear("worker", rank=rank, pid=10 + rank, where=None)
     log.hear("epoch", metrics={"epoch": 0})
     log.hear("progress", where=(1, 5, 9))
     assert capsys.readouterr().out == "" and epochs == [{"epoch": 0}] and steps == [(1, 5, 9)]

@@ -1,11 +1,9 @@
-"""python open_fresh_store.py FOLDER: records a run in a new store; asserts what is loaded when."""
+"""Given a FOLDER: records a run in a new store there; asserts what is loaded when."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import tune.serve.ui
 from rbnn.recipe import Recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from tune.tracking.reader import RunReader
 # Importing MLflow uses what newer versions of its dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
 
-NAME = "cifar10_resnet20_1w1a"
-OTHER = "cifar10_vgg_small_1w1a"
+NAME, OTHER = "cifar10_resnet20_1w1a", "cifar10_vgg_small_1w1a"
 
 
 @pytest.fixture
@@ -30,21 +30,25 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def record(top1: list[float], state: str = "complete", **changes: Any) -> str:
+@pytest.fixture
+def mirror(place: Path, new_store: Callable[[Path], str]) -> Mirror:
+    """Of a store in it."""
+    return Mirror.open(new_store(place))
+
+
+def record(mirror: Mirror, top1: list[float], state: str = "complete", **changes: Any) -> str:
     epochs = [{"val/top1": value, "val/top5": value + 10} for value in top1]
     recipe, tags = load_recipe(NAME, **changes), {"rbnn.recipe": NAME}
-    return recorded_run(Mirror.open(), Path.cwd(), recipe, epochs, state, tags=tags)
+    return recorded_run(mirror, Path.cwd(), recipe, epochs, state, tags=tags)
 
 
 def test_the_best_epoch_of_the_best_unchanged_finished_run_counts(
-    place: Path, capsys: pytest.CaptureFixture[str]
+    mirror: Mirror, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    best = record([50.0, 86.25, 86.0], seed=7, threads=2, data_path="/elsewhere")
-    record([86.1], use_dali=True, compile="on", train_workers=2)
-    record([99.0], epochs=400)
-    record([99.0], val_fraction=0.1)
-    record([99.0], a32=True)
-    record([99.0], state="killed")
+    best = record(mirror, [50.0, 86.25, 86.0], seed=7, threads=2, data_path="/elsewhere")
+    record(mirror, [86.1], use_dali=True, compile="on", train_workers=2)
+    for change in ({"epochs": 400}, {"val_fraction": 0.1}, {"a32": True}, {"state": "killed"}):
+        record(mirror, [99.0], **change)
     assert measured_accuracies([NAME, OTHER]) == {
         NAME: {"top1": 86.25, "top5": 96.25, "run_id": best, "num_runs": 2}
     }
@@ -59,10 +63,10 @@ def test_the_best_epoch_of_the_best_unchanged_finished_run_counts(
 
 
 def test_without_a_run_of_a_recipe_mlflow_is_not_asked(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, new_store: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert measured_accuracies([NAME]) == {} and not (place / "mlflow.db").exists()
-    record([86.0])
+    record(Mirror.open(new_store(place)), [86.0])
     monkeypatch.setattr(RunReader, "open", lambda *given: pytest.fail("the store was opened"))
     assert measured_accuracies([OTHER]) == {}
 
@@ -77,11 +81,11 @@ def test_a_store_that_does_not_answer_leaves_the_documented_figures(
     assert said.err.count("\n") == 1 and "86.5" in said.out
 
 
-def test_the_epoch_time_is_that_of_the_latest_run_of_the_same_kind(place: Path) -> None:
-    recipe, mirror = load_recipe(NAME), Mirror.open()
+def test_the_epoch_time_is_that_of_the_latest_run_of_the_same_kind(mirror: Mirror) -> None:
+    recipe = load_recipe(NAME)
     for each, seconds in ((recipe, 2.0), (recipe.replace(batch_size=32), 7.0)):
         epochs = [{"time/epoch_s": seconds + epoch} for epoch in range(3)]
-        recorded_run(mirror, place, each, epochs)
+        recorded_run(mirror, Path.cwd(), each, epochs)
     found = recorded_epoch_s(recipe, mirror.reader)
     assert found is not None and found[0] == 3.0 and "3 epochs recorded" in found[1]
     assert recorded_epoch_s(recipe.replace(batch_size=16), mirror.reader) is None

@@ -16,7 +16,8 @@ import pytest
 from mlflow.entities import Run
 
 from rbnn.recipe import Recipe
-from tests.tune.tracking.syncing import sync_often
+from tests.tune.workplace import points_of
+from tests.tune.writer import sync_often
 from tune.run.environment import run_environment
 from tune.run.folder import RunFolder, RunInfo, State
 from tune.run.journal import Journal
@@ -34,9 +35,8 @@ Begin = Callable[..., RunFolder]
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for the module: creating one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+def store(new_store: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    return new_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
@@ -64,8 +64,7 @@ def add_epochs(run: RunFolder, until: int) -> None:
 
 
 def top1(reader: RunReader, run_id: str) -> list[tuple[int, float]]:
-    points = reader.client.get_metric_history(run_id, "val/top1")
-    return [(point.step, point.value) for point in points]
+    return points_of(reader, run_id, "val/top1")
 
 
 def seen(mirror: Mirror, run: RunFolder) -> Run:
@@ -101,24 +100,18 @@ def test_a_run_holds_its_recipe_its_names_its_data_and_where_it_ran(
 def test_epochs_are_there_once_whoever_syncs_and_however_often(
     mirror: Mirror, begin: Begin, store: str
 ) -> None:
+    """Also where a kill came between the epochs and their count."""
     run = begin(num_epochs=2)
     run_id = mirror.sync(run.directory)
+    mirror.client.set_tag(run_id, "rbnn.epochs", "0")
+    Mirror.open(store).sync(run.directory)
+    assert top1(mirror.reader, run_id) == [(0, 0.0), (1, 10.0)]
     add_epochs(run, 3)
     for other in (mirror, Mirror.open(store), Mirror.open(store), mirror):
         assert other.sync(run.directory) == run_id
     assert top1(mirror.reader, run_id) == [(0, 0.0), (1, 10.0), (2, 20.0)]
     assert sorted(mirror.reader.digests_of(run_id)) == [0, 1, 2]
     assert mirror.client.get_run(run_id).data.tags["rbnn.epochs"] == "3"
-
-
-def test_an_epoch_that_a_kill_left_without_its_count_is_not_doubled(
-    mirror: Mirror, begin: Begin, store: str
-) -> None:
-    run = begin(num_epochs=2)
-    run_id = mirror.sync(run.directory)
-    mirror.client.set_tag(run_id, "rbnn.epochs", "0")
-    Mirror.open(store).sync(run.directory)
-    assert top1(mirror.reader, run_id) == [(0, 0.0), (1, 10.0)]
 
 
 def test_ends_are_told_truthfully_and_a_resume_takes_them_back(
@@ -135,8 +128,8 @@ def test_ends_are_told_truthfully_and_a_resume_takes_them_back(
         run.end(state, cause)
         found = seen(mirror, run)
         tags = found.data.tags
-        assert (found.info.status, tags["rbnn.state"]) == (status, state)
-        assert tags.get("rbnn.cause", "") == cause
+        told = (found.info.status, tags["rbnn.state"], tags.get("rbnn.cause", ""))
+        assert told == (status, state, cause)
         assert ("rbnn.pruned" in tags) == (state == "pruned")
         assert found.info.end_time == int((run.info.ended or 0) * 1000)
         run.resume()
@@ -179,22 +172,15 @@ def test_a_run_deleted_in_mlflows_pages_is_restored_and_one_renamed_experiment_k
         mirror.client.rename_experiment(experiment, "rbnn")
 
 
-def test_numbers_that_are_not_finite_and_the_test_sets_scores_are_kept(
-    mirror: Mirror, begin: Begin
-) -> None:
+def test_a_folder_is_behind_until_it_is_synced(mirror: Mirror, begin: Begin, store: str) -> None:
+    """Numbers that are not finite, and the test set's scores, are then there too."""
     run = begin(num_epochs=1)
     Journal(run.directory).append({"epoch": 1, "val/top1": 1.0, "train/loss": math.nan})
     (run.directory / "test.json").write_text('{"test/top1": 77.0}')
     run.end("complete")
+    assert mirror.lacks(run.directory)
     metrics = seen(mirror, run).data.metrics
     assert math.isnan(metrics["train/loss"]) and metrics["test/top1"] == 77.0
-
-
-def test_a_folder_is_behind_until_it_is_synced(mirror: Mirror, begin: Begin, store: str) -> None:
-    run = begin(num_epochs=1)
-    run.end("complete")
-    assert mirror.lacks(run.directory)
-    mirror.sync(run.directory)
     assert not mirror.lacks(run.directory) and not Mirror.open(store).lacks(run.directory)
     run.update(tags={"rbnn.verdict": "equal"})
     assert mirror.lacks(run.directory)
@@ -202,12 +188,12 @@ def test_a_folder_is_behind_until_it_is_synced(mirror: Mirror, begin: Begin, sto
 
 
 def test_all_runs_go_into_an_empty_store_and_say_the_same_there(
-    begin: Begin, tmp_path: Path
+    begin: Begin, tmp_path: Path, new_store: Callable[[Path], str]
 ) -> None:
     runs = [begin(f"run{number}", num_epochs=number) for number in range(3)]
     for run in runs:
         run.end("complete")
-    uri = f"sqlite:///{tmp_path}/other.db"
+    uri = new_store(tmp_path)
     for _ in range(2):
         assert sync_all(tmp_path, uri) == (3, [])
     reader = RunReader.open(uri)
@@ -223,18 +209,18 @@ def test_three_processes_sync_at_once_and_one_is_killed_again_and_again(
     run, context = begin(), multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([sync_often.__module__])
     chance = random.Random(7)
-    both = context.Event()
-    often = [
-        context.Process(target=sync_often, args=(run.directory, store, 40, both)) for _ in range(2)
-    ]
-    for process in often:
+
+    def started(times: int) -> Any:
+        begun = context.Event()
+        process = context.Process(target=sync_often, args=(run.directory, store, times, begun))
         process.start()
+        begun.wait()
+        return process
+
+    often = [started(40), started(40)]
     for round_number in range(20):
         add_epochs(run, 3 * (round_number + 1))
-        begun = context.Event()
-        child = context.Process(target=sync_often, args=(run.directory, store, 5, begun))
-        child.start()
-        begun.wait()
+        child = started(5)
         for _ in range(chance.randrange(1, 20)):
             mirror.lacks(run.directory)  # passes a moment that depends on the machine's pace
         child.kill()
@@ -250,9 +236,9 @@ def test_three_processes_sync_at_once_and_one_is_killed_again_and_again(
 
 
 def test_a_fresh_store_opens_without_a_word_and_mlflow_is_loaded_only_then(tmp_path: Path) -> None:
-    program = Path(__file__).with_name("open_fresh_store.py")
-    command = [sys.executable, "-W", "ignore", str(program), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    program = [sys.executable, "-W", "ignore", "-m", "tests.tune.tracking.open_fresh_store"]
+    given: dict[str, Any] = {"cwd": Path(__file__).parents[3], "capture_output": True}
+    done = subprocess.run([*program, str(tmp_path)], text=True, check=True, **given)
     assert done.stdout + done.stderr == ""
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,14 +24,7 @@ from rbnn.state import CheckpointWriter, TrainState, start
 from tests.tune.made_runs import made_run
 from tune.run.journal import Journal
 from tune.tracking.mirror import Mirror
-from tune.tracking.models import (
-    Content,
-    Unpickler,
-    is_worth_listing,
-    local_folder,
-    models_of,
-    network_of,
-)
+from tune.tracking.models import Unpickler, is_worth_listing, local_folder, models_of, network_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
 
@@ -40,8 +34,8 @@ RECIPE = Recipe(dataset="digits", epochs=4, checkpoint_every=1, keep_checkpoints
 class Recorded:
     """A run whose epochs are written as `fit` writes them, without training."""
 
-    def __init__(self, folder: Path) -> None:
-        self.mirror = Mirror.open(f"sqlite:///{folder}/mlflow.db")
+    def __init__(self, folder: Path, store: str) -> None:
+        self.mirror = Mirror.open(store)
         self.client = self.mirror.client
         self.made = made_run(folder, RECIPE, tags={"rbnn.sweep": "look"})
         self.folder = self.made.directory
@@ -72,8 +66,11 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    run = Recorded(tmp_path_factory.mktemp("place"))
+def recorded(
+    new_store: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory
+) -> Recorded:
+    place = tmp_path_factory.mktemp("place")
+    run = Recorded(place, new_store(place))
     for epoch, top1 in enumerate((10.0, 30.0, 20.0)):
         run.epoch(epoch, top1)
     return run
@@ -106,14 +103,11 @@ def test_models_carry_their_epoch_and_its_metrics_which_the_run_holds_once(
     assert tags.items() >= {"rbnn.sweep": "look", "rbnn.epoch": "1"}.items()
 
 
-def test_a_checkpoint_is_on_disk_once(recorded: Recorded) -> None:
+def test_a_checkpoint_is_on_disk_and_logged_once(recorded: Recorded) -> None:
     model = local_folder(recorded.models()["last"].artifact_location)
     run = local_folder(recorded.client.get_run(recorded.run_id).info.artifact_uri)
     assert model and (model / "data" / "model.pth").samefile(recorded.folder / LAST)
     assert run and (run / "checkpoints" / LAST).samefile(recorded.folder / LAST)
-
-
-def test_a_checkpoint_that_the_store_has_is_not_logged_again(recorded: Recorded) -> None:
     before = {name: model.model_id for name, model in recorded.models().items()}
     recorded.sync()
     assert {name: model.model_id for name, model in recorded.models().items()} == before
@@ -153,15 +147,11 @@ def test_each_loads_in_one_line_as_a_network_and_as_a_classifier(
 def test_what_is_worth_a_model(kind: str, state: str, epochs: int, file: str, listed: bool) -> None:
     tags = {"rbnn.kind": kind, "rbnn.state": state, "rbnn.epochs": str(epochs)}
     run: Any = SimpleNamespace(data=SimpleNamespace(tags=tags))
-    content = Content({}, epoch=2, partial=False, metrics={}, digest="")
-    assert is_worth_listing(run, Path(f"{file}.ckpt"), content) is listed
+    assert is_worth_listing(run, Path(f"{file}.ckpt"), 3) is listed
 
 
-def test_a_file_without_its_recipe_is_not_opened_as_a_network() -> None:
+def test_nothing_but_a_checkpoint_of_ours_opens_as_a_network() -> None:
     with pytest.raises(CheckpointError, match="holds no checkpoint with its recipe"):
         network_of({"state_dict": {}})
-
-
-def test_nothing_but_tensors_and_plain_values_is_taken_from_a_file() -> None:
     with pytest.raises(CheckpointError, match=r"names posix\.system"):
         Unpickler(io.BytesIO(pickle.dumps(os.system))).load()

@@ -5,28 +5,29 @@ real request.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 import torch
 
 import rbnn.packed
 from rbnn import checkpoint
 from rbnn.errors import RequestError
-from rbnn.models import build
 from rbnn.recipe import Recipe
+from tests.tune.made_runs import networked_run, recorded_run
 from tune.cli.__main__ import main, parser
 from tune.cli.runs import package_recorded
-from tune.tracking.models import keep_checkpoints, models_of
+from tune.serve.mlflow import free_port
+from tune.tracking.mirror import Mirror
+from tune.tracking.models import models_of
 from tune.tracking.package import checkpoint_of_model, checkpoint_of_run
 from tune.tracking.reader import RunReader
 
@@ -50,18 +51,14 @@ class Recorded:
 
 
 @pytest.fixture
-def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
+def recorded(
+    new_store: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Recorded:
     """One whose network was not trained."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_store(tmp_path))
     monkeypatch.chdir(tmp_path)
-    reader = RunReader.open(create=True)
-    run = reader.client.create_run(reader.experiment_ids[0])
-    file = tmp_path / "run" / "last.ckpt"
-    weights = build(RECIPE.model, RECIPE.dataset).state_dict()
-    state = checkpoint.Checkpoint(weights, RECIPE.to_dict(), 1, metrics={"val/top1": 10.0})
-    checkpoint.save(file, state)
-    keep_checkpoints(reader.client, run.info.run_id, [file])
-    return Recorded(reader, run.info.run_id, file)
+    mirror = Mirror.open()
+    return Recorded(mirror.reader, *networked_run(mirror, tmp_path, RECIPE))
 
 
 def test_a_runs_and_a_models_checkpoint_are_the_one_that_was_logged(
@@ -71,22 +68,15 @@ def test_a_runs_and_a_models_checkpoint_are_the_one_that_was_logged(
     uri = f"models:/{recorded.model_id('last')}"
     of_model, its_run = checkpoint_of_model(recorded.reader.client, uri, tmp_path)
     assert run_id == its_run == recorded.run_id
-    digest = checkpoint.digest_of(checkpoint.load(recorded.file).state_dict)
-    for path in (of_run, of_model):
-        assert checkpoint.digest_of(checkpoint.load(path).state_dict) == digest
+    files = (recorded.file, of_run, of_model)
+    assert len({checkpoint.digest_of(checkpoint.load(file).state_dict) for file in files}) == 1
 
 
-@pytest.mark.parametrize("uri", ["models:/m-0123", "models:/nothing/3", "models:/"])
-def test_a_model_that_is_not_there_is_one_line(
-    uri: str, recorded: Recorded, tmp_path: Path
-) -> None:
-    with pytest.raises(RequestError, match="holds no checkpoint of rbnn") as refused:
-        checkpoint_of_model(recorded.reader.client, uri, tmp_path)
-    assert "\n" not in str(refused.value)
-
-
-def test_a_run_without_a_checkpoint_is_one_line(recorded: Recorded, tmp_path: Path) -> None:
-    empty = recorded.reader.client.create_run(recorded.reader.experiment_ids[0]).info.run_id
+def test_what_is_not_there_is_one_line(recorded: Recorded, tmp_path: Path) -> None:
+    for uri in ("models:/m-0123", "models:/nothing/3", "models:/"):
+        with pytest.raises(RequestError, match=r"^model .* holds no checkpoint of rbnn.*$"):
+            checkpoint_of_model(recorded.reader.client, uri, tmp_path)
+    empty = recorded_run(Mirror.open(), tmp_path)
     with pytest.raises(RequestError, match=r"holds no checkpoints/last.ckpt"):
         checkpoint_of_run(recorded.reader, empty, tmp_path)
 
@@ -111,9 +101,7 @@ def test_a_packaged_run_is_logged_and_mlflow_serves_it(recorded: Recorded, tmp_p
     given = ["--out", str(out), "--images", "20", "--no-latency", "--gpus", "none"]
     assert main(["package", recorded.run_id[:8], *given]) == 0
     uri = f"models:/{recorded.model_id('package')}"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.1", 5900)
     command = f"-m mlflow models serve -m {uri} --env-manager local --port {port}".split()
     own_programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     server = subprocess.Popen(
@@ -129,14 +117,10 @@ def test_a_packaged_run_is_logged_and_mlflow_serves_it(recorded: Recorded, tmp_p
         said = (SERVING.search(line) for line in server.stderr)
         address = next(found[1] for found in said if found)
         images = torch.randn(2, 3, 32, 32)
-        request = urllib.request.Request(
-            f"{address}/invocations",
-            json.dumps({"inputs": images.tolist()}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            scores = torch.tensor(json.load(answer)["predictions"])
+        given = {"inputs": images.tolist()}
+        answer = requests.post(f"{address}/invocations", json=given, timeout=60).json()
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.communicate(timeout=60)
+    scores = torch.tensor(answer["predictions"])
     torch.testing.assert_close(scores, rbnn.packed.load(out)(images), rtol=0, atol=1e-4)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pytest
 
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
-from tune.run.folder import RunFolder, RunInfo
-from tune.run.journal import Journal
+from tests.tune.made_runs import made_run, recorded_run
+from tune.run.folder import RunFolder
 from tune.run.record import read_record
 from tune.tracking import address
 from tune.tracking.address import check_reachable, check_schema, tracking_uri
@@ -27,33 +29,32 @@ DATA = {"name": "digits", "fingerprint": "sha256:ab", "sizes": {"train": 1400, "
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunReader, RunFolder]:
+def recorded(
+    new_store: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunReader, RunFolder]:
     """A finished run of two epochs, in its folder and in the store."""
     folder = tmp_path_factory.mktemp("store")
     tags = {"rbnn.recipe": "mine"}
-    run = RunFolder.begin(folder / "run", RunInfo(name="first", tags=tags, data=DATA), RECIPE)
-    journal = Journal(run.directory)
-    for epoch, loss in enumerate((math.inf, math.nan)):
-        top1 = (epoch + 1) / 3
-        metrics = {"val/top1": top1, "train/loss": loss, "digest": f"0{epoch}"}
-        journal.append({"epoch": epoch, **metrics})
-    run.end("complete")
-    mirror = Mirror.open(f"sqlite:///{folder}/mlflow.db")
+    epochs: list[dict[str, Any]] = [
+        {"val/top1": 1 / 3, "train/loss": math.inf, "digest": "00"},
+        {"val/top1": 2 / 3, "train/loss": math.nan, "digest": "01"},
+    ]
+    run = made_run(folder, RECIPE, epochs, "complete", tags=tags, data=DATA)
+    mirror = Mirror.open(new_store(folder))
     mirror.sync(run.directory)
-    mirror.sync(RunFolder.begin(folder / "sweep", RunInfo(kind="sweep", name="s"), None).directory)
+    recorded_run(mirror, folder, kind="sweep", name="s")
     return mirror.reader, run
 
 
 def test_the_default_store_is_a_database_in_the_working_directory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other/runs.db?timeout=9")
-    assert tracking_uri() == f"sqlite:///{tmp_path}/other/runs.db?timeout=9"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example.org:5000")
-    assert tracking_uri() == "http://example.org:5000"
+    database = f"sqlite:///{tmp_path}/other/runs.db?timeout=9"
+    expected = {"": f"sqlite:///{tmp_path}/mlflow.db", "http://a.org:5000": "http://a.org:5000"}
+    for given, uri in {**expected, "sqlite:///other/runs.db?timeout=9": database}.items():
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+        assert tracking_uri() == uri
 
 
 def test_the_files_of_a_copied_store_are_those_that_came_along(
@@ -96,7 +97,7 @@ def test_a_locked_store_is_waited_for_with_a_word(
     [
         (
             "451aebb31d03",
-            r"an older MLflow made its tables; back it up, then: mlflow db upgrade \w+://",
+            r"older MLflow made its tables; back it up, then: mlflow db upgrade \w+://",
         ),
         ("0123456789ab", r"a newer MLflow made its tables .*; install that version, or name"),
     ],
@@ -186,12 +187,12 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         RunReader.open(f"sqlite:///{tmp_path}/mlflow.db")
 
 
-def test_a_deleted_experiment_is_refused_with_the_way_back(tmp_path: Path) -> None:
-    mirror = Mirror.open(f"sqlite:///{tmp_path}/mlflow.db")
-    run = RunFolder.begin(tmp_path / "run", RunInfo(name="run"), None)
-    mirror.sync(run.directory)
+def test_a_deleted_experiment_is_refused_with_the_way_back(
+    tmp_path: Path, new_store: Callable[[Path], str]
+) -> None:
+    mirror = Mirror.open(new_store(tmp_path))
+    recorded_run(mirror, tmp_path)
     experiment = mirror.client.get_experiment_by_name("rbnn").experiment_id
     mirror.client.delete_experiment(experiment)
-    other = RunFolder.begin(tmp_path / "other", RunInfo(name="run"), None)
     with pytest.raises(RequestError, match=f"restore --experiment-id {experiment}"):
-        Mirror.open(mirror.reader.uri).sync(other.directory)
+        recorded_run(Mirror.open(mirror.reader.uri), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,7 @@ import torch
 
 from rbnn.errors import RequestError
 from rbnn.recipe import Recipe
-from rbnn.state import CheckpointWriter, start
-from tests.tune.made_runs import made_run
+from tests.tune.made_runs import networked_run
 from tune.sweep.confirm import Setting
 from tune.sweep.summary import Winner
 from tune.sweep.table import TrialRow
@@ -25,19 +25,13 @@ NAME = "rbnn-digits-resnet20_1w1a"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunReader, list[str]]:
+def place(
+    new_store: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunReader, list[str]]:
     """A store with three runs that have their checkpoint."""
-    folder: Path = tmp_path_factory.mktemp("store")
-    mirror = Mirror.open(f"sqlite:///{folder}/mlflow.db")
-    run = start(RECIPE, torch.device("cpu"))
-    run.epoch, run.metrics = 1, {"epoch": 0, "val/top1": 50.0}
-    ids = []
-    for _ in range(3):
-        made = made_run(folder, RECIPE, [{"val/top1": 50.0}], kind="trial")
-        CheckpointWriter(made.directory, "sha256:ab").epoch(run)
-        made.end("complete")
-        ids.append(mirror.sync(made.directory))
-    return mirror.reader, ids
+    folder = tmp_path_factory.mktemp("store")
+    mirror = Mirror.open(new_store(folder))
+    return mirror.reader, [networked_run(mirror, folder, RECIPE)[0] for _ in range(3)]
 
 
 def candidate(run_id: str, *scores: float, measure: str = "val/top1") -> Candidate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,9 +33,11 @@ def test_a_view_fits_an_experiment_tag_whatever_is_searched() -> None:
     assert len(json.dumps(view_state(ID, options))) < 5000
 
 
-def test_the_saved_view_holds_exactly_the_trials_and_the_searched_options(tmp_path: Path) -> None:
+def test_the_saved_view_holds_exactly_the_trials_and_the_searched_options(
+    tmp_path: Path, new_store: Callable[[Path], str]
+) -> None:
     """Of two sweeps of one name, too."""
-    mirror = Mirror.open(f"sqlite:///{tmp_path}/mlflow.db")
+    mirror = Mirror.open(new_store(tmp_path))
     params = {"space/lr": "log 0.01 to 1", "space/momentum": "fixed 0.9"}
     params["space/warm_up"] = "boolean"
     shown: set[str] = set()

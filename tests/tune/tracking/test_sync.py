@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
 
+from rbnn.errors import RequestError
 from tune.run.folder import RunFolder, RunInfo
-from tune.tracking import thread
-from tune.tracking.thread import MirrorThread
+from tune.tracking import sync
+from tune.tracking.sync import MirrorThread
 
 
 class FakeMirror:
@@ -21,16 +24,20 @@ class FakeMirror:
     def __init__(self) -> None:
         self.synced: list[str] = []
         self.away = self.refuses = False
-        self.gate = threading.Event()
+        self.gate, self.raised = threading.Event(), threading.Event()
         self.gate.set()
-        self.reader = type("Reader", (), {"uri": "fake"})()
+        self.reader = SimpleNamespace(uri="fake")
+
+    def check(self, uri: str) -> None:
+        if self.away:
+            raise RequestError("no answer")
 
     def sync(self, directory: Path) -> str:
         self.gate.wait()
-        if self.away:
-            raise ConnectionError("no answer")
-        if self.refuses:
-            raise MlflowException.invalid_parameter_value("bad name")
+        if self.away or self.refuses:
+            error = MlflowException.invalid_parameter_value("bad name")
+            self.raised.set()
+            raise ConnectionError("no answer") if self.away else error
         self.synced.append(directory.name)
         return "id"
 
@@ -38,13 +45,8 @@ class FakeMirror:
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> FakeMirror:
     fake = FakeMirror()
-
-    def check(uri: str) -> None:
-        if fake.away:
-            raise thread.RequestError("no answer")
-
-    monkeypatch.setattr(thread, "check_reachable", check)
-    monkeypatch.setattr(thread, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(sync, "check_reachable", fake.check)
+    monkeypatch.setattr(sync, "FIRST_RETRY_S", 0.01)
     return fake
 
 
@@ -74,7 +76,7 @@ def test_what_changed_is_synced_and_nobody_waits(
     mirror.gate.clear()
     events(listener, run)  # returns although the store does not
     mirror.gate.set()
-    assert listener.flush(10) and listener.close()
+    assert listener.close()
     assert 1 <= len(mirror.synced) <= 2  # changes of one folder that wait become one
 
 
@@ -83,11 +85,13 @@ def test_a_store_that_was_away_gets_it_when_it_answers_again(
 ) -> None:
     mirror.away = True
     listener.run_began(run)
-    assert not listener.flush(0.2)
+    assert mirror.raised.wait(60)
+    while "runs go on" not in (said := capsys.readouterr().err):
+        time.sleep(0.01)
     mirror.away = False
     listener.run_ended(run)
-    assert listener.flush(20) and mirror.synced == ["run"]
-    said = capsys.readouterr().err
+    assert listener.close() and mirror.synced == ["run"]
+    said += capsys.readouterr().err
     assert said.count("does not answer; runs go on") == 1 and "answers again" in said
 
 
@@ -96,8 +100,7 @@ def test_a_store_that_stays_away_is_left_with_a_word(
 ) -> None:
     mirror.away = True
     events(listener, run)
-    assert not listener.flush(0.2)
-    assert not listener.close(0.1)
+    assert mirror.raised.wait(60) and not listener.close(0.1)
     assert "lacks 1 run(s), which are complete in their folders" in capsys.readouterr().err
 
 
@@ -122,10 +125,10 @@ def test_what_the_store_refuses_is_said_and_keeps_nothing_else_back(
 ) -> None:
     mirror.refuses = True
     listener.run_began(run)
-    assert listener.flush(10)
+    assert mirror.raised.wait(60)
     mirror.refuses = False
     listener.run_ended(run)
-    assert listener.close(10) and mirror.synced == ["run"]
+    assert listener.close() and mirror.synced == ["run"]
     assert "refuses to record" in capsys.readouterr().err
 
 
@@ -139,4 +142,4 @@ def test_what_the_store_refuses_is_said_and_keeps_nothing_else_back(
     ],
 )
 def test_an_outage_is_told_from_a_refusal(error: Any, passing: bool) -> None:
-    assert thread.is_outage(error) is passing
+    assert sync.is_outage(error) is passing
