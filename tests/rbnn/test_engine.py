@@ -89,7 +89,7 @@ def test_a_run_at_its_end_has_nothing_to_continue_wherever_it_goes_on(finished: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lr": 0.2}, "was written with lr 0.1, this recipe has 0.2; continue with the same recipe"),
+        ({"lr": 0.2}, "with lr 0.1, this recipe has 0.2; continue with the same recipe"),
         ({"seed": 3, "momentum": 0.5}, "(and 1 more differ)"),
         ({"epochs": 5}, "written with epochs 2, this recipe has 5"),
         ({}, "trained on other data (sha256:few, here sha256:foreign)"),

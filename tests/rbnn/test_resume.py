@@ -29,9 +29,7 @@ RECIPE = small.RECIPE.replace(
 )
 
 
-def bomb(
-    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, when: Callable[..., bool]
-) -> None:
+def bomb(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, when: Callable[..., bool]) -> None:
     """Interrupt the run right after the first call of `owner.name` for which `when(arguments)`
     holds.
     """
