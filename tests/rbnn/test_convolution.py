@@ -32,12 +32,8 @@ def problem(
     signs = sign(torch.randn(3, num_in, size, size))
     if channels_last:
         signs = signs.contiguous(memory_format=torch.channels_last)
-    return (
-        signs,
-        sign(torch.randn(num_out, num_in, kernel_size, kernel_size)),
-        [stride] * 2,
-        [padding] * 2,
-    )
+    weight = sign(torch.randn(num_out, num_in, kernel_size, kernel_size))
+    return signs, weight, [stride] * 2, [padding] * 2
 
 
 @needs_integers
