@@ -50,12 +50,6 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session")
-def data_dir() -> Path:
-    """tests/data: reference vectors small enough to keep."""
-    return Path(__file__).parent / "data"
-
-
-@pytest.fixture(scope="session")
 def shared_dir(pytestconfig: pytest.Config) -> Path:
     """The folder of reference data beside the project; the test skips where it is not present."""
     path = pytestconfig.rootpath.parent / "shared"

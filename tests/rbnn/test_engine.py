@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from rbnn import checkpoint, engine
 from rbnn.data import digits, open_loaders
@@ -21,6 +20,7 @@ from rbnn.diagnostics import TABLE
 from rbnn.engine import BEST, LAST, evaluate, fit
 from rbnn.errors import CheckpointError, NonFiniteLoss, RunFailed
 from rbnn.layers import RotatedConv2d, rotated_layers
+from rbnn.metrics import Counts, counted
 from rbnn.schedules import learning_rate, surrogate_tk
 from tests.rbnn.small import CPU, RECIPE, Listener, few_digits, train
 
@@ -192,48 +192,24 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_says_where(tmp_path: Path) 
     assert checkpoint.load(tmp_path / LAST).epoch == 1
 
 
-class Logits(nn.Module):
-    """A network whose images are its logits; it notes the mode it was called in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-        self.modes: list[bool] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.modes.append(self.training)
-        return images * self.scale
-
-
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluation_counts_every_image_once_with_a_ragged_last_batch(training: bool) -> None:
-    logits, labels = torch.randn(37, 10), torch.randint(10, (37,))
-    model = Logits().train(training)
-    metrics = evaluate(model, zip(logits.split(16), labels.split(16), strict=True))
-    ranks = (logits > logits.gather(1, labels[:, None])).sum(1)
-    assert metrics["val/top1"] == round(100 * int((ranks == 0).sum()) / 37, 4)
-    assert metrics["val/top5"] == round(100 * int((ranks < 5).sum()) / 37, 4)
-    assert metrics["val/loss"] == pytest.approx(float(F.cross_entropy(logits.double(), labels)))
-    assert model.modes == [False] * 3 and model.training is training
-
-
 @pytest.mark.parametrize("fails", [False, True])
-def test_evaluation_computes_binary_weights_once_and_releases_them_even_where_it_fails(
-    fails: bool, monkeypatch: pytest.MonkeyPatch
+def test_an_evaluation_leaves_the_network_as_it_was_even_where_it_fails(
+    fails: bool, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer, calls = RotatedConv2d(3, 10, 3), []
-    model = nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    original = RotatedConv2d.binary_weight
+    """And computes binary weights once; every image counts, with a ragged last batch."""
+    layer, modes, calls = RotatedConv2d(3, 10, 3), [], []
+    model = nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten()).train(training)
+    model.register_forward_pre_hook(lambda model, images: modes.append(model.training))
+    images, labels = torch.randn(7, 3, 8, 8), torch.randint(10, (7,))
+    logits = model(images)
+    plain = RotatedConv2d.binary_weight
     monkeypatch.setattr(
-        RotatedConv2d, "binary_weight", lambda layer: calls.append(layer) or original(layer)
+        RotatedConv2d, "binary_weight", lambda layer: calls.append(layer) or plain(layer)
     )
-    images, labels = torch.randn(6, 3, 8, 8), torch.randint(10, (6,))
-    before = model(images)
-    expected = evaluate(Logits(), [(before.detach(), labels)])
-    calls.clear()
 
     def batches() -> Iterator[Batch]:
-        yield from zip(images.split(2), labels.split(2), strict=True)
+        yield from zip(images.split(3), labels.split(3), strict=True)
         if fails:
             raise OSError("disk")
 
@@ -241,12 +217,15 @@ def test_evaluation_computes_binary_weights_once_and_releases_them_even_where_it
         with pytest.raises(OSError, match="disk"):
             evaluate(model, batches())
     else:
-        assert evaluate(model, batches()) == pytest.approx(expected)
-    assert len(calls) == 1
+        counts = Counts(CPU)
+        counts.sums += counted(logits.detach(), labels)
+        assert evaluate(model, batches()) == pytest.approx(counts.metrics("val"))
+    assert len(calls) == 1 and modes == [training, False, False, False]
+    assert model.training is training
     with torch.no_grad():
         layer.weight.neg_()
     after = model(images)
-    assert not torch.equal(after, before)
+    assert not torch.equal(after, logits)
     after.sum().backward()
     assert layer.weight.grad is not None
 
