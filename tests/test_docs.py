@@ -171,7 +171,7 @@ def test_a_command_in_a_block_is_one_that_exists(block: Block) -> None:
 
 
 @each_page
-def test_a_command_or_an_option_in_the_text_exists(
+def test_commands_and_options_in_the_text_exist(
     page: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for span in spans_of(page):
@@ -194,9 +194,7 @@ def test_a_sweep_or_recipe_file_loads(block: Block) -> None:
 
 
 @each_block("python")
-def test_a_python_example_runs(
-    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_example_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = compile(block.text, str(block), "exec")
     monkeypatch.chdir(tmp_path)
     if not block.note:

@@ -38,9 +38,7 @@ def test_settings_are_the_documented_one_and_others_all_over_the_space() -> None
         assert setting(where) == pytest.approx(values)
 
 
-def test_a_line_that_a_kill_left_unfinished_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfinished_line_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "FOLDER", tmp_path)
     assert table.read("digits") == []
     (tmp_path / "digits.jsonl").write_text(

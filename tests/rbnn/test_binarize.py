@@ -43,9 +43,7 @@ def test_sign_is_one_at_zero_and_keeps_dtype_and_shape() -> None:
 @pytest.mark.parametrize(
     ("t", "k"), [(0.01, 100.0), (0.3, 1 / 0.3), (1.0, 1.0), (3.0, 1.0), (9.9, 1.0), (0.5, 7.0)]
 )
-def test_weight_surrogate_is_a_triangle_of_the_documented_height_and_width(
-    t: float, k: float
-) -> None:
+def test_weight_surrogate_is_a_triangle_of_documented_height_and_width(t: float, k: float) -> None:
     edge = SQRT2 / t
     at_zero, half, minus_half = weight_gradient([0.0, edge / 2, -edge / 2], t, k)
     assert at_zero == pytest.approx(k * SQRT2 * t, rel=1e-12)

@@ -122,7 +122,7 @@ def test_a_kill_while_writing_leaves_the_previous_file_and_nothing_else(
         (gzip.compress, "a file compressed with gzip; unpack it first"),
     ],
 )
-def test_what_is_no_checkpoint_is_called_what_it_is(
+def test_what_is_no_checkpoint_is_named(
     change: Callable[[bytes], bytes], reason: str, file: Path
 ) -> None:
     file.write_bytes(change(file.read_bytes()))
@@ -210,10 +210,7 @@ def with_pickle(content: Any, path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("write", "reason"),
-    [
-        (torch.save, "holds a (posix|nt).system, and only tensors"),
-        (with_pickle, "cannot be read"),
-    ],
+    [(torch.save, "holds a (posix|nt).system, and only tensors"), (with_pickle, "cannot be read")],
 )
 def test_code_in_a_file_is_refused_and_not_run(
     write: Callable[[Any, Path], None], reason: str, tmp_path: Path

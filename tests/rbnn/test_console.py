@@ -85,9 +85,7 @@ def test_a_notebook_has_one_bar_that_is_redrawn(monkeypatch: pytest.MonkeyPatch)
     assert last.endswith(", val/top1 20.00 % (best 20.00), 1,234 images/s, 3.1 GiB")
 
 
-def test_what_takes_long_is_told_while_and_after_it_does(
-    capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_takes_long_is_told(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     with progress.told_if_long("reading"):
         pass
     assert capsys.readouterr().err == ""

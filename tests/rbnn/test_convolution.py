@@ -48,9 +48,7 @@ def test_integers_give_the_bits_of_floats(shape: tuple[int, ...], channels_last:
 
 @pytest.mark.parametrize("as_integers", [False, pytest.param(True, marks=needs_integers)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_compiler_is_told_the_right_shape_and_layout(
-    shape: tuple[int, ...], as_integers: bool
-) -> None:
+def test_the_compiler_knows_shape_and_layout(shape: tuple[int, ...], as_integers: bool) -> None:
     bx, bw, stride, padding = problem(shape, True)
     given = encoded(bx > 0) if as_integers else bx
     torch.library.opcheck(

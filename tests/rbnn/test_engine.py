@@ -137,7 +137,7 @@ def entered(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("interval", "updated"), [(1, [0, 1, 2, 3]), (2, [0, 2]), (3, [0, 3])])
-def test_rotations_change_every_nth_epoch_only(
+def test_rotations_change_every_nth(
     interval: int, updated: list[int], entered: list[dict[str, Any]]
 ) -> None:
     recipe = RECIPE.replace(epochs=4, rotation_update=interval)
@@ -147,7 +147,7 @@ def test_rotations_change_every_nth_epoch_only(
     assert [epoch for epoch in range(4) if rotations[epoch + 1] != rotations[epoch]] == updated
 
 
-def test_an_epoch_trains_with_the_schedules_values_and_reports_them(
+def test_an_epoch_trains_with_the_schedules_values_and_says_so(
     entered: list[dict[str, Any]],
 ) -> None:
     recipe, listener = RECIPE.replace(epochs=3, warm_up=True), Listener()

@@ -47,9 +47,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
         (" 1 , 0 ", 2, [1, 0]),
     ],
 )
-def test_the_gpus_of_a_recipe(
-    given: str, present: int, expected: list[int], pretend: Pretend
-) -> None:
+def test_gpus_of_a_recipe(given: str, present: int, expected: list[int], pretend: Pretend) -> None:
     pretend(8, present)
     recipe = RECIPE.replace(gpus=given)
     assert gpu_ids(recipe) == expected
@@ -146,9 +144,7 @@ def test_compile_becomes_explicit_by_the_amount_of_work(
     assert capsys.readouterr().err == ""
 
 
-def test_of_a_data_set_on_disk_the_images_that_are_there_count(
-    pretend: Pretend, tmp_path: Path
-) -> None:
+def test_the_images_that_are_on_disk_count(pretend: Pretend, tmp_path: Path) -> None:
     pretend(2, 0)
     for number, split in enumerate(("train", "train", "train", "val")):
         file = tmp_path / split / "n01440764" / f"{number}.JPEG"

@@ -27,9 +27,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_it_trains_continues_and_evaluates_what_it_trained(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_it_trains_continues_and_evaluates(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(f"{TRAIN} --save run".split()) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and lines[2].endswith("checkpoints in result/run")
@@ -59,7 +57,7 @@ def test_it_trains_continues_and_evaluates_what_it_trained(
         (f"{TRAIN} --lr 1e30", 1, "the training loss is not finite at epoch 0, step "),
     ],
 )
-def test_what_goes_wrong_is_one_line(
+def test_a_mistake_is_one_line(
     line: str, status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("file").touch()

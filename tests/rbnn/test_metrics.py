@@ -58,9 +58,7 @@ def test_the_first_step_whose_loss_is_not_finite_is_noted_and_sums_begin_anew() 
     assert int(counts.finite_steps) == 0 and sums.tolist() == [0, 0, 0, 0]
 
 
-def test_waiting_is_the_share_of_the_time_before_each_batch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_waiting_is_the_share_of_time_before_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: clock[0])
     batch: Batch = (torch.zeros(1), torch.zeros(1))

@@ -131,9 +131,7 @@ LARGE = "resnet18_1w1a or resnet34_1w1a"
         ("resnet20", "cifar1000", "dataset 'cifar1000' is unknown; choose cifar100, cifar10"),
     ],
 )
-def test_an_unknown_model_or_dataset_is_one_line_with_the_remedy(
-    name: str, dataset: str, message: str
-) -> None:
+def test_an_unknown_model_or_dataset_is_one_line(name: str, dataset: str, message: str) -> None:
     with pytest.raises(RecipeError) as error:
         build(name, dataset)
     assert str(error.value) == message

@@ -90,7 +90,7 @@ def test_compiled_equals_eager_within_rounding_and_t_and_k_recompile_nothing(
 
 @needs_compiler
 @pytest.mark.parametrize(("size", "training"), [(3, True), (4, False), (3, False)])
-def test_a_smaller_batch_and_evaluation_run_eagerly(
+def test_smaller_batches_and_evaluation_are_eager(
     compiled: Network, size: int, training: bool
 ) -> None:
     images = torch.randn(size, 3, 6, 6)
@@ -107,9 +107,7 @@ def test_without_a_compiler_on_is_refused_in_one_line(monkeypatch: pytest.Monkey
         Network(Small(), RECIPE, CPU)
 
 
-def test_code_is_kept_in_the_users_cache_unless_told_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(CACHE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_directory() == tmp_path / "rbnn" / "inductor"

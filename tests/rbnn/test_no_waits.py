@@ -75,9 +75,7 @@ def test_no_step_reads_from_the_device_or_brings_anything_there() -> None:
     assert watch.mixed == [] and watch.count > 1000
 
 
-def test_the_rotation_update_of_a_network_is_few_operations(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_networks_rotation_update_is_few_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotation, "polar_factors", polar.newton_schulz_together)  # as on a GPU
     monkeypatch.setattr(weights, "on_gpu", lambda layers: True)
     run, watch = run_on_meta(), Watch()

@@ -150,7 +150,7 @@ def test_an_evaluation_needs_nothing_of_the_machine_it_was_trained_on(
         ("a b", "unrecognized arguments: b"),
     ],
 )
-def test_a_wrong_line_ends_with_status_2_and_one_line(
+def test_a_wrong_line_is_one_line(
     line: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -169,7 +169,7 @@ def test_help_names_every_option_with_its_meaning(capsys: pytest.CaptureFixture[
         assert f"--{name}" in text and " ".join(spec.metadata["meaning"].split()) in text
 
 
-def test_the_exit_status_tells_a_wrong_request_from_a_failed_run(
+def test_the_exit_status_tells_requests_from_failed_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert exit_status(RecipeError("lr is 0"), "rbnn") == 2

@@ -73,7 +73,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("changes", "message"), REFUSALS, ids=[str(changes)[:40] for changes, _ in REFUSALS]
 )
-def test_a_bad_value_is_refused_in_one_line_with_field_value_and_remedy(
+def test_a_bad_value_is_told_with_field_value_and_remedy(
     changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(RecipeError) as error:
@@ -107,9 +107,7 @@ def test_a_recipe_is_frozen_and_its_defaults_are_the_documented_ones() -> None:
     ],
     ids=str,
 )
-def test_values_arrive_in_the_fields_own_type(
-    changes: dict[str, Any], expected: dict[str, Any]
-) -> None:
+def test_values_have_the_fields_own_type(changes: dict[str, Any], expected: dict[str, Any]) -> None:
     recipe = Recipe(**changes)
     for name, value in expected.items():
         assert getattr(recipe, name) == value and type(getattr(recipe, name)) is type(value)
@@ -172,9 +170,7 @@ def test_what_an_option_affects_is_stated_once() -> None:
     ("name", "value", "held"),
     [("Tmin", "20", 20.0), ("train_workers", 1000, 1000), ("lr_decay_step", "3 5", (3, 5))],
 )
-def test_one_value_is_checked_whatever_the_other_options(
-    name: str, value: object, held: object
-) -> None:
+def test_one_value_is_checked_by_itself(name: str, value: object, held: object) -> None:
     assert checked(name, value) == held
     with pytest.raises(RecipeError, match=f"^{name} is -?"):
         checked(name, [-1])

@@ -88,9 +88,7 @@ def test_a_network_computes_what_the_reference_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("file_name", ["resnet20_trajectory", "resnet20_trajectory_default_init"])
-def test_four_training_steps_follow_the_reference_trajectory(
-    shared_dir: Path, file_name: str
-) -> None:
+def test_four_training_steps_follow_the_reference(shared_dir: Path, file_name: str) -> None:
     path = shared_dir / "vectors" / f"{file_name}.npz"
     if not path.is_file():
         pytest.skip(f"{path.name} is not beside the project")

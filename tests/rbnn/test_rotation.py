@@ -68,9 +68,7 @@ def test_random_orthogonal_is_orthogonal_seeded_and_of_either_determinant(n: int
 
 @pytest.mark.parametrize("shape", DETERMINED)
 @pytest.mark.parametrize("seed", range(2))
-def test_rounds_equal_the_sum_over_filters_as_stated(
-    shape: tuple[int, int, int], seed: int
-) -> None:
+def test_rounds_equal_the_sum_over_filters(shape: tuple[int, int, int], seed: int) -> None:
     X, R1, R2 = problem(seed, shape)
     copies = [tensor.clone() for tensor in (X, R1, R2)]
     expected = R1, R2
@@ -100,7 +98,7 @@ def test_the_objective_never_falls_from_round_to_round(
 @pytest.mark.parametrize(
     ("shape", "num_updates"), [((16, 12, 12), 300), ((8, 16, 18), 100), ((32, 24, 24), 50)]
 )
-def test_rotations_stay_orthogonal_over_many_updates_in_float32(
+def test_rotations_stay_orthogonal_in_float32(
     shape: tuple[int, int, int], num_updates: int
 ) -> None:
     X, R1, R2 = problem(0, shape, torch.float32)
@@ -118,9 +116,7 @@ def test_layers_updated_together_are_updated_as_each_alone() -> None:
             torch.testing.assert_close(all_of_them[index], one, rtol=1e-9, atol=1e-9)
 
 
-def test_groups_updated_in_step_with_products_alone_reach_the_objective_of_the_svd(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_products_alone_reach_the_objective_of_the_svd(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = [(16, 12, 12), (32, 16, 18), (64, 24, 24)]
     problems = [problem(seed, shape, torch.float32) for seed, shape in enumerate(shapes)]
     with monkeypatch.context() as patch:

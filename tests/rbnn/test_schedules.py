@@ -34,7 +34,7 @@ STEP = {"lr": 0.1, "lr_type": "step"}
         ),
     ],
 )
-def test_the_learning_rate_is_the_documented_one(
+def test_the_learning_rate_is_as_documented(
     options: dict[str, Any], expected: dict[int, float]
 ) -> None:
     rates = {epoch: learning_rate(Recipe(**options), epoch) for epoch in expected}
@@ -43,9 +43,7 @@ def test_the_learning_rate_is_the_documented_one(
 
 @pytest.mark.parametrize("warm_up", [False, True])
 @pytest.mark.parametrize("epochs", [1, 2, 4, 5, 6, 120])
-def test_the_rate_is_positive_and_never_above_lr_whatever_the_length(
-    epochs: int, warm_up: bool
-) -> None:
+def test_the_rate_is_positive_and_never_above_lr_at_any_length(epochs: int, warm_up: bool) -> None:
     recipe = Recipe(epochs=epochs, lr=0.3, warm_up=warm_up)
     rates = [learning_rate(recipe, epoch) for epoch in range(epochs)]
     assert all(0 < rate <= 0.3 for rate in rates)
@@ -64,7 +62,7 @@ def test_the_rate_is_positive_and_never_above_lr_whatever_the_length(
         (999, 10**0.997, 1.0),  # never quite Tmax
     ],
 )
-def test_t_rises_by_its_logarithm_and_k_is_its_inverse_but_at_least_one(
+def test_t_rises_by_its_logarithm_and_k_is_its_inverse_or_one(
     epoch: int, t: float, k: float
 ) -> None:
     found = surrogate_tk(Recipe(epochs=1000, Tmin=1e-2, Tmax=10), epoch)

@@ -40,9 +40,7 @@ def refusal(model: nn.Module, weights: dict[str, torch.Tensor]) -> str:
     ("model", "dataset"),
     [("resnet18_1w1a", "digits"), ("vgg_small_1w1a", "digits"), ("resnet20_1w1a", "cifar100")],
 )
-def test_weights_of_another_network_are_refused(
-    model: str, dataset: str, network: nn.Module
-) -> None:
+def test_another_networks_weights_are_refused(model: str, dataset: str, network: nn.Module) -> None:
     message = refusal(build(model, dataset), network.state_dict())
     assert re.match(r"checkpoint 'a\.ckpt' is of another network: '.*' and \d+ more ent", message)
 
@@ -59,9 +57,7 @@ def test_wrapped_blocks_and_missing_counts_are_this_network(network: nn.Module) 
 
 
 @pytest.mark.parametrize("rename", [lambda name: f"a.{name}", lambda name: name], ids=["a.", ""])
-def test_a_network_beside_another_is_refused(
-    network: nn.Module, rename: Callable[[str], str]
-) -> None:
+def test_a_network_beside_one_is_refused(network: nn.Module, rename: Callable[[str], str]) -> None:
     weights = network.state_dict()
     both = {rename(name): tensor for name, tensor in weights.items()} | {"b.scale": torch.ones(1)}
     assert "is of another network" in refusal(build("resnet20_1w1a", "digits"), both)
@@ -86,9 +82,7 @@ PREFIXES = ["_orig_mod.", "module._orig_mod.", "net.student._orig_mod."]
         *itertools.product(["cifar/resnet20_1w1a"], PREFIXES),
     ],
 )
-def test_the_authors_files_load_with_any_prefix_and_unused_layers(
-    key: str, prefix: str, tmp_path: Path
-) -> None:
+def test_the_authors_files_load_with_any_prefix(key: str, prefix: str, tmp_path: Path) -> None:
     """Unused layers called bn3 go, vgg_small's own bn3 stays; `epoch` may be anything."""
     family, name = key.split("/")
     shapes = STATE_DICTS[key]["state_dict"]

@@ -136,9 +136,7 @@ def test_a_loader_process_killed_between_batches_is_one_line_too(own_imagenet: P
     loaders.train.pool.close()
 
 
-def test_dali_that_is_not_installed_is_named(
-    imagenet: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dali_not_installed_is_named(imagenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "rbnn.data.dali", raising=False)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(DataError, match="pip install nvidia-dali-cuda130"):

@@ -15,7 +15,7 @@ from tests.rbnn.small import CPU, KINDS, how
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_data_is_described_as_it_would_be_opened(
+def test_data_is_described_as_opened(
     kind: str, imagenet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, data_path = ("digits", "") if kind == "resident" else ("imagenet", str(imagenet))

@@ -276,9 +276,7 @@ def test_the_check_names_damage_and_the_loaders_agree_on_it(damage: str, tmp_pat
 
 
 @needs_dali
-def test_pillow_takes_over_what_dali_refuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pillow_takes_what_dali_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rbnn.data.feeds.is_plain_jpeg", lambda image, content: True)
     for_pillow = {kind: every_kind()[kind] for kind in ("AVIF RGB", "GIF RGB", "TGA RGB")}
     assert outcome(folder_of(tmp_path / "imagenet", for_pillow)) == ""

@@ -97,7 +97,7 @@ def test_workers_change_nothing_and_leave_torchs_random_numbers_alone(opened: Op
     assert torch.equal(torch.rand(1), after)
 
 
-def test_without_room_in_shared_memory_batches_come_through_pipes(
+def test_without_shared_memory_batches_come_by_pipe(
     imagenet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch alone would lose such a batch in a thread, and wait for it for ever."""
@@ -112,7 +112,7 @@ def test_without_room_in_shared_memory_batches_come_through_pipes(
     loaders.train.pool.close()
 
 
-def test_loader_processes_leave_this_ones_garbage_alone(
+def test_loader_processes_leave_garbage_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A forked process that destroyed a DALI pipeline it inherited in a cycle would

@@ -72,9 +72,7 @@ def data_path(
         for case in sorted(MATRIX)
     ],
 )
-def test_one_short_epoch(
-    model: str, dataset: str, loader: str, data_path: Path, tmp_path: Path
-) -> None:
+def test_an_epoch(model: str, dataset: str, loader: str, data_path: Path, tmp_path: Path) -> None:
     small = {"batch_size": 4, "batch_size_test": 4, "epochs": 1, "workers": 1, "threads": 2}
     options = {"data_path": str(data_path), "lr": 0.01, **small, **how(loader)}
     recipe = Recipe(model=model, dataset=dataset, **options)

@@ -79,7 +79,7 @@ def test_engines_that_end_in_any_order_leave_signals_alone() -> None:
         ((512, 512, 3, 3), 1, 1),
     ],
 )
-def test_binary_convolutions_are_equal_to_the_bit(
+def test_convolutions_are_equal_to_the_bit(
     shape: tuple[int, ...], stride: int, padding: int
 ) -> None:
     """Values on a grid, so that every engine's mean is exact; a third of them lie on the mean."""
@@ -97,9 +97,7 @@ def test_binary_convolutions_are_equal_to_the_bit(
 
 
 @pytest.mark.parametrize(("num_channels", "on_one_bit"), [(32, True), (16, False)])
-def test_openvino_runs_them_on_one_bit_where_that_is_faster(
-    num_channels: int, on_one_bit: bool
-) -> None:
+def test_openvino_takes_one_bit_where_that_is_faster(num_channels: int, on_one_bit: bool) -> None:
     model = OneLayer(torch.ones(num_channels, num_channels, 3, 3))
     kinds = {op.get_type_name() for op in openvino.network(model, 8).get_ops()}
     assert ("BinaryConvolution" in kinds) == on_one_bit

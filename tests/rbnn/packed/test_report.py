@@ -55,10 +55,7 @@ def test_what_of_a_difference_is_rounding(
     distance: float, trained: list[float], packed: list[float], expected: dict[str, float]
 ) -> None:
     batch = (torch.ones(1, 3, 8, 8), torch.tensor([0]))
-    runs = {
-        "trained": lambda _: torch.tensor([trained]),
-        "form": lambda _: torch.tensor([packed]),
-    }
+    runs = {"trained": lambda _: torch.tensor([trained]), "form": lambda _: torch.tensor([packed])}
     found = compare(runs, "trained", Edge(distance), [batch], 9)["form"]
     furthest = max(abs(one - other) for one, other in zip(trained, packed, strict=True))
     assert found.max_difference == pytest.approx(furthest)
@@ -95,9 +92,7 @@ def test_a_package_is_compared_weighed_and_timed(
     assert all(len(line) <= 160 for line in text.splitlines())
 
 
-def test_of_a_float16_package_its_own_torch_form_is_the_reference(
-    trained: nn.Module, tmp_path: Path
-) -> None:
+def test_the_reference_of_float16_is_its_torch_form(trained: nn.Module, tmp_path: Path) -> None:
     packed = make(trained, RECIPE, tmp_path / "half", half=True)
     batch = (torch.randn(6, 3, 32, 32), torch.zeros(6, dtype=torch.long))
     found = report(tmp_path / "half", trained, packed, [batch], num_images=6, with_latency=False)
@@ -105,9 +100,7 @@ def test_of_a_float16_package_its_own_torch_form_is_the_reference(
     assert found.parity["torch"].max_difference == 0 < found.parity["trained"].max_difference
 
 
-def test_a_form_that_predicts_otherwise_is_told(
-    package: Path, trained: nn.Module, tmp_path: Path
-) -> None:
+def test_a_form_that_differs_is_told(package: Path, trained: nn.Module, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(package, tmp_path / "copy"))
     other = trained.__class__(10, a32=False, semantics="reference").eval()
     batch = (torch.randn(8, 3, 32, 32), torch.zeros(8, dtype=torch.long))

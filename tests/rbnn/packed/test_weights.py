@@ -51,9 +51,7 @@ def test_what_was_packed_is_what_is_loaded(package: Path, trained: nn.Module) ->
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
-def test_resnet18_takes_a_twentieth_of_its_checkpoint(
-    network: Callable[..., nn.Module], tmp_path: Path
-) -> None:
+def test_resnet18_takes_a_twentieth(network: Callable[..., nn.Module], tmp_path: Path) -> None:
     model = network("resnet18_1w1a", "cifar10")
     path = weights.save(tmp_path, fold(model), weights.Config({"dataset": "cifar10"}))
     assert 20 * path.stat().st_size < sum(t.nbytes for t in model.state_dict().values())
@@ -112,7 +110,7 @@ VOUCHED = itertools.product([*FORMS][:3], [*DAMAGE][:3], [True])
 @pytest.mark.parametrize(
     ("name", "damage", "is_vouched"), [*itertools.product(FORMS, DAMAGE, [False]), *VOUCHED]
 )
-def test_a_damaged_or_foreign_file_is_refused_in_one_line(
+def test_a_damaged_file_is_refused_in_one_line(
     name: str, damage: str, is_vouched: bool, copy: Path
 ) -> None:
     content = (copy / name).read_bytes()
@@ -156,9 +154,7 @@ BEHIND = bytes(50_000)
         header_of(SMALL) + BEHIND,
     ],
 )
-def test_a_file_of_other_tensors_is_refused_before_they_are_made(
-    content: bytes, copy: Path
-) -> None:
+def test_other_tensors_are_refused_before_they_are_made(content: bytes, copy: Path) -> None:
     (copy / "model.safetensors").write_bytes(content)
     vouched(copy)
     tracemalloc.start()
@@ -169,9 +165,7 @@ def test_a_file_of_other_tensors_is_refused_before_they_are_made(
     assert peak < 40 * len(BEHIND)
 
 
-def test_a_larger_network_in_config_allocates_nothing(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_larger_network_allocates_nothing(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = json.loads((copy / "config.json").read_text())
     config["recipe"] |= {"model": "resnet34_1w1a", "dataset": "imagenet"}
     (copy / "config.json").write_text(json.dumps(config))
