@@ -1,6 +1,4 @@
-"""The benchmarks' baseline computes what rbnn's layer computes: forward, gradients, one rotation
-update, in float64.
-"""
+"""The baseline computes what rbnn's layer does in float64: forward, gradients, rotation update."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The benchmark program: what it refuses in one line, and the record it writes row by row; GPU
-rows, run on a CPU.
-"""
+"""The benchmark program: what it refuses, and the record it writes; GPU rows, run on a CPU."""
 
 from __future__ import annotations
 
@@ -62,9 +60,7 @@ def test_an_interrupted_run_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.M
 
 
 class OneTrial:
-    """Stands for the process of benchmarks.one_trial: runs it here, once, and gives its output to
-    all who ask.
-    """
+    """For the process of benchmarks.one_trial: runs it here, once, its output for all who ask."""
 
     output = ""
     returncode = 0

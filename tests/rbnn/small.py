@@ -1,6 +1,4 @@
-"""Small trainings on a few digits: what tests of the loop train, who hears them, what ends them
-early, and what they leave.
-"""
+"""Small trainings on a few digits: what is trained, who hears it, what ends it, what is left."""
 
 from __future__ import annotations
 
@@ -91,18 +89,14 @@ def train(recipe: Recipe, report: Report | None = None, **options: Any) -> Train
 
 
 def train_part(recipe: Recipe, folder: Path, listener: Listener) -> None:
-    """Go on from the folder's last checkpoint, if there is one, to where the listener raises or to
-    the end.
-    """
+    """Go on from the folder's last checkpoint, if any, to where the listener raises or the end."""
     last = folder / LAST
     resume = last if last.exists() else None
     train(recipe, listener, directory=folder, resume=resume, progress=listener.progress)
 
 
 def outcome(folder: Path) -> list[str]:
-    """What a run left in its folder, to compare: checkpoints without times, the table, half-written
-    files.
-    """
+    """What a run left, to compare: checkpoints without times, the table, half-written files."""
     digests = []
     for name in (LAST, BEST):
         state = checkpoint.load(folder / name)

@@ -1,6 +1,4 @@
-"""sign and its surrogate gradients against hand formulas; standardisation against autograd of the
-plain formula.
-"""
+"""sign and its surrogate gradients against hand formulas; standardisation against the plain one."""
 
 from __future__ import annotations
 

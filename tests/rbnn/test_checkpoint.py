@@ -1,6 +1,4 @@
-"""Checkpoints: every bit comes back, a kill leaves the old file, and no damaged or foreign file
-passes or runs code.
-"""
+"""Checkpoints: every bit comes back, a kill leaves the old file, no damaged or foreign passes."""
 
 from __future__ import annotations
 
@@ -170,9 +168,7 @@ def test_a_file_of_ours_that_lacks_something_is_refused(file: Path, missing: str
 
 
 def test_no_damage_escapes_as_another_error(tmp_path: Path) -> None:
-    """Bytes changed at random, in our files, in older ones of torch, in plain pickles: read, or
-    refused in one line.
-    """
+    """Bytes changed at random, in files of ours, of older torch, of pickle: read or refused."""
     path = tmp_path / "x.ckpt"
     save(path, Checkpoint({"w": torch.ones(50)}))
     old, weights = tmp_path / "old", {"state_dict": {"w": torch.ones(3)}}

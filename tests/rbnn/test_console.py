@@ -1,6 +1,4 @@
-"""What a run says in a terminal: a line per epoch, with the finish time, and where within an epoch
-it is.
-"""
+"""What a run says in a terminal: a line an epoch, with the finish time, and where it is."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The convolution of signs gives the float convolution's bits, whichever inputs the
-hardware takes.
-"""
+"""The convolution of signs gives the float one's bits, whichever inputs the hardware takes."""
 
 from __future__ import annotations
 

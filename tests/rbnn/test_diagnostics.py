@@ -1,6 +1,4 @@
-"""The diagnostics of the method: what the definitions say, by layer and over all, and a table
-without gaps or doubles.
-"""
+"""The diagnostics: what the definitions say, by layer and over all; a table without gaps."""
 
 from __future__ import annotations
 

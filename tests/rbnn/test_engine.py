@@ -115,9 +115,7 @@ def test_a_checkpoint_of_weights_only_is_not_continued(tmp_path: Path) -> None:
 
 @pytest.fixture
 def entered(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Epochs cost nothing; for each, what it began with: a digest of the rotations, lr, and every
-    layer's t and k.
-    """
+    """Epochs cost nothing; for each, the rotations' digest, lr, and every layer's (t, k)."""
     seen: list[dict[str, Any]] = []
 
     def begin(run: engine.TrainState, *arguments: Any) -> dict[str, float]:

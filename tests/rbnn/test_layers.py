@@ -1,6 +1,4 @@
-"""RotatedConv2d: the reference vectors, what its binary weight is, where gradients stop, and its
-rotation step.
-"""
+"""RotatedConv2d: the reference vectors, its binary weight, where gradients stop, its rotation."""
 
 from __future__ import annotations
 
@@ -166,9 +164,7 @@ def test_a_small_network_is_rotated_on_one_thread_and_the_others_come_back(
 def test_layers_of_one_shape_as_one_batch_are_what_each_is_alone(
     semantics: Semantics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Binary weights, their gradients and objectives as a GPU computes them, to float64's
-    rounding.
-    """
+    """Weights, gradients and objectives as a GPU computes them, to float64's rounding."""
     shapes = [(4, 6, 3), (6, 4, 3), (4, 6, 3), (4, 6, 1)]
     model = torch.nn.ModuleList(RotatedConv2d(*s, semantics=semantics) for s in shapes).double()
     own = [*rotated_layers(model).values()]

@@ -1,6 +1,4 @@
-"""`python -m rbnn`: trains, continues and evaluates in this process, with neither Ray
-nor MLflow.
-"""
+"""`python -m rbnn` trains, continues and evaluates in this process."""
 
 from __future__ import annotations
 

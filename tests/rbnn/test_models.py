@@ -29,9 +29,7 @@ def images(size: int, num: int = 2) -> Tensor:
 
 
 def awake(model: nn.Module) -> nn.Module:
-    """Batch normalisation away from its tiny initial weights, so that every layer acts on the
-    logits.
-    """
+    """Batch normalisation away from its tiny initial weights: every layer acts on the logits."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)

@@ -1,6 +1,4 @@
-"""Compiled batches give what eager ones give, without recompiling for t, k or a smaller batch;
-where code is kept; bf16.
-"""
+"""Compiled batches give what eager ones give, recompiling for nothing; where code lies; bf16."""
 
 from __future__ import annotations
 

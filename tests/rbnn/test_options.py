@@ -1,6 +1,4 @@
-"""The command line of a run: documented options word for word, what is given wins, mistakes in one
-line.
-"""
+"""The command line of a run: documented options word for word, what is given wins, mistakes."""
 
 from __future__ import annotations
 

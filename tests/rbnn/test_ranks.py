@@ -1,6 +1,4 @@
-"""Several processes train one run as it says: the same bits, whole or interrupted, with every
-loader.
-"""
+"""Several processes train one run: the same bits, whole or interrupted, with every loader."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A run that is killed, wherever, and continued ends with the bits of one that was not: with every
-loader, for good too.
-"""
+"""A run that is killed, wherever, and continued ends with the bits of one that was not."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ RECIPE = small.RECIPE.replace(
 
 
 def bomb(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, when: Callable[..., bool]) -> None:
-    """Interrupt the run right after the first call of `owner.name` for which `when(arguments)`
-    holds.
-    """
+    """Interrupt the run after the first call of `owner.name` for which `when(arguments)` holds."""
     known = getattr(owner, name)
 
     def then_interrupted(*arguments: Any) -> None:
@@ -89,9 +85,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 
 
 def test_sigkill_at_any_moment_and_in_the_middle_of_writing(tmp_path: Path) -> None:
-    """The process is killed for good: some time after a seeded number of steps, and half-way
-    through a checkpoint.
-    """
+    """After a seeded number of steps, and half-way through a checkpoint."""
     recipe, whole, heard = RECIPE.replace(checkpoint_steps=1), Listener(), {}
     train_part(recipe, tmp_path / "whole", whole)
     parts, last = tmp_path / "parts", tmp_path / "parts" / LAST

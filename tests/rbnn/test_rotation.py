@@ -1,6 +1,4 @@
-"""Properties of the bi-rotation update over seeded shapes, and its formulas against a loop over the
-filters.
-"""
+"""The bi-rotation update over seeded shapes, and its formulas against a loop over the filters."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A file's weights are put into the network that they are of, under whatever names, and into no
-other.
-"""
+"""A file's weights are put into the network they are of, whatever the names, into no other."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Small real image files for the loaders: every shape and kind of JPEG that ImageNet holds, in its
-folders.
-"""
+"""Small real image files: every shape and kind of JPEG that ImageNet holds, in its folders."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ def save_image(path: Path, height: int, width: int, seed: int, mode: str = "RGB"
 
 
 def make_imagenet(root: Path) -> Path:
-    """18 training and 7 validation images of three classes: small, wide, tall, grayscale, CMYK,
-    EXIF-rotated, odd names.
-    """
+    """18 training and 7 validation images: small, wide, tall, gray, CMYK, turned, odd names."""
     shapes = [(64, 80), (256, 256), (300, 90), (90, 300), (231, 375), (224, 223)]
     for label, wnid in enumerate(WNIDS):
         for number, shape in enumerate(shapes):
@@ -41,9 +37,7 @@ def make_imagenet(root: Path) -> Path:
 
 
 def make_tiny(root: Path) -> Path:
-    """The stock layout: 12 training images of three classes, 7 validation images in one folder with
-    their annotations.
-    """
+    """As downloaded: 12 training images, 7 validation images in one folder, their annotations."""
     for label, wnid in enumerate(WNIDS):
         for number in range(4):
             path = root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG"

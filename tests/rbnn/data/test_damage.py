@@ -1,6 +1,4 @@
-"""A damaged image is named, in one line, by every loader and by the check; a dead loader process
-says what happened.
-"""
+"""A damaged image is named by every loader and the check; a dead process says what happened."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Layouts of ImageNet and Tiny ImageNet folders, their fingerprint, and what is said of those that
-are wrong.
-"""
+"""ImageNet's and Tiny ImageNet's layouts, their fingerprint, what is said of wrong ones."""
 
 from __future__ import annotations
 

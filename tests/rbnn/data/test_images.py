@@ -199,9 +199,7 @@ def two_whole() -> dict[str, bytes]:
 
 
 def outcome(root: Path) -> str:
-    """How the loaders refuse a data set, in training and in validation alike; "" where they give
-    the same images.
-    """
+    """How the loaders refuse both splits of a data set; "" where they give the same images."""
     outcomes = []
     for images in (lambda loaders: loaders.train.epoch(0), lambda loaders: loaders.val):
         made, errors = [], []

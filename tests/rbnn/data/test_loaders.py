@@ -115,9 +115,7 @@ def test_without_shared_memory_batches_come_by_pipe(
 def test_loader_processes_leave_garbage_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A forked process that destroyed a DALI pipeline it inherited in a cycle would
-    hang for ever.
-    """
+    """A process that destroyed a DALI pipeline it inherited in a cycle would hang for ever."""
     parent, destroyed = os.getpid(), tmp_path / "destroyed"
 
     class Garbage:
@@ -189,9 +187,7 @@ def test_held_out_images_leave_training_and_are_not_augmented(opened: Open) -> N
 
 
 def test_a_part_of_the_training_images_is_data_of_its_own(opened: Open) -> None:
-    """The same images for every loader, those of a smaller part among them; held-out ones are of
-    the part.
-    """
+    """The same for every loader, a smaller part within; held-out images are of the part."""
     full = opened()
     num = full.info.sizes["train"] - 3
     part, smaller = (opened(train_images=n) for n in (num, num - 5))
@@ -211,9 +207,7 @@ def test_a_part_of_the_training_images_is_data_of_its_own(opened: Open) -> None:
 
 
 def assert_alike(first: Loaders, second: Loaders, tolerance: float = TOLERANCE) -> None:
-    """The first training batches and all of validation: equal labels, images but for
-    `tolerance`.
-    """
+    """The first batches and all of validation: equal labels, images but for `tolerance`."""
     assert first.info == second.info
     pairs = islice(zip(first.train.epoch(1), second.train.epoch(1), strict=True), 4)
     for one, other in [*pairs, (joined(first.val), joined(second.val))]:
@@ -226,9 +220,7 @@ def assert_alike(first: Loaders, second: Loaders, tolerance: float = TOLERANCE) 
 def test_dali_and_torchvision_see_the_same_images(
     device: str, dataset: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a GPU is asked to do, the resizing included, is run on the CPU, where otherwise DALI
-    only decodes.
-    """
+    """On the CPU, DALI only decodes; what a GPU is asked to do is run there too."""
     if device == "gpu":
         monkeypatch.setattr("rbnn.data.dali.DECODED_ON_CPU", {})
     assert_alike(open_kind("torchvision", *dataset), open_kind("dali", *dataset))

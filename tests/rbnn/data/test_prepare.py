@@ -1,6 +1,4 @@
-"""Downloads go on where they stopped, are verified, and unpack whole or not at all; the server is a
-local one.
-"""
+"""Downloads, of a local server, go on where they stopped, are verified, and unpack whole or not."""
 
 from __future__ import annotations
 

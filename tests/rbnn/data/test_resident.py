@@ -1,6 +1,4 @@
-"""Images in memory: augmented as torchvision does it, the same on either device, and never copied
-as a whole.
-"""
+"""Images in memory: augmented as by torchvision, the same on either device, never copied whole."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ NUM_PLACES = 2 * PADDING + 1
 
 
 def numbered_image() -> Tensor:
-    """(3, 32, 32) uint8: its rows, its columns and nothing, numbered from 1, so that a crop tells
-    where it was taken.
-    """
+    """Its rows, its columns and nothing, numbered from 1: a crop tells where it was taken."""
     numbers = torch.arange(1, SIZE + 1, dtype=torch.uint8).expand(SIZE, SIZE)
     return torch.stack([numbers.T, numbers, torch.zeros_like(numbers)])
 

@@ -1,6 +1,4 @@
-"""The three engines: binary convolutions equal to the bit, whole networks equal but for rounding,
-batches of any size.
-"""
+"""The engines: binary convolutions equal to the bit, networks but for rounding, any batch."""
 
 from __future__ import annotations
 

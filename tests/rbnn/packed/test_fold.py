@@ -1,6 +1,4 @@
-"""A packed network computes what the trained one computes, to the bit, signs at ties and constant
-images among it.
-"""
+"""A packed network computes the trained one's bits, signs at ties and constant images among it."""
 
 from __future__ import annotations
 

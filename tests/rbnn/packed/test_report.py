@@ -24,9 +24,7 @@ LOGITS = [2.0, 1.0, 0.0]
 
 
 class Edge(nn.Module):
-    """A packed network of one sign, whose input lies `distance` below its threshold; 0.5 on either
-    side of its first logit hangs on it.
-    """
+    """One sign, whose input lies `distance` below its threshold, moves the first logit by 0.5."""
 
     def __init__(self, distance: float) -> None:
         super().__init__()

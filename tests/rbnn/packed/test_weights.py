@@ -1,6 +1,4 @@
-"""A package's files: every bit comes back, in the bytes promised, and no damaged or foreign file
-passes, runs code or makes this allocate.
-"""
+"""A package's files: every bit comes back, and no damaged or foreign file passes or runs code."""
 
 from __future__ import annotations
 
