@@ -14,7 +14,7 @@ from torch import Tensor
 from rbnn import weights
 from rbnn.binarize import set_surrogate, standardize
 from rbnn.layers import RotatedConv2d, Semantics, rotated_layers
-from rbnn.rotation import objective, orthogonality_error
+from rbnn.rotation import objective
 from rbnn.weights import (
     by_shape,
     mixed_together,
@@ -83,17 +83,6 @@ def test_binary_weights_are_exactly_plus_or_minus_one(shape: Shape, beta: float)
     torch.nn.init.constant_(layer.rotate, beta)
     weight = layer.binary_weight()
     assert weight.shape == layer.weight.shape and bool((weight.abs() == 1).all())
-
-
-def test_a_fresh_layer_starts_as_documented() -> None:
-    layer = RotatedConv2d(16, 32, 3)
-    assert {name: tuple(value.shape) for name, value in layer.state_dict().items()} == {
-        "weight": (32, 16, 3, 3), "alpha": (32, 1, 1), "rotate": (32, 1, 1, 1),
-        "R1": (12, 12), "R2": (12, 12),
-    }  # fmt: skip
-    torch.testing.assert_close(layer.alpha.flatten(), layer.weight.abs().mean((1, 2, 3)))
-    assert bool((layer.rotate == math.pi / 2).all())
-    assert max(orthogonality_error(layer.R1), orthogonality_error(layer.R2)) < 1e-6
 
 
 def test_a_constant_filter_and_a_constant_sample_give_plus_one_and_never_nan() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,11 @@ def test_initialisation_is_the_documented_one(name: str, size: int) -> None:
             assert torch.all(module.weight == (1e-8 if is_asleep(name, size) else 1.0))
             assert torch.count_nonzero(module.bias) == 0
         if isinstance(module, RotatedConv2d):
-            std, alpha = weight_std(name, size, module), 0.5 * module.weight[0].numel() ** -0.5
-            assert float(module.weight.detach().std()) == pytest.approx(std, rel=0.1)
+            std, weight = weight_std(name, size, module), module.weight.detach()
+            assert float(weight.std()) == pytest.approx(std, rel=0.1)
+            alpha = 0.5 * weight[0].numel() ** -0.5
             assert float(module.alpha.detach().mean()) == pytest.approx(alpha, rel=0.05)
+            assert bool((module.rotate == math.pi / 2).all())
 
 
 def test_semantics_reaches_every_layer() -> None:

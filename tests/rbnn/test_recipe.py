@@ -187,11 +187,6 @@ def test_every_option_says_what_it_means() -> None:
     }
 
 
-def test_overrides_win_over_the_file() -> None:
-    recipe = load_recipe("cifar10_resnet18_1w1a", epochs=400)
-    assert (recipe.model, recipe.epochs) == ("resnet18_1w1a", 400)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -1,11 +1,10 @@
-"""The engines: binary convolutions equal to the bit, networks but for rounding, any batch."""
+"""The engines: binary convolutions equal to the bit, networks but for rounding."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from rbnn.binarize import sign
 from rbnn.models import MODELS
 from rbnn.packed import onnx, openvino
-from rbnn.packed.engines import Run, evaluate, open_engine, run_onnx, run_openvino, run_torch
+from rbnn.packed.engines import Run, run_onnx, run_openvino, run_torch
 from rbnn.packed.fold import fold
 from rbnn.packed.layers import BinaryConv2d
 
@@ -117,15 +116,6 @@ def test_every_network_gives_torchs_logits_in_every_engine(
         assert float(error.min()) < 0.05, engine
 
 
-@pytest.mark.parametrize("engine", ["torch", "onnx", "openvino"])
-def test_a_package_takes_batches_of_any_size(engine: str, package: Path) -> None:
-    run, images = open_engine(package, engine, 1), torch.randn(5, 3, 32, 32)
-    whole = run(images)
-    assert whole.shape == (5, 10)
-    for part in (slice(0, 2), slice(2, 5)):
-        torch.testing.assert_close(run(images[part]), whole[part], rtol=0, atol=1e-3)
-
-
 @pytest.mark.parametrize("value", [0.0, 0.1, -1.0 / 3])
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 @pytest.mark.parametrize(("num_in", "a32"), [(16, False), (32, False), (16, True)])
@@ -137,10 +127,3 @@ def test_a_constant_image_is_positive_everywhere_or_0_with_a32(
     images = torch.full((1, 3, 8, 8), value)
     wanted = 0 if a32 else num_in
     assert bool((engines(model, 8, 1)[engine](images) == wanted).all())
-
-
-def test_metrics_are_counted_over_all_batches() -> None:
-    logits = torch.eye(10)
-    batches = [(logits[:6], torch.arange(6)), (logits[6:], torch.zeros(4, dtype=torch.long))]
-    metrics = evaluate(lambda images: images, batches)
-    assert metrics["val/top1"] == pytest.approx(60.0)
