@@ -1,6 +1,4 @@
-"""Shared by all tests: a fixed seed before each, two threads, the reference data, settings, and why
-a GPU test skips.
-"""
+"""Shared by all tests: a seed before each, two threads, reference data, why a GPU test skips."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ progress.PATIENCE_S = 600.0  # what a test waits for on a busy machine is not to
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no process of several is left with one of them at
-    the end.
-    """
+    """Files with slow tests come first, so that none is left to one process at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
     if not torch.cuda.is_available():
@@ -47,12 +43,6 @@ def _seeded() -> None:
     random.seed(1234)
     np.random.seed(1234)
     torch.manual_seed(1234)
-
-
-@pytest.fixture(scope="session")
-def data_dir() -> Path:
-    """tests/data: reference vectors small enough to keep."""
-    return Path(__file__).parent / "data"
 
 
 @pytest.fixture(scope="session")

@@ -13,34 +13,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "rbnn").rglob("*.py"))
-ROOMS = [
-    "rbnn",
-    "cluster",
-    "run",
-    "sweep",
-    "tracking",
-    "report",
-    "serve",
-    "cli",
-]  # the lowest first
-ENGINES = {
-    "mlflow": "tracking",
-    "optuna": "sweep",
-    "ray.tune": "sweep",
-    "ray.train": "run",
-    "plotly": "report",
-    "matplotlib": "report",
-    "rich": "report",
-}
 TUNE = sorted((ROOT / "tune").rglob("*.py"))
+# The lowest first.
+ROOMS = ["rbnn", "cluster", "run", "sweep", "tracking", "report", "serve", "cli"]
+ENGINES = {"mlflow": "tracking", "optuna": "sweep", "ray.tune": "sweep", "ray.train": "run"}
+ENGINES |= dict.fromkeys(("plotly", "matplotlib", "rich"), "report")
 MAX_LINES_OF_FILE, MAX_LINES_OF_FUNCTION = 300, 60
-FORBIDDEN = {"ray", "optuna", "mlflow", "tune"}
-LOADED_SCRIPT = """
-import importlib, sys
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-print(*sorted({module.partition(".")[0] for module in sys.modules}))
-"""
+ORCHESTRATION = {"ray", "optuna", "mlflow", "tune"}
+LOADED_WHEN_USED = {"nvidia", "onnx", "onnxruntime", "openvino", "safetensors"}
 
 
 def module_name(path: Path) -> str:
@@ -59,7 +39,7 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def imported(path: Path) -> set[str]:
+def packages(path: Path) -> set[str]:
     """The top-level packages that a file imports."""
     return {name.partition(".")[0] for name in imports(path)}
 
@@ -72,37 +52,19 @@ def room_of(name: str) -> str:
     return rest[0] if first == "tune" and rest and rest[0] in ROOMS else ""
 
 
-def imports_dali(path: Path) -> bool:
-    return "nvidia" in imported(path)
+def test_rbnn_imports_no_orchestration_and_dali_in_one_module() -> None:
+    assert [path for path in SOURCES if packages(path) & ORCHESTRATION] == []
+    assert [path.stem for path in SOURCES if "nvidia" in packages(path)] == ["dali"]
 
 
-def needs_a_gpu_package(path: Path) -> bool:
-    return imports_dali(path) or "triton" in imported(path)
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_no_module_of_rbnn_imports_the_orchestration(path: Path) -> None:
-    assert not imported(path) & FORBIDDEN
-
-
-def test_only_the_dali_loader_imports_dali() -> None:
-    assert sum(imports_dali(path) for path in SOURCES) <= 1
-
-
-def test_a_fresh_process_that_imports_rbnn_has_loaded_no_orchestration() -> None:
-    names = [
-        module_name(path)
-        for path in SOURCES
-        if not needs_a_gpu_package(path) and path.stem != "__main__"
-    ]
-    assert "rbnn.models" in names
-    result = subprocess.run(
-        [sys.executable, "-c", LOADED_SCRIPT, *names], capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    loaded = set(result.stdout.split())
+def test_a_fresh_process_that_imports_rbnn_has_loaded_no_orchestration_and_no_engine() -> None:
+    names = [module_name(path) for path in SOURCES if not packages(path) & {"nvidia", "triton"}]
+    command = [sys.executable, "-m", "tests.loaded", *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
     assert {"rbnn", "torch"} <= loaded
-    assert not loaded & (FORBIDDEN | {"nvidia"})
+    assert loaded & (ORCHESTRATION | LOADED_WHEN_USED) == set()
 
 
 def test_a_room_imports_itself_and_lower_ones_alone() -> None:
@@ -129,11 +91,8 @@ def test_an_engine_is_known_to_one_room(engine: str, room: str) -> None:
 
 
 def test_only_what_all_rooms_share_lies_directly_in_tune() -> None:
-    assert {path.name for path in (ROOT / "tune").glob("*.py")} == {
-        "__init__.py",
-        "process.py",
-        "uris.py",
-    }
+    names = {path.name for path in (ROOT / "tune").glob("*.py")}
+    assert names == {"__init__.py", "process.py", "uris.py"}
 
 
 def test_no_file_and_no_function_is_long() -> None:
@@ -158,14 +117,7 @@ def test_rays_tune_is_always_written_in_full() -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
-    [
-        path
-        for package in ("rbnn", "tune")
-        for path in sorted((ROOT / package).rglob("*.py"))
-        if ">>>" in path.read_text()
-    ],
-    ids=module_name,
+    "path", [path for path in (*SOURCES, *TUNE) if ">>>" in path.read_text()], ids=module_name
 )
 def test_the_examples_in_docstrings_hold(path: Path) -> None:
     result = doctest.testmod(importlib.import_module(module_name(path)))

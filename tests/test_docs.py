@@ -77,11 +77,14 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
 
 
-def in_language(*languages: str) -> list[Block]:
-    return [block for block in BLOCKS if block.language in languages]
+def each_block(*languages: str) -> pytest.MarkDecorator:
+    chosen = [block for block in BLOCKS if block.language in languages]
+    return pytest.mark.parametrize("block", chosen, ids=str)
+
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
 def commands_in(text: str) -> Iterator[list[str]]:
@@ -148,7 +151,7 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@each_page
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     for target in LINK.findall(prose_of(page)):
         path, _, anchor = target.partition("#")
@@ -161,14 +164,14 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         assert not anchor or anchor in slugs, target
 
 
-@pytest.mark.parametrize("block", in_language("bash"), ids=str)
+@each_block("bash")
 def test_a_command_in_a_block_is_one_that_exists(block: Block) -> None:
     for words in commands_in(block.text):
         check(words, whole=True)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_command_or_an_option_in_the_text_exists(
+@each_page
+def test_commands_and_options_in_the_text_exist(
     page: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for span in spans_of(page):
@@ -180,7 +183,7 @@ def test_a_command_or_an_option_in_the_text_exists(
             assert not refusal or "are required" in refusal, f"{span}: {refusal}"
 
 
-@pytest.mark.parametrize("block", in_language("yaml"), ids=str)
+@each_block("yaml")
 def test_a_sweep_or_recipe_file_loads(block: Block) -> None:
     values: dict[str, Any] = yaml.safe_load(block.text)
     if values.keys() <= FIELDS.keys():
@@ -190,10 +193,8 @@ def test_a_sweep_or_recipe_file_loads(block: Block) -> None:
         assert parse_sweep(given, ROOT).space.entries
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_a_python_example_runs(
-    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@each_block("python")
+def test_an_example_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = compile(block.text, str(block), "exec")
     monkeypatch.chdir(tmp_path)
     if not block.note:
@@ -201,9 +202,8 @@ def test_a_python_example_runs(
 
 
 def test_the_page_of_recipe_options_is_what_the_code_says() -> None:
-    assert recipe_options.TARGET.read_text() == recipe_options.page(), (
-        "python -m docs.recipe_options"
-    )
+    told = "run: python -m docs.recipe_options"
+    assert recipe_options.TARGET.read_text() == recipe_options.page(), told
 
 
 def test_every_key_of_a_sweep_file_has_a_row_and_no_other() -> None:
@@ -255,6 +255,7 @@ def run(block: Block, folder: Path) -> None:
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         environment.pop(name, None)
     with (folder / "output").open("w+") as output:
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
         process = subprocess.Popen(
             [*program, str(file)],
             cwd=where,
@@ -262,7 +263,6 @@ def run(block: Block, folder: Path) -> None:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # A shell's background job ignores Ctrl-C, and so would what it starts.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:

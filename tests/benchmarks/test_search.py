@@ -34,22 +34,17 @@ def test_settings_are_the_documented_one_and_others_all_over_the_space() -> None
     places = [place(values) for values in found[1:]]
     for column in zip(*places, strict=True):
         assert min(column) < 0.1 and max(column) > 0.9 and 0.4 < sum(column) / 200 < 0.65
+    for values, where in zip(found[1:], places, strict=True):
+        assert setting(where) == pytest.approx(values)
 
 
-def test_a_line_that_a_kill_left_unfinished_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfinished_line_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "FOLDER", tmp_path)
     assert table.read("digits") == []
     (tmp_path / "digits.jsonl").write_text(
         '{"data":"digits","cpu":"x"}\n{"setting":0,"top1":[1.0]}\n{"setting":1,"to'
     )
     assert table.read("digits") == [{"setting": 0, "top1": [1.0]}]
-
-
-def test_the_place_of_a_setting_leads_back_to_it() -> None:
-    for values in settings("digits")[:20]:
-        assert setting(place(values)) == pytest.approx(values)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

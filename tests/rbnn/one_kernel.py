@@ -1,6 +1,4 @@
-"""python one_kernel.py FILE: the polar factors of the problems in FILE, by the GPU's kernel as
-Triton interprets it on a CPU (TRITON_INTERPRET=1), written back to FILE.
-"""
+"""`one_kernel.py FILE`: polar factors of the problems in FILE, by the GPU's kernel, put there."""
 
 from __future__ import annotations
 

@@ -7,49 +7,27 @@ rotations after each update. Every rank but the first makes its own rotations wr
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import distributed as dist
 
 from rbnn import checkpoint, engine, network
-from rbnn.data import digits, open_loaders
+from rbnn.data import digits
 from rbnn.distributed import World
 from rbnn.recipe import Recipe
+from tests.rbnn import small
 
 
-class Interrupted(Exception):
-    """The end of a part."""
-
-
-def train(
-    recipe: Recipe, folder: Path, heard: dict[int, Any], at: list[int] | None, world: World
-) -> None:
-    """One part of a run, from its last checkpoint to `at` or to its end."""
-
-    def report(metrics: dict[str, Any], path: Path | None) -> None:
-        plain = {key: value for key, value in metrics.items() if "time/" not in key}
-        assert heard.setdefault(metrics["epoch"], plain) == plain
-
-    def progress(epoch: int, step: int, num_steps: int) -> None:
-        if [epoch, step] == at:
-            raise Interrupted
-
-    last = folder / engine.LAST
+def train_part(recipe: Recipe, folder: Path, listener: small.Listener) -> None:
+    """`small.train_part`, which all ranks begin with the same files there."""
     dist.barrier()
-    resume = last if last.exists() else None
-    dist.barrier()
-    try:
-        loaders = open_loaders(recipe, torch.device("cpu"), world)
-        engine.fit(recipe, loaders, report, directory=folder, resume=resume, progress=progress)
-    except Interrupted:
-        return
+    with suppress(small.Interrupted):
+        small.train_part(recipe, folder, listener)
 
 
 def main(rank: int, size: int, folder: Path, cases: dict[str, Any]) -> None:
@@ -57,11 +35,9 @@ def main(rank: int, size: int, folder: Path, cases: dict[str, Any]) -> None:
     dist.init_process_group(
         "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=120)
     )
-    source, rotations, ours = digits.read(), [], engine.rotate_and_broadcast
-    parts = (source.train, 24), (source.val, 17)
-    train_split, val = (split.subset(np.arange(num)) for split, num in parts)
-    few = dataclasses.replace(source, train=train_split, val=val)
+    few = small.few_digits()
     digits.read = lambda: few
+    rotations, ours = [], engine.rotate_and_broadcast
 
     def noting(net: network.Network, world: World) -> None:
         matrices = [(layer.R1, layer.R2) for layer in net.layers]
@@ -74,15 +50,15 @@ def main(rank: int, size: int, folder: Path, cases: dict[str, Any]) -> None:
     engine.rotate_and_broadcast = noting
     results: dict[str, Any] = {}
     for name, case in cases.items():
-        whole: dict[int, Any] = {}
-        in_parts: dict[int, Any] = {}
+        whole, heard = small.Listener(), {}
         rotations.clear()
-        train(Recipe(**case["recipe"]), folder / f"{name}-whole", whole, None, World.current())
-        recipe = Recipe(**case["recipe"]).replace(checkpoint_steps=1)
+        recipe = Recipe(**case["recipe"])
+        train_part(recipe, folder / f"{name}-whole", whole)
         noted = [*rotations]
-        for at in [*case["interruptions"], None]:
-            train(recipe, folder / f"{name}-parts", in_parts, at, World.current())
-        results[name] = {"heard": [whole, in_parts], "rotations": noted}
+        for at in [*map(tuple, case["interruptions"]), None]:
+            listener = small.Listener(at, heard)
+            train_part(recipe.replace(checkpoint_steps=1), folder / f"{name}-parts", listener)
+        results[name] = {"heard": [whole.heard, heard], "rotations": noted}
     (folder / f"{rank}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
 

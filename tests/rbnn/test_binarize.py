@@ -1,6 +1,4 @@
-"""sign and its surrogate gradients against hand formulas; standardisation against autograd of the
-plain formula.
-"""
+"""sign and its surrogate gradients against hand formulas; standardisation against the plain one."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rbnn.binarize import binarize_activation, binarize_weight, set_surrogate, sign, standardize
 from rbnn.layers import RotatedConv2d
@@ -43,9 +41,7 @@ def test_sign_is_one_at_zero_and_keeps_dtype_and_shape() -> None:
 @pytest.mark.parametrize(
     ("t", "k"), [(0.01, 100.0), (0.3, 1 / 0.3), (1.0, 1.0), (3.0, 1.0), (9.9, 1.0), (0.5, 7.0)]
 )
-def test_weight_surrogate_is_a_triangle_of_the_documented_height_and_width(
-    t: float, k: float
-) -> None:
+def test_weight_surrogate_is_a_triangle_of_documented_height_and_width(t: float, k: float) -> None:
     edge = SQRT2 / t
     at_zero, half, minus_half = weight_gradient([0.0, edge / 2, -edge / 2], t, k)
     assert at_zero == pytest.approx(k * SQRT2 * t, rel=1e-12)
@@ -56,20 +52,14 @@ def test_weight_surrogate_is_a_triangle_of_the_documented_height_and_width(
     assert inside == pytest.approx(k * SQRT2 * t * 1e-6, rel=1e-6)
     assert outside == minus_outside == far == 0
     assert weight_gradient([edge], t, k)[0] == pytest.approx(0, abs=1e-12 * k)
-
-
-def test_weight_surrogate_is_linear_in_the_incoming_gradient() -> None:
-    assert weight_gradient([0.25], 1.0, 2.0, grad=-3.0)[0] == pytest.approx(
-        -3 * 2 * (SQRT2 - 0.25), rel=1e-12
-    )
+    linear = weight_gradient([edge / 2], t, k, grad=-3.0)
+    assert linear == pytest.approx([-3 * half], rel=1e-12)
 
 
 @pytest.mark.parametrize("t", [0.01, 0.5, 1.0, 1.5, 4.0])
-@pytest.mark.parametrize("seed", range(3))
-def test_activation_surrogate_has_peak_one_and_t_at_least_one(t: float, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(4, 3, 5, 5, generator=generator, dtype=torch.float64, requires_grad=True)
-    g = torch.randn(4, 3, 5, 5, generator=generator, dtype=torch.float64)
+def test_activation_surrogate_has_peak_one_and_t_at_least_one(t: float) -> None:
+    x, g = torch.randn(2, 12, 3, 5, 5, dtype=torch.float64)
+    x.requires_grad_()
     (actual,) = torch.autograd.grad(binarize_activation(x, scalar(t)), x, g)
     z = plain_standardize(x)
     clipped = max(t, 1.0)
@@ -79,22 +69,13 @@ def test_activation_surrogate_has_peak_one_and_t_at_least_one(t: float, seed: in
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("seed", range(3))
-def test_standardize_equals_the_plain_formula_forward_and_backward(
-    shape: tuple[int, ...], seed: int
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    x = (3 * torch.randn(shape, generator=generator, dtype=torch.float64) + 2).requires_grad_()
-    g = torch.randn(shape, generator=generator, dtype=torch.float64)
+def test_standardize_equals_the_plain_formula_forward_and_backward(shape: tuple[int, ...]) -> None:
+    x, g = 3 * torch.randn(2, *shape, dtype=torch.float64) + 2
+    x.requires_grad_()
     actual, expected = standardize(x), plain_standardize(x)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     gradients = [torch.autograd.grad(out, x, g)[0] for out in (actual, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
-
-
-def test_standardize_passes_the_numeric_gradient_check() -> None:
-    x = torch.randn(3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(standardize, (x,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -126,10 +107,8 @@ def test_a_row_of_tiny_values_that_differ_is_not_constant() -> None:
 
 
 def test_set_surrogate_reaches_every_rotated_layer_in_place() -> None:
-    model = torch.nn.Sequential(
-        RotatedConv2d(2, 2, 3), torch.nn.Sequential(RotatedConv2d(2, 2, 1), torch.nn.ReLU())
-    )
-    layers = [module for module in model.modules() if isinstance(module, RotatedConv2d)]
+    layers = [RotatedConv2d(2, 2, 3), RotatedConv2d(2, 2, 1)]
+    model = nn.Sequential(layers[0], nn.Sequential(layers[1], nn.ReLU()))
     before = [(layer.t, layer.k) for layer in layers]
     set_surrogate(model, 0.25, 4.0)
     for layer, (t, k) in zip(layers, before, strict=True):

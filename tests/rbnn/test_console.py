@@ -1,6 +1,4 @@
-"""What a run says in a terminal: a line per epoch, with the finish time, and where within an epoch
-it is.
-"""
+"""What a run says in a terminal: a line an epoch, with the finish time, and where it is."""
 
 from __future__ import annotations
 
@@ -14,51 +12,40 @@ from types import SimpleNamespace
 import pytest
 
 from rbnn import console
-from rbnn.console import (
-    EpochPrinter,
-    TrainingBar,
-    evaluation_lines,
-    finish_time,
-    run_directory,
-)
+from rbnn.console import EpochPrinter, TrainingBar, evaluation_lines, finish_time, run_directory
 from rbnn.data import progress
 from rbnn.recipe import Recipe
 
+Capture = pytest.CaptureFixture[str]
 METRICS = {"train/loss": 1.5, "train/top1": 40.0, "lr": 0.1, "t": 0.01, "time/epoch_s": 2.0}
 METRICS |= {"time/images_per_s": 1234.5, "gpu/memory_gib": 3.14}
 
 
-def printed(
-    recipe: Recipe, scores: list[float], capsys: pytest.CaptureFixture[str], first: int = 0
-) -> list[str]:
+@pytest.fixture(autouse=True)
+def finishes_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "finish_time", lambda seconds: f"in {seconds:.0f} s")
+    monkeypatch.setattr(console.time, "monotonic", lambda: 100.0)
+
+
+def printed(recipe: Recipe, scores: dict[int, float], capsys: Capture) -> list[str]:
+    """The lines of epochs that reached those scores."""
     printer = EpochPrinter(recipe)
-    for epoch, score in enumerate(scores, start=first):
+    for epoch, score in scores.items():
         printer({**METRICS, "epoch": epoch, "val/top1": score}, None)
     return capsys.readouterr().out.splitlines()
 
 
-def test_a_line_an_epoch_with_the_best_so_far(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = printed(Recipe(epochs=10), [20.0, 30.0, 25.0], capsys)
-    assert len(lines) == 3
-    assert lines[0].startswith(
-        "epoch  1/10  loss 1.500  train 40.00 %  val 20.00 % (best 20.00)  lr 0.1000  t 0.01  2.0 "
-        "s  1,234 images/s, 3.1 GiB  finish "
+def test_a_line_an_epoch_with_the_best_so_far_and_the_finish_time(capsys: Capture) -> None:
+    lines = printed(Recipe(epochs=10), {7: 20.0, 8: 30.0, 9: 25.0}, capsys)
+    assert lines[0] == (
+        "epoch  8/10  loss 1.500  train 40.00 %  val 20.00 % (best 20.00)  lr 0.1000  t 0.01  2.0 s"
+        "  1,234 images/s, 3.1 GiB  finish in 4 s"
     )
     assert "val 25.00 % (best 30.00)" in lines[2]
-
-
-def test_no_finish_time_at_the_end_or_when_turned_off(capsys: pytest.CaptureFixture[str]) -> None:
-    first, last = printed(Recipe(epochs=2), [1.0, 2.0], capsys)
-    assert "finish" in first and "finish" not in last
-    assert "finish" not in printed(Recipe(epochs=9, time_estimate=0), [1.0], capsys)[0]
-
-
-def test_the_finish_time_counts_from_where_a_resumed_run_began(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(console, "finish_time", lambda seconds: f"in {seconds:.0f} s")
-    monkeypatch.setattr(console.time, "monotonic", lambda: 100.0)
-    assert printed(Recipe(epochs=11), [1.0], capsys, first=5)[0].endswith("finish in 10 s")
+    assert ["finish" in line for line in lines] == [True, True, False]
+    assert "finish" not in printed(Recipe(epochs=9, time_estimate=0), {0: 1.0}, capsys)[0]
+    resumed = printed(Recipe(epochs=11), {5: 1.0}, capsys)
+    assert resumed[0].endswith("finish in 10 s")  # counted from where the run began
 
 
 def test_another_day_shows_its_date() -> None:
@@ -68,18 +55,15 @@ def test_another_day_shows_its_date() -> None:
 
 
 def test_progress_goes_to_stderr_with_the_finish_time_of_an_epoch_of_hours(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "finish_time", lambda seconds: f"in {seconds:.0f} s")
     for time_estimate, finish in ((1, "  256 images/s  finish in 230 s"), (0, "  256 images/s")):
         printer = EpochPrinter(Recipe(epochs=3, time_estimate=time_estimate))
         for now, step in ((50.0, 20), (80.0, 50)):
             monkeypatch.setattr(console.time, "monotonic", lambda now=now: now)
             printer.progress(1, step, 140)
-        assert capsys.readouterr() == (
-            "",
-            f"  epoch 2, step 20/140\n  epoch 2, step 50/140{finish}\n",
-        )
+        told = f"  epoch 2, step 20/140\n  epoch 2, step 50/140{finish}\n"
+        assert capsys.readouterr() == ("", told)
 
 
 def test_a_notebook_has_one_bar_that_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,9 +83,7 @@ def test_a_notebook_has_one_bar_that_is_redrawn(monkeypatch: pytest.MonkeyPatch)
     assert last.endswith(", val/top1 20.00 % (best 20.00), 1,234 images/s, 3.1 GiB")
 
 
-def test_what_takes_long_is_told_while_and_after_it_does(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_takes_long_is_told(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     with progress.told_if_long("reading"):
         pass
     assert capsys.readouterr().err == ""

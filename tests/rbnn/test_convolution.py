@@ -1,6 +1,4 @@
-"""The convolution of signs gives the float convolution's bits, whichever inputs the
-hardware takes.
-"""
+"""The convolution of signs gives the float one's bits, whichever inputs the hardware takes."""
 
 from __future__ import annotations
 
@@ -35,12 +33,8 @@ def problem(
     signs = sign(torch.randn(3, num_in, size, size))
     if channels_last:
         signs = signs.contiguous(memory_format=torch.channels_last)
-    return (
-        signs,
-        sign(torch.randn(num_out, num_in, kernel_size, kernel_size)),
-        [stride] * 2,
-        [padding] * 2,
-    )
+    weight = sign(torch.randn(num_out, num_in, kernel_size, kernel_size))
+    return signs, weight, [stride] * 2, [padding] * 2
 
 
 @needs_integers
@@ -55,9 +49,7 @@ def test_integers_give_the_bits_of_floats(shape: tuple[int, ...], channels_last:
 
 @pytest.mark.parametrize("as_integers", [False, pytest.param(True, marks=needs_integers)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_compiler_is_told_the_right_shape_and_layout(
-    shape: tuple[int, ...], as_integers: bool
-) -> None:
+def test_the_compiler_knows_shape_and_layout(shape: tuple[int, ...], as_integers: bool) -> None:
     bx, bw, stride, padding = problem(shape, True)
     given = encoded(bx > 0) if as_integers else bx
     torch.library.opcheck(

@@ -1,18 +1,12 @@
-"""World: alone it does nothing; over two processes it sums, and gives rank 0's bits."""
+"""World: alone it does nothing, and ranks that differ stop. What several do: test_ranks.py."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
+import pytest
 import torch
 
 from rbnn.distributed import World
-
-
-def bits(tensor: torch.Tensor) -> bytes:
-    return tensor.contiguous().numpy().tobytes()
+from rbnn.errors import RunFailed
 
 
 def test_a_single_process_leads_and_changes_nothing() -> None:
@@ -21,21 +15,18 @@ def test_a_single_process_leads_and_changes_nothing() -> None:
     tensor = torch.tensor([1.0, 2.0])
     world.sum_(tensor)
     world.broadcast_([tensor])
+    world.check_equal("0123456789abcdef", "weights")
     assert tensor.tolist() == [1.0, 2.0]
 
 
-def test_two_processes_end_with_the_bits_of_rank_0(tmp_path: Path) -> None:
-    command = [sys.executable, str(Path(__file__).with_name("world_rank.py"))]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE)
-        for rank in (0, 1)
-    ]
-    outputs = [process.communicate(timeout=120)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert first[:3] == (0, 2, True) and second[:3] == (1, 2, False)
-    assert first[3].tolist() == second[3].tolist() == [3.0, 20.0]
-    assert [bits(tensor) for tensor in first[4]] == [bits(tensor) for tensor in second[4]]
-    expected = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(second[4][0], expected)
-    assert second[4][2].tolist() == [0, 1, 2, 3]
+class Unequal(World):
+    """A world of two whose other rank holds something else."""
+
+    def gathered(self, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.stack([tensor, tensor + 1])
+
+
+def test_ranks_that_drift_apart_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
+    with pytest.raises(RunFailed, match="weights after epoch 3 differ between the 2 workers"):
+        Unequal(0, 2).check_equal("0123456789abcdef", "weights after epoch 3")

@@ -11,18 +11,14 @@ from rbnn.files import replacing, write_atomically
 
 
 @pytest.mark.parametrize(("data", "written"), [("ä\n", "ä\n".encode()), (b"\x00\r\n", b"\x00\r\n")])
-def test_text_and_bytes_replace_what_was_there(
-    data: str | bytes, written: bytes, tmp_path: Path
-) -> None:
+def test_text_and_bytes_replace_a_file(data: str | bytes, written: bytes, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("before, and longer")
     write_atomically(file, data)
     assert file.read_bytes() == written and list(tmp_path.iterdir()) == [file]
 
 
-def test_a_file_has_its_permissions_before_its_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_permissions_come_before_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(os, "fsync", lambda number: seen.append(os.fstat(number).st_mode & 0o777))
     write_atomically(tmp_path / "secret", "word", mode=0o600)

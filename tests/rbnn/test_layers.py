@@ -1,6 +1,4 @@
-"""RotatedConv2d: the reference vectors, what its binary weight is, where gradients stop, and its
-rotation step.
-"""
+"""RotatedConv2d: the reference vectors, its binary weight, where gradients stop, its rotation."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from torch import Tensor
 from rbnn import weights
 from rbnn.binarize import set_surrogate, standardize
 from rbnn.layers import RotatedConv2d, Semantics, rotated_layers
-from rbnn.rotation import objective, orthogonality_error
+from rbnn.rotation import objective
 from rbnn.weights import (
     by_shape,
     mixed_together,
@@ -26,12 +24,16 @@ from rbnn.weights import (
     weights_given,
 )
 
+DATA = Path(__file__).parents[1] / "data"
 # in_channels, out_channels, kernel_size, stride, padding
-LAYERS = [(16, 16, 3, 1, 1), (16, 32, 3, 2, 1), (8, 24, 1, 2, 0), (3, 5, 5, 1, 2), (1, 4, 1, 1, 0)]
-
-
-def make(layer: tuple[int, int, int, int, int], **options: object) -> RotatedConv2d:
-    return RotatedConv2d(*layer, **options)  # type: ignore[arg-type]
+Shape = tuple[int, int, int, int, int]
+LAYERS: list[Shape] = [
+    (16, 16, 3, 1, 1),
+    (16, 32, 3, 2, 1),
+    (8, 24, 1, 2, 0),
+    (3, 5, 5, 1, 2),
+    (1, 4, 1, 1, 0),
+]
 
 
 def weight_gradient(layer: RotatedConv2d) -> Tensor:
@@ -47,18 +49,12 @@ def assert_relative(actual: Tensor | None, expected: np.ndarray, tolerance: floa
 
 
 @pytest.mark.parametrize("index", range(5))
-def test_a_layer_reproduces_the_reference_vectors(data_dir: Path, index: int) -> None:
-    with np.load(data_dir / f"layer_{index}.npz") as file:
+def test_a_layer_reproduces_the_reference_vectors(index: int) -> None:
+    with np.load(DATA / f"layer_{index}.npz") as file:
         ref = {name: file[name] for name in file.files}
     num_filters, num_channels, kernel_size, _ = ref["weight"].shape
-    layer = RotatedConv2d(
-        num_channels,
-        num_filters,
-        kernel_size,
-        int(ref["stride"]),
-        int(ref["padding"]),
-        a32=bool(ref["a32"]),
-    ).double()
+    shape = num_channels, num_filters, kernel_size, int(ref["stride"]), int(ref["padding"])
+    layer = RotatedConv2d(*shape, a32=bool(ref["a32"])).double()
     names = {"weight": "weight", "alpha": "alpha", "rotate": "beta", "R1": "R1", "R2": "R2"}
     state = layer.state_dict()
     layer.load_state_dict(
@@ -81,37 +77,12 @@ def test_a_layer_reproduces_the_reference_vectors(data_dir: Path, index: int) ->
 
 
 @pytest.mark.parametrize("shape", LAYERS)
-@pytest.mark.parametrize("seed", range(2))
-def test_binary_weights_are_exactly_plus_or_minus_one(
-    shape: tuple[int, int, int, int, int], seed: int
-) -> None:
-    torch.manual_seed(seed)
-    layer = make(shape)
-    for beta in (math.pi / 2, 0.0, 0.4):
-        torch.nn.init.constant_(layer.rotate, beta)
-        weight = layer.binary_weight()
-        assert weight.shape == layer.weight.shape
-        assert bool((weight.abs() == 1).all())
-
-
-def test_a_fresh_layer_starts_as_documented() -> None:
-    layer = RotatedConv2d(16, 32, 3)
-    assert {name: tuple(value.shape) for name, value in layer.state_dict().items()} == {
-        "weight": (32, 16, 3, 3), "alpha": (32, 1, 1), "rotate": (32, 1, 1, 1),
-        "R1": (12, 12), "R2": (12, 12),
-    }  # fmt: skip
-    torch.testing.assert_close(layer.alpha.flatten(), layer.weight.abs().mean((1, 2, 3)))
-    assert bool((layer.rotate == math.pi / 2).all())
-    assert max(orthogonality_error(layer.R1), orthogonality_error(layer.R2)) < 1e-6
-
-
-def test_beta_mixes_between_the_standardised_weight_and_its_rotation() -> None:
-    layer = RotatedConv2d(16, 8, 3).double()
-    w2 = standardize(layer.weight)
-    rotated = torch.stack([(layer.R1.T @ w.view(12, 12) @ layer.R2) for w in w2]).view_as(w2)
-    for beta, mix in ((0.0, 0.0), (math.pi / 2, 1.0), (math.pi / 6, 0.5), (-math.pi / 6, 0.5)):
-        torch.nn.init.constant_(layer.rotate, beta)
-        torch.testing.assert_close(layer.mixed_weight(), (1 - mix) * w2 + mix * rotated)
+@pytest.mark.parametrize("beta", [math.pi / 2, 0.0, 0.4])
+def test_binary_weights_are_exactly_plus_or_minus_one(shape: Shape, beta: float) -> None:
+    layer = RotatedConv2d(*shape)
+    torch.nn.init.constant_(layer.rotate, beta)
+    weight = layer.binary_weight()
+    assert weight.shape == layer.weight.shape and bool((weight.abs() == 1).all())
 
 
 def test_a_constant_filter_and_a_constant_sample_give_plus_one_and_never_nan() -> None:
@@ -133,67 +104,32 @@ def test_a_constant_filter_and_a_constant_sample_give_plus_one_and_never_nan() -
 def test_the_reference_stops_the_weight_gradient_at_the_start_and_weight_decay_opens_it() -> None:
     layer = RotatedConv2d(8, 8, 3, padding=1)
     assert torch.count_nonzero(weight_gradient(layer)) == 0
+    through = RotatedConv2d(8, 8, 3, padding=1, semantics="through_rotation")
+    through.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 8, 6, 6)
+    assert torch.equal(through(x), layer(x))
+    assert torch.count_nonzero(weight_gradient(through)) > 0
     torch.nn.init.constant_(layer.rotate, math.pi / 2 - 0.1)
     assert torch.count_nonzero(weight_gradient(layer)) > 0
 
 
-def test_through_rotation_lets_the_weight_gradient_pass_at_the_start() -> None:
-    torch.manual_seed(0)
-    reference = RotatedConv2d(8, 8, 3, padding=1)
-    through = RotatedConv2d(8, 8, 3, padding=1, semantics="through_rotation")
-    through.load_state_dict(reference.state_dict())
-    x = torch.randn(2, 8, 6, 6)
-    assert torch.equal(through(x), reference(x))
-    assert torch.count_nonzero(weight_gradient(through)) > 0
-
-
-def test_a32_keeps_the_standardised_activations() -> None:
-    layer = RotatedConv2d(4, 6, 3, a32=True).double()
-    x = torch.randn(2, 4, 7, 7, dtype=torch.float64)
-    expected = torch.nn.functional.conv2d(standardize(x), layer.binary_weight()) * layer.alpha
-    torch.testing.assert_close(layer(x), expected)
-
-
 @pytest.mark.parametrize("shape", LAYERS[:4])
-def test_update_rotation_raises_the_objective_in_place_and_touches_nothing_else(
-    shape: tuple[int, int, int, int, int],
-) -> None:
-    layer = make(shape)
+def test_rotations_change_by_their_update_alone_which_raises_the_objective(shape: Shape) -> None:
+    layer = RotatedConv2d(*shape)
     X = standardize(layer.weight.detach()).view(len(layer.weight), len(layer.R1), len(layer.R2))
     before = {name: value.clone() for name, value in layer.state_dict().items()}
+
+    def changed() -> set[str]:
+        now = layer.state_dict()
+        return {name for name, value in now.items() if not torch.equal(value, before[name])}
+
     R1, R2 = layer.R1, layer.R2
+    for training in (True, False):
+        layer.train(training)(torch.randn(2, shape[0], 5, 5))
+    assert changed() == set()
     layer.update_rotation()
-    assert layer.R1 is R1 and layer.R2 is R2
+    assert layer.R1 is R1 and layer.R2 is R2 and changed() == {"R1", "R2"}
     assert objective(X, R1, R2) > objective(X, before["R1"], before["R2"])
-    changed = {
-        name for name, value in layer.state_dict().items() if not torch.equal(value, before[name])
-    }
-    assert changed == {"R1", "R2"}
-
-
-def test_forward_leaves_the_rotation_alone_in_training_and_in_evaluation() -> None:
-    layer = RotatedConv2d(4, 4, 3)
-    R1, R2 = layer.R1.clone(), layer.R2.clone()
-    for mode in (True, False):
-        layer.train(mode)(torch.randn(2, 4, 5, 5))
-    assert torch.equal(layer.R1, R1) and torch.equal(layer.R2, R2)
-
-
-def test_a_given_weight_is_kept_until_it_is_taken_back() -> None:
-    layer = RotatedConv2d(4, 4, 3)
-    x = torch.randn(2, 4, 5, 5)
-    before = layer(x)
-    with weights_given([layer]):
-        torch.nn.init.normal_(layer.weight)
-        assert torch.equal(layer(x), before)
-    assert not torch.equal(layer(x), before)
-
-
-def test_rotated_layers_names_them_in_order() -> None:
-    model = torch.nn.Sequential(
-        RotatedConv2d(2, 2, 1), torch.nn.Conv2d(2, 2, 1), RotatedConv2d(2, 2, 1)
-    )
-    assert list(rotated_layers(model)) == ["0", "2"]
 
 
 @pytest.mark.parametrize(("out_channels", "num_threads"), [(16, 1), (1024, 2)])
@@ -217,9 +153,7 @@ def test_a_small_network_is_rotated_on_one_thread_and_the_others_come_back(
 def test_layers_of_one_shape_as_one_batch_are_what_each_is_alone(
     semantics: Semantics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Binary weights, their gradients and objectives as a GPU computes them, to float64's
-    rounding.
-    """
+    """Weights, gradients and objectives as a GPU computes them, to float64's rounding."""
     shapes = [(4, 6, 3), (6, 4, 3), (4, 6, 3), (4, 6, 1)]
     model = torch.nn.ModuleList(RotatedConv2d(*s, semantics=semantics) for s in shapes).double()
     own = [*rotated_layers(model).values()]

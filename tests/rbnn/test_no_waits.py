@@ -44,35 +44,18 @@ class Watch(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         self.count += not func.is_view
-        if (
-            len(
-                {
-                    leaf.device
-                    for leaf in tree_leaves((args, kwargs, result))
-                    if isinstance(leaf, Tensor)
-                }
-            )
-            > 1
-        ):
+        leaves = tree_leaves((args, kwargs, result))
+        if len({leaf.device for leaf in leaves if isinstance(leaf, Tensor)}) > 1:
             self.mixed.append(str(func))
         return result
 
 
 def run_on_meta() -> TrainState:
     model = build(RECIPE.model, RECIPE.dataset).to(META)
-    optimizer = torch.optim.SGD(
-        model.parameters(), 0.1, 0.9, foreach=True
-    )  # the fused one knows no meta device
-    return TrainState(
-        RECIPE,
-        model,
-        Network(model, RECIPE, META),
-        optimizer,
-        META,
-        World(),
-        Diagnostics(model),
-        Counts(META),
-    )
+    # The fused one knows no meta device.
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, foreach=True)
+    network, diagnostics = Network(model, RECIPE, META), Diagnostics(model)
+    return TrainState(RECIPE, model, network, optimizer, META, World(), diagnostics, Counts(META))
 
 
 def test_no_step_reads_from_the_device_or_brings_anything_there() -> None:
@@ -81,10 +64,8 @@ def test_no_step_reads_from_the_device_or_brings_anything_there() -> None:
 
     def batches() -> Iterator[Batch]:
         for _ in range(NUM_STEPS):
-            yield (
-                torch.zeros(4, 3, 32, 32, device=META),
-                torch.zeros(4, dtype=torch.int64, device=META),
-            )
+            with META:
+                yield torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
         raise AfterTheSteps
 
     run, watch = run_on_meta(), Watch()
@@ -94,15 +75,11 @@ def test_no_step_reads_from_the_device_or_brings_anything_there() -> None:
     assert watch.mixed == [] and watch.count > 1000
 
 
-def test_the_rotation_update_of_a_network_is_few_operations(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_networks_rotation_update_is_few_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotation, "polar_factors", polar.newton_schulz_together)  # as on a GPU
     monkeypatch.setattr(weights, "on_gpu", lambda layers: True)
     run, watch = run_on_meta(), Watch()
     with watch:
         rotate_and_broadcast(run.network, World())
-    assert watch.mixed == []
-    assert watch.count < 1200, (
-        watch.count
-    )  # 3,650 where each group of layers finds its factors alone
+    # 3,650 where each group of layers finds its factors alone.
+    assert watch.mixed == [] and watch.count < 1200, watch.count

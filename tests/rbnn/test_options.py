@@ -1,6 +1,4 @@
-"""The command line of a run: documented options word for word, what is given wins, mistakes in one
-line.
-"""
+"""The command line of a run: documented options word for word, what is given wins, mistakes."""
 
 from __future__ import annotations
 
@@ -35,19 +33,19 @@ DOCUMENTED = {
         -bt 128
         --Tmin 1e-2 --Tmax 1e1 --lr_type cos --warm_up --use_dali""",
 }
-# A value other than the default, as text of a command line, for every option.
-OTHER_VALUES: dict[str, tuple[list[str], Any]] = {
-    "dataset": (["digits"], "digits"),
-    "model": (["resnet18_1w1a"], "resnet18_1w1a"),
-    "lr_type": (["step"], "step"),
-    "lr_decay_step": (["30", "60", "90"], (30, 60, 90)),
-    "semantics": (["through_rotation"], "through_rotation"),
-    "loader": (["torchvision"], "torchvision"),
-    "compile": (["off"], "off"),
-    "precision": (["bf16"], "bf16"),
-    "val_fraction": (["0.25"], 0.25),
-    "momentum": (["0.25"], 0.25),
+# A value other than the default, as text of a command line: of a type, and of options that take
+# not every one.
+BY_TYPE: dict[type, tuple[str, Any]] = {
+    int: ("7", 7), float: ("0.5", 0.5), bool: ("", True), str: ("x", "x")
+}  # fmt: skip
+OTHERS: dict[str, tuple[str, Any]] = {
+    "lr_decay_step": ("30 60 90", (30, 60, 90)),
+    "val_fraction": ("0.25", 0.25),
+    "momentum": ("0.25", 0.25),
 }
+NAMES = {"dataset": "digits", "model": "resnet18_1w1a", "lr_type": "step", "compile": "off"}
+NAMES |= {"semantics": "through_rotation", "loader": "torchvision", "precision": "bf16"}
+OTHERS |= {name: (text, text) for name, text in NAMES.items()}
 
 
 def parsed(line: str, *, positional: bool = True) -> argparse.Namespace:
@@ -56,14 +54,11 @@ def parsed(line: str, *, positional: bool = True) -> argparse.Namespace:
     return parser.parse_args(shlex.split(line))
 
 
-def other_value(name: str) -> tuple[list[str], Any]:
-    texts: dict[type, tuple[list[str], Any]] = {
-        int: (["7"], 7),
-        float: (["0.5"], 0.5),
-        bool: ([], True),
-        str: (["x"], "x"),
-    }
-    return OTHER_VALUES.get(name) or texts[TYPES[name]]
+def saved(folder: Path, **options: Any) -> Recipe:
+    """A recipe, whose checkpoint the folder then holds."""
+    recipe = Recipe(dataset="digits", **options)
+    checkpoint.save(folder / "last.ckpt", Checkpoint({}, recipe=recipe.to_dict()))
+    return recipe
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
@@ -82,13 +77,11 @@ def test_the_command_lines_above_are_the_readmes(number: int, name: str, shared_
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_recipe_field_is_an_option_under_all_its_names(name: str) -> None:
-    words, value = other_value(name)
+    text, value = OTHERS.get(name) or BY_TYPE[TYPES[name]]
     assert FIELDS[name].default != value
     short = FIELDS[name].metadata["short"]
-    dashed = f"--{name.replace('_', '-')}"
-    for flag in [f"--{name}", dashed, *([f"-{short}"] if short else [])]:
-        args = parsed(shlex.join([flag, *words]))
-        given = given_options(args)
+    for flag in [f"--{name}", f"--{name.replace('_', '-')}", *([f"-{short}"] if short else [])]:
+        given = given_options(parsed(f"{flag} {text}"))
         assert list(given) == [name]
         if name == "lr_type":
             given["lr_decay_step"] = [1]
@@ -99,53 +92,36 @@ def test_what_is_not_given_is_not_there() -> None:
     assert given_options(parsed("")) == {} and recipe_from(parsed("")) == Recipe()
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "cifar10_resnet18_1w1a --epochs 400 --no-warm_up",
-        "--recipe cifar10_resnet18_1w1a --epochs 400 --no_warm_up",
-    ],
-)
-def test_what_is_given_wins_over_the_recipe(line: str) -> None:
-    recipe = recipe_from(parsed(line))
-    assert (recipe.model, recipe.epochs, recipe.warm_up) == ("resnet18_1w1a", 400, False)
-    assert load_recipe("cifar10_resnet18_1w1a").warm_up
-
-
-def test_a_value_that_equals_the_default_wins_too(tmp_path: Path) -> None:
+def test_what_is_given_wins_over_the_recipe_even_the_default(tmp_path: Path) -> None:
+    name = "cifar10_resnet18_1w1a"
+    assert load_recipe(name).warm_up
+    for line in (f"{name} --no-warm_up", f"--recipe {name} --no_warm_up"):
+        recipe = recipe_from(parsed(f"{line} --epochs 400"))
+        assert (recipe.model, recipe.epochs, recipe.warm_up) == ("resnet18_1w1a", 400, False)
     (tmp_path / "mine.yaml").write_text("lr: 0.3\nwarm_up: true\n")
     recipe = recipe_from(parsed(f"{tmp_path}/mine.yaml --lr 0.1"))
     assert (recipe.lr, recipe.warm_up) == (Recipe().lr, True)
 
 
 def test_a_resumed_run_takes_its_recipe_from_its_checkpoint(tmp_path: Path) -> None:
-    recipe = Recipe(dataset="digits", epochs=7, lr=0.3)
-    checkpoint.save(tmp_path / "last.ckpt", Checkpoint({}, recipe=recipe.to_dict()))
-    for place in (tmp_path, tmp_path / "last.ckpt"):
-        in_place = {"results_dir": str(tmp_path.parent), "save": tmp_path.name}
-        assert recipe_from(parsed(f"--resume {place}")) == recipe.replace(
-            resume=str(place), **in_place
-        )
-        assert recipe_from(parsed(f"--resume {place} --save b")) == recipe.replace(
-            resume=str(place), save="b"
-        )
-        evaluation = recipe.replace(evaluate=str(place), batch_size=32, compile="off")
-        assert recipe_from(parsed(f"--evaluate {place} -b 32")) == evaluation
-        assert find_checkpoint(str(place)) == str(tmp_path / "last.ckpt")
+    recipe = saved(tmp_path, epochs=7, lr=0.3)
+    own = {"results_dir": str(tmp_path.parent), "save": tmp_path.name}
+    for place in (str(tmp_path), str(tmp_path / "last.ckpt")):
+        again = recipe_from(parsed(f"--resume {place}"))
+        assert again == recipe.replace(resume=place, **own)
+        elsewhere = recipe_from(parsed(f"--resume {place} --save b"))
+        assert elsewhere == recipe.replace(resume=place, save="b")
+        evaluation = recipe_from(parsed(f"--evaluate {place} -b 32"))
+        assert evaluation == recipe.replace(evaluate=place, batch_size=32, compile="off")
+        assert find_checkpoint(place) == str(tmp_path / "last.ckpt")
 
 
 def test_milestones_on_the_line_need_lr_type_step(tmp_path: Path) -> None:
-    recipe = Recipe(dataset="digits", lr_decay_step=(3,))
-    checkpoint.save(tmp_path / "last.ckpt", Checkpoint({}, recipe=recipe.to_dict()))
-    for line in (
-        "--lr_decay_step 30 60",
-        "--lr_decay_step 30 60 --lr_type cos",
-        f"--resume {tmp_path} --lr_decay_step 30 60",
-    ):
-        with pytest.raises(
-            RecipeError, match=r"lr_decay_step is \[30, 60\], and lr_type cos has no milestones"
-        ):
-            recipe_from(parsed(line))
+    saved(tmp_path, lr_decay_step=(3,))
+    told = r"lr_decay_step is \[30, 60\], and lr_type cos has no milestones"
+    for rest in ("", "--lr_type cos", f"--resume {tmp_path}"):
+        with pytest.raises(RecipeError, match=told):
+            recipe_from(parsed(f"--lr_decay_step 30 60 {rest}"))
     assert recipe_from(parsed("--lr_decay_step 30 60 --lr_type step")).lr_decay_step == (30, 60)
     assert recipe_from(parsed(f"--resume {tmp_path}")).lr_decay_step == (3,)
 
@@ -154,8 +130,7 @@ def test_milestones_on_the_line_need_lr_type_step(tmp_path: Path) -> None:
 def test_an_evaluation_needs_nothing_of_the_machine_it_was_trained_on(
     gpus: str, wanted: str, tmp_path: Path
 ) -> None:
-    recipe = Recipe(dataset="digits", train_workers=4, gpus=gpus, compile="on", threads=2)
-    checkpoint.save(tmp_path / "last.ckpt", Checkpoint({}, recipe=recipe.to_dict()))
+    saved(tmp_path, train_workers=4, gpus=gpus, compile="on", threads=2)
     found = recipe_from(parsed(f"--evaluate {tmp_path}"))
     assert (found.train_workers, found.compile, found.gpus, found.threads) == (1, "off", wanted, 2)
     assert recipe_from(parsed(f"--resume {tmp_path}")).train_workers == 4
@@ -173,7 +148,7 @@ def test_an_evaluation_needs_nothing_of_the_machine_it_was_trained_on(
         ("a b", "unrecognized arguments: b"),
     ],
 )
-def test_a_wrong_line_ends_with_status_2_and_one_line(
+def test_a_wrong_line_is_one_line(
     line: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -183,23 +158,18 @@ def test_a_wrong_line_ends_with_status_2_and_one_line(
     assert (captured.out, captured.err) == ("", f"rbnn train: {message}; see rbnn train --help\n")
 
 
-def test_help_names_every_option_with_meaning_and_default(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_help_names_every_option_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         parsed("--help")
     text = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0
     for name, spec in FIELDS.items():
-        assert f"--{name}" in text
-        assert " ".join(spec.metadata["meaning"].split()) in text
+        assert f"--{name}" in text and " ".join(spec.metadata["meaning"].split()) in text
 
 
-@pytest.mark.parametrize(
-    ("error", "status"), [(RecipeError("lr is 0"), 2), (RunFailed("worker died"), 1)]
-)
-def test_the_exit_status_tells_a_wrong_request_from_a_failed_run(
-    error: Exception, status: int, capsys: pytest.CaptureFixture[str]
+def test_the_exit_status_tells_requests_from_failed_runs(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert exit_status(error, "rbnn") == status
-    assert capsys.readouterr().err == f"rbnn: {error}\n"
+    assert exit_status(RecipeError("lr is 0"), "rbnn") == 2
+    assert exit_status(RunFailed("worker died"), "rbnn") == 1
+    assert capsys.readouterr().err == "rbnn: lr is 0\nrbnn: worker died\n"

@@ -1,6 +1,4 @@
-"""Properties of the bi-rotation update over seeded shapes, and its formulas against a loop over the
-filters.
-"""
+"""The bi-rotation update over seeded shapes, and its formulas against a loop over the filters."""
 
 from __future__ import annotations
 
@@ -41,30 +39,10 @@ def problem(
 def looped_update(X: Tensor, R1: Tensor, R2: Tensor) -> tuple[Tensor, Tensor]:
     """One round, written as the method states it."""
     B = [sign(R1.T @ x @ R2) for x in X]
-    U, _, Vh = torch.linalg.svd(
-        torch.stack([b @ R2.T @ x.T for b, x in zip(B, X, strict=True)]).sum(0)
-    )
+    U, _, Vh = torch.linalg.svd(sum(b @ R2.T @ x.T for b, x in zip(B, X, strict=True)))
     R1 = Vh.T @ U.T
-    U, _, Vh = torch.linalg.svd(
-        torch.stack([x.T @ R1 @ b for b, x in zip(B, X, strict=True)]).sum(0)
-    )
+    U, _, Vh = torch.linalg.svd(sum(x.T @ R1 @ b for b, x in zip(B, X, strict=True)))
     return R1, U @ Vh
-
-
-@pytest.mark.parametrize(
-    ("n", "pair"),
-    [
-        (144, (12, 12)),
-        (288, (16, 18)),
-        (576, (24, 24)),
-        (1152, (32, 36)),
-        (2304, (48, 48)),
-        (4608, (64, 72)),
-        (13, (1, 13)),
-    ],
-)
-def test_factor_pair_of_documented_sizes(n: int, pair: tuple[int, int]) -> None:
-    assert factor_pair(n) == pair
 
 
 def test_factor_pair_is_the_most_nearly_square() -> None:
@@ -72,9 +50,8 @@ def test_factor_pair_is_the_most_nearly_square() -> None:
         a, b = factor_pair(n)
         assert a * b == n and a <= b
         assert not [d for d in range(a + 1, b) if n % d == 0 and d * d <= n]
-
-
-def test_factor_pair_refuses_an_empty_filter() -> None:
+    documented = {1152: (32, 36), 2304: (48, 48), 4608: (64, 72)}
+    assert {n: factor_pair(n) for n in documented} == documented
     with pytest.raises(ValueError, match="n is 0"):
         factor_pair(0)
 
@@ -89,17 +66,15 @@ def test_random_orthogonal_is_orthogonal_seeded_and_of_either_determinant(n: int
 
 @pytest.mark.parametrize("shape", DETERMINED)
 @pytest.mark.parametrize("seed", range(2))
-def test_rounds_equal_the_sum_over_filters_as_stated(
-    shape: tuple[int, int, int], seed: int
-) -> None:
+def test_rounds_equal_the_sum_over_filters(shape: tuple[int, int, int], seed: int) -> None:
     X, R1, R2 = problem(seed, shape)
-    R1_expected, R2_expected = R1, R2
+    copies = [tensor.clone() for tensor in (X, R1, R2)]
+    expected = R1, R2
     for _ in range(3):
-        R1_expected, R2_expected = looped_update(X, R1_expected, R2_expected)
-    R1_actual, R2_actual = bi_rotation_update(X, R1, R2, rounds=3)
-    torch.testing.assert_close(
-        rotate(X, R1_actual, R2_actual), rotate(X, R1_expected, R2_expected), rtol=1e-8, atol=1e-8
-    )
+        expected = looped_update(X, *expected)
+    actual = rotate(X, *bi_rotation_update(X, R1, R2, rounds=3))
+    torch.testing.assert_close(actual, rotate(X, *expected), rtol=1e-8, atol=1e-8)
+    assert all(map(torch.equal, copies, (X, R1, R2)))  # which are left alone
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -118,22 +93,10 @@ def test_the_objective_never_falls_from_round_to_round(
     assert values[-1] > values[0]
 
 
-def test_rounds_compose_and_leave_the_arguments_alone() -> None:
-    X, R1, R2 = problem(0, (16, 12, 12))
-    copies = [tensor.clone() for tensor in (X, R1, R2)]
-    three = bi_rotation_update(X, R1, R2, rounds=3)
-    again = bi_rotation_update(X, *bi_rotation_update(X, *bi_rotation_update(X, R1, R2, 1), 1), 1)
-    for one, other in zip(three, again, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
-    assert all(
-        torch.equal(before, after) for before, after in zip(copies, (X, R1, R2), strict=True)
-    )
-
-
 @pytest.mark.parametrize(
-    ("shape", "num_updates"), [((16, 12, 12), 1000), ((8, 16, 18), 300), ((32, 24, 24), 100)]
+    ("shape", "num_updates"), [((16, 12, 12), 300), ((8, 16, 18), 100), ((32, 24, 24), 50)]
 )
-def test_rotations_stay_orthogonal_over_many_updates_in_float32(
+def test_rotations_stay_orthogonal_in_float32(
     shape: tuple[int, int, int], num_updates: int
 ) -> None:
     X, R1, R2 = problem(0, shape, torch.float32)
@@ -141,11 +104,6 @@ def test_rotations_stay_orthogonal_over_many_updates_in_float32(
         X = standardize(X + 0.1 * torch.randn_like(X))
         R1, R2 = bi_rotation_update(X, R1, R2)
     assert max(orthogonality_error(R1), orthogonality_error(R2)) < 1e-5
-
-
-def test_a_rotation_keeps_every_filters_length() -> None:
-    X, R1, R2 = problem(4, (5, 16, 18))
-    torch.testing.assert_close(rotate(X, R1, R2).flatten(1).norm(dim=1), X.flatten(1).norm(dim=1))
 
 
 def test_layers_updated_together_are_updated_as_each_alone() -> None:
@@ -156,17 +114,12 @@ def test_layers_updated_together_are_updated_as_each_alone() -> None:
             torch.testing.assert_close(all_of_them[index], one, rtol=1e-9, atol=1e-9)
 
 
-def test_groups_updated_in_step_with_products_alone_reach_the_objective_of_the_svd(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    problems = [
-        problem(seed, shape, torch.float32)
-        for seed, shape in enumerate([(16, 12, 12), (32, 16, 18), (64, 24, 24)])
-    ]
-    groups = [(X[None], R1[None], R2[None]) for X, R1, R2 in problems]
-    monkeypatch.setattr("rbnn.rotation.polar_factors", newton_schulz_together)  # as on a GPU
-    found = bi_rotation_updates(groups)
-    monkeypatch.undo()
+def test_products_alone_reach_the_objective_of_the_svd(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = [(16, 12, 12), (32, 16, 18), (64, 24, 24)]
+    problems = [problem(seed, shape, torch.float32) for seed, shape in enumerate(shapes)]
+    with monkeypatch.context() as patch:
+        patch.setattr("rbnn.rotation.polar_factors", newton_schulz_together)  # as on a GPU
+        found = bi_rotation_updates([(X[None], R1[None], R2[None]) for X, R1, R2 in problems])
     for (X, R1, R2), (ours_1, ours_2) in zip(problems, found, strict=True):
         before, best = objective(X, R1, R2), objective(X, *bi_rotation_update(X, R1, R2))
         assert objective(X, ours_1[0], ours_2[0]) > before + 0.99 * (best - before)

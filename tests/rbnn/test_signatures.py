@@ -15,28 +15,18 @@ import torch
 
 from rbnn.signatures import is_packed, kind_of
 
-
-def zipped(content: bytes) -> bytes:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("last.ckpt", content)
-    return packed.getvalue()
-
-
-def tarred(content: bytes) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("last.ckpt"))
-    return packed.getvalue()
-
-
+ZIPPED, TARRED = io.BytesIO(), io.BytesIO()
+with zipfile.ZipFile(ZIPPED, "w", zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr("last.ckpt", b"x")
+with tarfile.open(fileobj=TARRED, mode="w") as archive:
+    archive.addfile(tarfile.TarInfo("last.ckpt"))
 PACKED = {
     "a file compressed with gzip": gzip.compress(b"x", mtime=0),
     "a file compressed with bzip2": bz2.compress(b"x"),
     "a file compressed with xz": lzma.compress(b"x"),
     "a file compressed with zstd": b"(\xb5/\xfd" + bytes(9),
-    "a zip archive": zipped(b"x"),
-    "a tar archive": tarred(b"x"),
+    "a zip archive": ZIPPED.getvalue(),
+    "a tar archive": TARRED.getvalue(),
 }
 OTHERS = {
     "an empty file": b"",

@@ -1,6 +1,4 @@
-"""Small real image files for the loaders: every shape and kind of JPEG that ImageNet holds, in its
-folders.
-"""
+"""Small real image files: every shape and kind of JPEG that ImageNet holds, in its folders."""
 
 from __future__ import annotations
 
@@ -13,56 +11,37 @@ from PIL import Image
 WNIDS = ("n01440764", "n02102040", "n03028079")
 
 
-def save_image(
-    path: Path, height: int, width: int, seed: int, mode: str = "RGB", **options: object
-) -> None:
-    """A smooth random image, so that resampling has something to agree on."""
+def save_image(path: Path, height: int, width: int, seed: int, mode: str = "RGB") -> None:
+    """A smooth random image, so that resampling has something to agree on, that EXIF would turn."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    coarse.resize((width, height), Image.Resampling.BICUBIC).convert(mode).save(
-        path, format="JPEG", quality=95, **options
-    )
-
-
-def make_imagenet(root: Path, names: tuple[str, str] = ("train", "val")) -> Path:
-    """18 training and 7 validation images of three classes: small, wide, tall, grayscale, CMYK,
-    EXIF-rotated, odd names.
-    """
-    shapes = [(64, 80), (256, 256), (300, 90), (90, 300), (231, 375), (224, 223)]
     exif = Image.Exif()
     exif[0x0112] = 6
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = coarse.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+    image.save(path, format="JPEG", quality=95, exif=exif)
+
+
+def make_imagenet(root: Path) -> Path:
+    """18 training and 7 validation images: small, wide, tall, gray, CMYK, turned, odd names."""
+    shapes = [(64, 80), (256, 256), (300, 90), (90, 300), (231, 375), (224, 223)]
     for label, wnid in enumerate(WNIDS):
-        for number, (height, width) in enumerate(shapes):
+        for number, shape in enumerate(shapes):
             mode = {1: "L", 4: "CMYK"}.get(number, "RGB")
             name = "it's [odd] name é.JPEG" if number == 2 else f"{wnid}_{number}.JPEG"
-            save_image(
-                root / names[0] / wnid / name, height, width, 100 * label + number, mode, exif=exif
-            )
+            save_image(root / "train" / wnid / name, *shape, 100 * label + number, mode)
     for number in range(7):
-        save_image(
-            root / names[1] / WNIDS[number % 3] / f"val_{number}.JPEG",
-            *shapes[number % 6],
-            1000 + number,
-            exif=exif,
-        )
+        path = root / "val" / WNIDS[number % 3] / f"val_{number}.JPEG"
+        save_image(path, *shapes[number % 6], 1000 + number)
     return root
 
 
 def make_tiny(root: Path) -> Path:
-    """The stock layout: 12 training images of three classes, 7 validation images in one folder with
-    their annotations.
-    """
+    """As downloaded: 12 training images, 7 validation images in one folder, their annotations."""
     for label, wnid in enumerate(WNIDS):
         for number in range(4):
-            mode = "L" if number == 1 else "RGB"
-            save_image(
-                root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG",
-                64,
-                64,
-                10 * label + number,
-                mode,
-            )
+            path = root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG"
+            save_image(path, 64, 64, 10 * label + number, "L" if number == 1 else "RGB")
         (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("n\t0\t0\t1\t1\n")
     rows = []
     for number in range(7):
@@ -93,8 +72,3 @@ def own_imagenet(tmp_path: Path) -> Path:
 def own_tiny(tmp_path: Path) -> Path:
     """One that a test may damage."""
     return make_tiny(tmp_path / "tiny-imagenet-200")
-
-
-@pytest.fixture(scope="session")
-def wnids() -> tuple[str, ...]:
-    return WNIDS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -12,20 +11,17 @@ from rbnn.data import LOADERS, describe_data, loader_kind, open_loaders
 from rbnn.datasets import DATASETS
 from rbnn.errors import DataError
 from rbnn.recipe import Recipe
-
-HAS_DALI = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
-needs_dali = pytest.mark.skipif(not HAS_DALI, reason="NVIDIA DALI is not installed")
-KINDS = [pytest.param(kind, marks=needs_dali if kind == "dali" else ()) for kind in LOADERS]
+from tests.rbnn.small import CPU, KINDS, how
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_data_is_described_as_it_would_be_opened(
+def test_data_is_described_as_opened(
     kind: str, imagenet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how = {"use_dali": True} if kind == "dali" else {"loader": kind}
     name, data_path = ("digits", "") if kind == "resident" else ("imagenet", str(imagenet))
-    recipe = Recipe(dataset=name, data_path=data_path, batch_size=8, val_fraction=0.25, **how)
-    opened = open_loaders(recipe, torch.device("cpu")).info
+    options = {"batch_size": 8, "val_fraction": 0.25, **how(kind)}
+    recipe = Recipe(dataset=name, data_path=data_path, **options)
+    opened = open_loaders(recipe, CPU).info
     monkeypatch.setattr(torch.cuda, "device_count", lambda: pytest.fail("a GPU was asked"))
     monkeypatch.setattr(f"{LOADERS[kind]}.loaders", lambda *_: pytest.fail("a loader was made"))
     assert describe_data(recipe.replace(gpus="7")) == opened

@@ -1,10 +1,9 @@
-"""Layouts of ImageNet and Tiny ImageNet folders, their fingerprint, and what is said of those that
-are wrong.
-"""
+"""ImageNet's and Tiny ImageNet's layouts, their fingerprint, what is said of wrong ones."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,15 @@ import pytest
 from rbnn.data.folders import open_source
 from rbnn.data.images import decode
 from rbnn.errors import DataError
+from tests.rbnn.data.conftest import WNIDS
 
 
-def copied(source: Path, target: Path) -> Path:
-    return Path(shutil.copytree(source, target))
-
-
-def test_labels_are_positions_among_the_sorted_wnids(
-    imagenet: Path, wnids: tuple[str, ...]
-) -> None:
+def test_labels_are_positions_among_the_sorted_wnids(imagenet: Path) -> None:
     source = open_source("imagenet", imagenet)
-    assert source.classes == wnids
+    assert source.classes == WNIDS
     for split in (source.train, source.val):
         for index, label in enumerate(split.labels):
-            assert Path(split.files.path(index)).parent.name == wnids[label]
+            assert Path(split.files.path(index)).parent.name == WNIDS[label]
             assert decode("imagenet", split.files.path(index)).mode == "RGB"
     assert np.bincount(source.train.labels).tolist() == [6, 6, 6] and len(source.val) == 7
 
@@ -36,16 +30,13 @@ def test_exif_orientation_is_ignored(imagenet: Path) -> None:
     assert decode("imagenet", str(wide)).size == (375, 231)
 
 
-def test_tiny_imagenet_is_read_as_downloaded(tiny: Path, wnids: tuple[str, ...]) -> None:
+def test_tiny_imagenet_is_read_as_downloaded(tiny: Path) -> None:
     source = open_source("tinyimagenet", tiny)
-    listed = dict(
-        line.split("\t")[:2]
-        for line in (tiny / "val" / "val_annotations.txt").read_text().splitlines()
-    )
-    assert [wnids[label] for label in source.val.labels] == [
-        listed[Path(source.val.files.path(index)).name] for index in range(len(source.val))
-    ]
-    assert len(source.train) == 12 and len(source.val) == 7
+    lines = (tiny / "val" / "val_annotations.txt").read_text().splitlines()
+    listed = dict(line.split("\t")[:2] for line in lines)
+    names = [Path(source.val.files.path(index)).name for index in range(7)]
+    assert [WNIDS[label] for label in source.val.labels] == [listed[name] for name in names]
+    assert len(source.train) == 12
 
 
 def test_data_path_may_be_the_folder_or_its_parent(imagenet: Path, tiny: Path) -> None:
@@ -53,36 +44,41 @@ def test_data_path_may_be_the_folder_or_its_parent(imagenet: Path, tiny: Path) -
     assert open_source("tinyimagenet", tiny) == open_source("tinyimagenet", tiny.parent)
 
 
-def test_ilsvrc_folder_names_are_the_same_data(own_imagenet: Path) -> None:
-    before = open_source("imagenet", own_imagenet).fingerprint
+def first_image(root: Path) -> Path:
+    return min((root / "train").rglob("*.JPEG"))
+
+
+def named_as_downloaded(root: Path) -> None:
     for split in ("train", "val"):
-        (own_imagenet / split).rename(own_imagenet / f"ILSVRC2012_img_{split}")
-    assert open_source("imagenet", own_imagenet).fingerprint == before
+        (root / split).rename(root / f"ILSVRC2012_img_{split}")
 
 
-def test_a_copy_has_the_same_fingerprint_and_a_change_another(
-    imagenet: Path, tmp_path: Path
+def with_other_files(root: Path) -> None:
+    folder = next((root / "train").iterdir())
+    (folder / "._ghost.JPEG").write_bytes(b"")
+    (folder / "notes.txt").write_text("")
+    (root / "train" / ".cache").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (lambda root: None, True),
+        (named_as_downloaded, True),
+        (with_other_files, True),
+        (lambda root: first_image(root).unlink(), False),
+        (lambda root: first_image(root).rename(first_image(root).with_name("a.JPEG")), False),
+        (lambda root: first_image(root).write_bytes(first_image(root).read_bytes() + b"\0"), False),
+    ],
+    ids=["copied", "ILSVRC", "other files", "fewer", "renamed", "longer"],
+)
+def test_the_fingerprint_is_of_names_and_sizes(
+    change: Callable[[Path], object], same: bool, imagenet: Path, own_imagenet: Path
 ) -> None:
     fingerprint = open_source("imagenet", imagenet).fingerprint
     assert fingerprint.startswith("sha256:") and len(fingerprint) == 7 + 64
-    assert open_source("imagenet", copied(imagenet, tmp_path / "same")).fingerprint == fingerprint
-    changes = {
-        "fewer": lambda path: path.unlink(),
-        "renamed": lambda path: path.rename(path.with_name("a.JPEG")),
-        "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
-    }
-    for name, change in changes.items():
-        root = copied(imagenet, tmp_path / name)
-        change(sorted((root / "train").rglob("*.JPEG"))[0])
-        assert open_source("imagenet", root).fingerprint != fingerprint, name
-
-
-def test_hidden_and_other_files_are_passed_over(own_imagenet: Path) -> None:
-    folder = next((own_imagenet / "train").iterdir())
-    (folder / "._ghost.JPEG").write_bytes(b"")
-    (folder / "notes.txt").write_text("")
-    (own_imagenet / "train" / ".cache").mkdir()
-    assert len(open_source("imagenet", own_imagenet).train) == 18
+    change(own_imagenet)
+    assert (open_source("imagenet", own_imagenet).fingerprint == fingerprint) == same
 
 
 def refused(name: str, path: Path) -> str:
@@ -95,38 +91,40 @@ def refused(name: str, path: Path) -> str:
 @pytest.mark.parametrize("name", ["tinyimagenet", "imagenet"])
 def test_a_missing_folder_is_named_with_what_to_do(name: str, tmp_path: Path) -> None:
     message = refused(name, tmp_path)
-    assert (
-        f"data_path '{tmp_path}'" in message
-        and "train/ and val/" in message
-        and f"rbnn data prepare {name}" in message
-    )
+    for part in (f"data_path '{tmp_path}'", "train/ and val/", f"rbnn data prepare {name}"):
+        assert part in message
 
 
-def test_an_empty_class_folder_is_named(own_imagenet: Path) -> None:
-    (own_imagenet / "train" / "n09999999").mkdir()
-    assert "n09999999' holds no images" in refused("imagenet", own_imagenet)
+def in_one_heap(root: Path) -> None:
+    for path in list((root / "val").rglob("*.JPEG")):
+        path.rename(root / "val" / path.name)
 
 
-def test_a_validation_class_that_is_not_trained_is_named(own_imagenet: Path) -> None:
-    shutil.rmtree(own_imagenet / "train" / "n02102040")
-    assert "class n02102040" in refused("imagenet", own_imagenet)
-
-
-def test_validation_images_in_one_heap_are_refused(own_imagenet: Path) -> None:
-    for path in list((own_imagenet / "val").rglob("*.JPEG")):
-        path.rename(own_imagenet / "val" / path.name)
-    assert "one folder per wnid" in refused("imagenet", own_imagenet)
-
-
-def test_a_folder_of_other_data_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "val").mkdir()
+def of_other_data(root: Path) -> None:
     for number in range(1001):
-        (tmp_path / "train" / f"n{number:08}").mkdir(parents=True)
-    assert "1001 class folders" in refused("imagenet", tmp_path)
+        (root / "train" / f"n{number:08}").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: (root / "train" / "n09999999").mkdir(), "n09999999' holds no images"),
+        (lambda root: shutil.rmtree(root / "train" / WNIDS[1]), f"class {WNIDS[1]}"),
+        (in_one_heap, "one folder per wnid"),
+        (of_other_data, "1004 class folders"),
+    ],
+    ids=["empty class", "class not trained", "heap", "other data"],
+)
+def test_a_folder_that_is_wrong_is_refused(
+    change: Callable[[Path], object], message: str, own_imagenet: Path
+) -> None:
+    change(own_imagenet)
+    assert message in refused("imagenet", own_imagenet)
 
 
 def test_annotations_must_match_the_images(own_tiny: Path) -> None:
-    (own_tiny / "val" / "images" / "val_3.JPEG").rename(own_tiny / "val" / "images" / "extra.JPEG")
+    images = own_tiny / "val" / "images"
+    (images / "val_3.JPEG").rename(images / "extra.JPEG")
     assert "does not list extra.JPEG" in refused("tinyimagenet", own_tiny)
-    (own_tiny / "val" / "images" / "extra.JPEG").unlink()
+    (images / "extra.JPEG").unlink()
     assert "lists val_3.JPEG" in refused("tinyimagenet", own_tiny)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 import gzip
-import importlib.util
 import io
 import struct
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from rbnn.data.check import check
 from rbnn.data.loading import Loaders
 from rbnn.errors import DataError
 from rbnn.recipe import Recipe
+from tests.rbnn.small import CPU, HAS_DALI, needs_dali
 
 # Pillow's IM format is deprecated, and still one that a file may have
 pytestmark = [
@@ -33,7 +34,7 @@ pytestmark = [
 ]
 
 LOADERS = {"torchvision": {"loader": "torchvision", "workers": 0}}
-if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
+if HAS_DALI:
     LOADERS["dali"] = {"use_dali": True, "workers": 2}
 
 MODES = (
@@ -75,13 +76,11 @@ def written_by_pillow() -> Iterator[tuple[str, bytes]]:
 
 def jpegs() -> Iterator[tuple[str, bytes]]:
     """What a decoder may do in another way."""
-    for mode in ("RGB", "CMYK"):
-        for sampling in ("4:4:4", "4:2:2", "4:2:0"):
-            for is_progressive in (False, True):
-                content = saved(
-                    picture(mode), "JPEG", subsampling=sampling, progressive=is_progressive
-                )
-                yield f"JPEG {mode} {sampling} progressive={is_progressive}", content
+    for mode, sampling, progressive in product(
+        ("RGB", "CMYK"), ("4:4:4", "4:2:2", "4:2:0"), (False, True)
+    ):
+        content = saved(picture(mode), "JPEG", subsampling=sampling, progressive=progressive)
+        yield f"JPEG {mode} {sampling} progressive={progressive}", content
     yield "JPEG restarts", saved(picture(), "JPEG", restart_marker_blocks=2)
     yield "JPEG RGB kept", saved(picture(), "JPEG", keep_rgb=True)
     yield "JPEG bytes behind its end", saved(picture(), "JPEG") + bytes(500)
@@ -104,12 +103,11 @@ def without_adobe(image: Image.Image) -> bytes:
 
 def turned() -> Iterator[tuple[str, bytes]]:
     """With an orientation, which some decoders apply."""
-    for file_format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
-        for orientation in (3, 6):
-            exif = Image.Exif()
-            exif[ORIENTATION] = orientation
-            content = saved(picture(), file_format, exif=exif)
-            yield f"{file_format} orientation {orientation}", content
+    for file_format, orientation in product(("JPEG", "PNG", "WEBP", "TIFF", "AVIF"), (3, 6)):
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        content = saved(picture(), file_format, exif=exif)
+        yield f"{file_format} orientation {orientation}", content
 
 
 def by_hand() -> Iterator[tuple[str, bytes]]:
@@ -123,9 +121,8 @@ def by_hand() -> Iterator[tuple[str, bytes]]:
         wide = (numbers.astype(">u2") * (depth // 255)).tobytes()
         yield f"PGM to {depth}", b"P5 %d %d %d\n" % (WIDTH, HEIGHT, depth) + wide
     rows = np.zeros((HEIGHT, WIDTH), "<u2") + np.arange(WIDTH, dtype="<u2") * 1201
-    info = struct.pack(
-        "<IiiHHIIiiIIIII", 52, WIDTH, HEIGHT, 1, 16, 3, 0, 0, 0, 0, 0, 0xF800, 0x7E0, 31
-    )
+    sizes = (52, WIDTH, HEIGHT, 1, 16, 3, 0, 0, 0, 0, 0)
+    info = struct.pack("<IiiHHIIiiIIIII", *sizes, 0xF800, 0x7E0, 31)
     data = rows.tobytes()
     yield "BMP 565", b"BM" + struct.pack("<IHHI", 66 + len(data), 0, 0, 66) + info + data
     raster = struct.pack(">8I", 0x59A66A95, WIDTH, HEIGHT, 24, 3 * WIDTH * HEIGHT, 1, 0, 0)
@@ -145,11 +142,7 @@ def by_hand() -> Iterator[tuple[str, bytes]]:
 @functools.cache
 def every_kind() -> dict[str, bytes]:
     """Name of the kind -> a file of it."""
-    return {
-        name: content
-        for source in (written_by_pillow, jpegs, turned, by_hand)
-        for name, content in source()
-    }
+    return dict(kind for kinds in (written_by_pillow, jpegs, turned, by_hand) for kind in kinds())
 
 
 def folder_of(root: Path, files: dict[str, bytes]) -> Path:
@@ -163,14 +156,8 @@ def folder_of(root: Path, files: dict[str, bytes]) -> Path:
 
 
 def opened(root: Path, loader: str) -> Loaders:
-    recipe = Recipe(
-        dataset="imagenet",
-        data_path=str(root),
-        batch_size=32,
-        batch_size_test=32,
-        **LOADERS[loader],
-    )
-    return open_loaders(recipe, torch.device("cpu"))
+    options = {"batch_size": 32, "batch_size_test": 32, **LOADERS[loader]}
+    return open_loaders(Recipe(dataset="imagenet", data_path=str(root), **options), CPU)
 
 
 def is_refused(kind: str) -> bool:
@@ -198,13 +185,8 @@ def test_every_kind_that_is_refused_is_named_everywhere(tmp_path: Path) -> None:
     refused = {kind: content for kind, content in every_kind().items() if is_refused(kind)}
     report = check("imagenet", str(folder_of(tmp_path / "all", refused)))
     assert len(report.damaged) == 2 * len(refused) > 60
-    whys = [
-        "an EPS drawing",
-        "a PDF document",
-        "Pillow's mode I)",
-        "Pillow's mode I;16)",
-        "mode F)",
-    ]
+    modes = ["Pillow's mode I)", "Pillow's mode I;16)", "mode F)"]
+    whys = ["an EPS drawing", "a PDF document", *modes]
     assert all(any(why in line for line in report.damaged) for why in whys)
     for kind in ("EPS RGB", "PDF RGB", "PALM P", "PNG I;16", "TIFF F"):
         root = folder_of(tmp_path / kind / "imagenet", {kind: refused[kind]} | two_whole())
@@ -217,9 +199,7 @@ def two_whole() -> dict[str, bytes]:
 
 
 def outcome(root: Path) -> str:
-    """How the loaders refuse a data set, in training and in validation alike; "" where they give
-    the same images.
-    """
+    """How the loaders refuse both splits of a data set; "" where they give the same images."""
     outcomes = []
     for images in (lambda loaders: loaders.train.epoch(0), lambda loaders: loaders.val):
         made, errors = [], []
@@ -235,45 +215,48 @@ def outcome(root: Path) -> str:
     return outcomes[0]
 
 
-def end_put_back(content: bytes) -> bytes:
-    return content[: 3 * len(content) // 4] + b"\xff\xd9"
-
-
-def zeroed(content: bytes) -> bytes:
-    middle = len(content) // 2
-    return content[:middle] + bytes(100) + content[middle + 100 :]
-
-
 def shortened(num_bytes: int) -> Callable[[bytes], bytes]:
     return lambda content: content[:-num_bytes]
 
 
-def part_within(content: bytes) -> bytes:
-    """Which a decoder of the upper rows alone does not meet."""
-    place = 9 * len(content) // 10
-    return content[:place] + b"\xff\xc4" + content[place + 2 :]
+def halved(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def with_part(part: bytes, tenth: int) -> Callable[[bytes], bytes]:
+    """Which overwrites what stands there."""
+
+    def change(content: bytes) -> bytes:
+        place = tenth * len(content) // 10
+        return content[:place] + part + content[place + len(part) :]
+
+    return change
 
 
 def flipped(content: bytes) -> bytes:
-    changed = bytearray(content)
-    changed[len(content) // 2] ^= 1
-    return bytes(changed)
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
+JPEG = "JPEG RGB 4:2:0 progressive=False"
 PASSED_OVER = {
-    "JPEG cut short, its end put back": ("JPEG RGB 4:2:0 progressive=False", end_put_back),
-    "JPEG zeroed in the middle": ("JPEG RGB 4:4:4 progressive=False", zeroed),
+    "JPEG cut short, its end put back": (
+        JPEG,
+        lambda content: content[: 3 * len(content) // 4] + b"\xff\xd9",
+    ),
+    "JPEG zeroed in the middle": ("JPEG RGB 4:4:4 progressive=False", with_part(bytes(100), 5)),
     "PNG without its end": ("PNG RGB", shortened(12)),
     "PNG cut by 20 bytes": ("PNG RGB", shortened(20)),
 }
 NOT_PASSED_OVER = {
-    "JPEG with another part within": ("JPEG RGB 4:2:0 progressive=False", part_within),
+    # Which a decoder of the upper rows alone does not meet.
+    "JPEG with another part within": (JPEG, with_part(b"\xff\xc4", 9)),
     "PNG flipped": ("PNG RGB", flipped),
-    "JPEG cut by 10 bytes": ("JPEG RGB 4:2:0 progressive=False", shortened(10)),
+    "JPEG cut by 10 bytes": (JPEG, shortened(10)),
     "TIFF cut by 10 bytes": ("TIFF tiff_lzw", shortened(10)),
-    "WEBP cut in half": ("WEBP RGB", lambda content: content[: len(content) // 2]),
-    "AVIF cut in half": ("AVIF RGB", lambda content: content[: len(content) // 2]),
-    "GIF cut in half": ("GIF RGB", lambda content: content[: len(content) // 2]),
+    "WEBP cut in half": ("WEBP RGB", halved),
+    "AVIF cut in half": ("AVIF RGB", halved),
+    "GIF cut in half": ("GIF RGB", halved),
     "gzip": ("PNG RGB", gzip.compress),
 }
 
@@ -290,10 +273,8 @@ def test_the_check_names_damage_and_the_loaders_agree_on_it(damage: str, tmp_pat
     assert outcome(root).startswith("image ") == (damage not in PASSED_OVER)
 
 
-@pytest.mark.skipif("dali" not in LOADERS, reason="NVIDIA DALI is not installed")
-def test_pillow_takes_over_what_dali_refuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@needs_dali
+def test_pillow_takes_what_dali_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rbnn.data.feeds.is_plain_jpeg", lambda image, content: True)
     for_pillow = {kind: every_kind()[kind] for kind in ("AVIF RGB", "GIF RGB", "TGA RGB")}
     assert outcome(folder_of(tmp_path / "imagenet", for_pillow)) == ""

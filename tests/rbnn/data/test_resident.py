@@ -1,12 +1,9 @@
-"""Images in memory: augmented as torchvision does it, the same on either device, and never copied
-as a whole.
-"""
+"""Images in memory: augmented as by torchvision, the same on either device, never copied whole."""
 
 from __future__ import annotations
 
-import importlib.util
+import itertools
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -22,59 +19,35 @@ from rbnn.data.source import Source, Split
 from rbnn.datasets import dataset_spec
 from rbnn.distributed import World
 from rbnn.recipe import Recipe
+from tests.rbnn.small import CPU, KINDS, how
 
-CPU = torch.device("cpu")
 SIZE = 32
 NUM_PLACES = 2 * PADDING + 1
-HAS_DALI = (
-    importlib.util.find_spec("nvidia") is not None
-    and importlib.util.find_spec("nvidia.dali") is not None
-)
 
 
 def numbered_image() -> Tensor:
-    """(3, 32, 32) uint8: its rows, its columns and nothing, numbered from 1, so that a crop tells
-    where it was taken.
-    """
-    numbers = torch.arange(1, SIZE + 1, dtype=torch.uint8)
-    return torch.stack(
-        [
-            numbers[:, None].expand(SIZE, SIZE),
-            numbers.expand(SIZE, SIZE),
-            torch.zeros(SIZE, SIZE).byte(),
-        ]
-    )
+    """Its rows, its columns and nothing, numbered from 1: a crop tells where it was taken."""
+    numbers = torch.arange(1, SIZE + 1, dtype=torch.uint8).expand(SIZE, SIZE)
+    return torch.stack([numbers.T, numbers, torch.zeros_like(numbers)])
 
 
 def place(crop: Tensor) -> tuple[int, int, bool]:
     """(offset down, offset right, mirrored) of a crop of the padded numbered image."""
-    row, column, next_column = (
-        int(crop[where]) for where in ((0, 16, 16), (1, 16, 16), (1, 16, 17))
-    )
-    is_mirrored = next_column < column
-    return row - 17 + PADDING, (column - 16 if is_mirrored else column - 17) + PADDING, is_mirrored
+    row, column, next_column = crop[0, 16, 16], crop[1, 16, 16], crop[1, 16, 17]
+    is_mirrored = bool(next_column < column)
+    return int(row) - 17 + PADDING, int(column) - 17 + is_mirrored + PADDING, is_mirrored
 
 
 def test_crops_and_flips_have_the_distribution_of_torchvisions() -> None:
-    num, spec = 16_200, dataset_spec("cifar10")
-    split = Split(
-        np.broadcast_to(numbered_image().numpy(), (num, 3, SIZE, SIZE)),
-        np.zeros(num, dtype=np.int64),
-    )
+    num, spec, image = 16_200, dataset_spec("cifar10"), numbered_image()
+    split = Split(image.expand(num, -1, -1, -1).numpy(), np.zeros(num, dtype=np.int64))
     train, _ = resident.loaders(Recipe(dataset="cifar10"), split, split, CPU, World())
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
     pixels = (((images * std + mean) * 255).round() for images, _ in train.epoch(0))
     ours = Counter(place(image) for batch in pixels for image in batch)
-    augment = transforms.Compose(
-        [transforms.RandomCrop(SIZE, PADDING), transforms.RandomHorizontalFlip()]
-    )
-    theirs = Counter(place(augment(numbered_image())) for _ in range(num // 2))
-    cells = [
-        (down, right, flip)
-        for down in range(NUM_PLACES)
-        for right in range(NUM_PLACES)
-        for flip in (False, True)
-    ]
+    crop, flip = transforms.RandomCrop(SIZE, PADDING), transforms.RandomHorizontalFlip()
+    theirs = Counter(place(flip(crop(image))) for _ in range(num // 2))
+    cells = [*itertools.product(range(NUM_PLACES), range(NUM_PLACES), (False, True))]
     assert ours.keys() == theirs.keys() == set(cells)
     counts = np.array([[ours[cell], theirs[cell]] for cell in cells], dtype=float)
     expected = counts.sum(1, keepdims=True) * counts.sum(0) / counts.sum()
@@ -85,11 +58,8 @@ def test_crops_and_flips_have_the_distribution_of_torchvisions() -> None:
 
 def test_the_windows_of_a_gpu_are_those_of_a_cpu() -> None:
     images = torch.randint(256, (5, 3, SIZE, SIZE), dtype=torch.uint8)
-    index, offsets, flip = (
-        torch.tensor([4, 0, 0, 2]),
-        torch.tensor([[0, 8, 4, 3], [8, 1, 4, 0]]),
-        torch.tensor([0, 1, 0, 1]) > 0,
-    )
+    index, flip = torch.tensor([4, 0, 0, 2]), torch.tensor([0, 1, 0, 1]) > 0
+    offsets = torch.tensor([[0, 8, 4, 3], [8, 1, 4, 0]])
     on_gpu = resident.windows(F.pad(images, [PADDING] * 4), index, offsets, flip)
     split = Split(images.numpy(), np.zeros(5, dtype=np.int64))
     assert torch.equal(resident.windows_on_cpu(split, index, offsets, flip), on_gpu)
@@ -100,47 +70,32 @@ def test_a_part_of_a_data_set_is_no_copy_of_it() -> None:
     whole = digits.read().train
     part = whole.subset(np.array([5, 3, 900])).subset(np.array([2, 0]))
     assert part.images is whole.images
-    assert np.array_equal(part.at(np.array([1, 0])), whole.array[[5, 900]]) and np.array_equal(
-        part.array, whole.array[[900, 5]]
-    )
+    assert np.array_equal(part.at(np.array([1, 0])), whole.array[[5, 900]])
+    assert np.array_equal(part.array, whole.array[[900, 5]])
     assert np.array_equal(part.labels, whole.labels[[900, 5]])
 
 
-@pytest.fixture
-def locked() -> Iterator[Source]:
-    """The digits as they come out of shared memory, read-only, in use in place of those that this
-    process would read.
-    """
-    source = digits.read()
-    arrays = [
-        array.copy()
-        for split in (source.train, source.val)
-        for array in (split.array, split.labels)
-    ]
+def locked(split: Split) -> Split:
+    """A split as it comes out of shared memory: read-only."""
+    arrays = split.array.copy(), split.labels.copy()
     for array in arrays:
         array.setflags(write=False)
-    shared = Source(
-        Split(arrays[0], arrays[1]), Split(arrays[2], arrays[3]), source.classes, source.fingerprint
-    )
-    use_source("digits", "shared", shared)
-    yield shared
-    del data._sources["digits", "shared"]
+    return Split(*arrays)
 
 
 @pytest.mark.parametrize("held_out", [0.0, 0.25])
-@pytest.mark.parametrize("kind", ["resident", "torchvision", "dali"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_data_set_in_shared_memory_is_used_in_place_of_reading_it(
-    kind: str, held_out: float, locked: Source
+    kind: str, held_out: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kind == "dali" and not HAS_DALI:
-        pytest.skip("NVIDIA DALI is not installed")
-    how = {"use_dali": True} if kind == "dali" else {"loader": kind}
-    ours, own = (
-        open_loaders(
-            Recipe(dataset="digits", data_path=path, val_fraction=held_out, workers=0, **how), CPU
-        )
-        for path in ("shared", "own")
-    )
+    monkeypatch.setattr(data, "_sources", {})
+    read = digits.read()
+    shared = Source(locked(read.train), locked(read.val), read.classes, read.fingerprint)
+    use_source("digits", "shared", shared)
+    options = {"dataset": "digits", "val_fraction": held_out, "workers": 0, **how(kind)}
+    own = open_loaders(Recipe(data_path="own", **options), CPU)
+    monkeypatch.setattr(digits, "read", lambda: pytest.fail("the digits were read again"))
+    ours = open_loaders(Recipe(data_path="shared", **options), CPU)
     assert ours.info == own.info
     for one, other in ((ours.train.epoch(0), own.train.epoch(0)), (ours.val, own.val)):
         for (images, labels), (others, other_labels) in zip(one, other, strict=True):

@@ -14,21 +14,17 @@ import rbnn.packed
 from rbnn.packed import latency
 from rbnn.packed.layers import BinaryConv2d
 from rbnn.packed.package import make
-from rbnn.packed.parity import Parity, compare
+from rbnn.packed.parity import compare
 from rbnn.packed.report import lines_of, report
-from rbnn.recipe import Recipe
+from tests.rbnn.packed.conftest import RECIPE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(onnx|openvino)")
 
-
-RECIPE = Recipe(dataset="digits", model="resnet20_1w1a", threads=1)
 LOGITS = [2.0, 1.0, 0.0]
 
 
 class Edge(nn.Module):
-    """A packed network of one sign, whose input lies `distance` below its threshold; 0.5 on either
-    side of its first logit hangs on it.
-    """
+    """One sign, whose input lies `distance` below its threshold, moves the first logit by 0.5."""
 
     def __init__(self, distance: float) -> None:
         super().__init__()
@@ -42,34 +38,27 @@ class Edge(nn.Module):
         return torch.tensor(LOGITS) + 0.25 * signs[:, 0, 0, 1:2] * torch.tensor([1.0, 0, 0])
 
 
-def differing(distance: float, logits: list[float], ours: list[float]) -> Parity:
+@pytest.mark.parametrize(
+    ("distance", "trained", "packed", "expected"),
+    [
+        (0.3, [3.0, 2.0, 1.0], [3.5, 2.0, 1.0], {"top1": 100.0}),
+        # Close logits may change places, those further apart may not,
+        (0.3, [2.0, 1.99995, 1.0], [1.9, 2.0, 1.0], {"differing": 1, "close": 1}),
+        (0.3, [2.0, 1.9, 1.0], [1.9, 2.0, 1.0], {"differing": 1, "beyond": 1}),
+        # but where a sign within rounding of its threshold moves them as far.
+        (1e-7, [2.0, 1.9, 1.0], [1.9, 2.0, 1.0], {"differing": 1, "rounding": 1}),
+    ],
+)
+def test_what_of_a_difference_is_rounding(
+    distance: float, trained: list[float], packed: list[float], expected: dict[str, float]
+) -> None:
     batch = (torch.ones(1, 3, 8, 8), torch.tensor([0]))
-    runs = {
-        "trained": lambda _: torch.tensor([logits]),
-        "form": lambda _: torch.tensor([ours]),
-    }
-    return compare(runs, "trained", Edge(distance), [batch], 9)["form"]
-
-
-def test_equal_predictions_are_counted() -> None:
-    found = differing(0.3, [3.0, 2.0, 1.0], [3.5, 2.0, 1.0])
-    assert (found.num_images, found.differing, found.beyond, found.top1) == (1, 0, 0, 100.0)
-    assert found.max_difference == 0.5
-
-
-def test_close_logits_may_change_places() -> None:
-    found = differing(0.3, [2.0, 1.99995, 1.0], [1.9, 2.0, 1.0])
-    assert (found.differing, found.close, found.beyond) == (1, 1, 0)
-
-
-def test_logits_further_apart_may_not() -> None:
-    found = differing(0.3, [2.0, 1.9, 1.0], [1.9, 2.0, 1.0])
-    assert (found.differing, found.close, found.rounding, found.beyond) == (1, 0, 0, 1)
-
-
-def test_but_where_a_sign_within_rounding_of_its_threshold_moves_them_as_far() -> None:
-    found = differing(1e-7, [2.0, 1.9, 1.0], [1.9, 2.0, 1.0])
-    assert (found.differing, found.rounding, found.beyond) == (1, 1, 0)
+    runs = {"trained": lambda _: torch.tensor([trained]), "form": lambda _: torch.tensor([packed])}
+    found = compare(runs, "trained", Edge(distance), [batch], 9)["form"]
+    furthest = max(abs(one - other) for one, other in zip(trained, packed, strict=True))
+    assert found.max_difference == pytest.approx(furthest)
+    none = {"num_images": 1, "differing": 0, "close": 0, "rounding": 0, "beyond": 0, "top1": 0.0}
+    assert {name: getattr(found, name) for name in none} == none | expected
 
 
 def test_no_more_images_are_compared_than_asked_for() -> None:
@@ -101,9 +90,7 @@ def test_a_package_is_compared_weighed_and_timed(
     assert all(len(line) <= 160 for line in text.splitlines())
 
 
-def test_of_a_float16_package_its_own_torch_form_is_the_reference(
-    trained: nn.Module, tmp_path: Path
-) -> None:
+def test_the_reference_of_float16_is_its_torch_form(trained: nn.Module, tmp_path: Path) -> None:
     packed = make(trained, RECIPE, tmp_path / "half", half=True)
     batch = (torch.randn(6, 3, 32, 32), torch.zeros(6, dtype=torch.long))
     found = report(tmp_path / "half", trained, packed, [batch], num_images=6, with_latency=False)
@@ -111,14 +98,11 @@ def test_of_a_float16_package_its_own_torch_form_is_the_reference(
     assert found.parity["torch"].max_difference == 0 < found.parity["trained"].max_difference
 
 
-def test_a_form_that_predicts_otherwise_is_told(
-    package: Path, trained: nn.Module, tmp_path: Path
-) -> None:
+def test_a_form_that_differs_is_told(package: Path, trained: nn.Module, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(package, tmp_path / "copy"))
     other = trained.__class__(10, a32=False, semantics="reference").eval()
     batch = (torch.randn(8, 3, 32, 32), torch.zeros(8, dtype=torch.long))
-    found = report(
-        folder, other, rbnn.packed.load(folder), [batch], num_images=8, with_latency=False
-    )
+    packed = rbnn.packed.load(folder)
+    found = report(folder, other, packed, [batch], num_images=8, with_latency=False)
     assert not found.agrees and not found.latency
     assert any("beyond it" in line and " 0 beyond" not in line for line in lines_of(found))
