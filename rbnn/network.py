@@ -87,7 +87,9 @@ class Network(nn.Module):
         if device.type == "cuda":  # drawn in columns, each would be copied for itself
             for layer in self.layers:
                 layer.R1, layer.R2 = layer.R1.contiguous(), layer.R2.contiguous()
-                layer.by_pieces = recipe.precision == "float32" and not layer.a32
+                # Operation by operation, the further launches would cost more than they save.
+                is_float32 = recipe.precision == "float32" and recipe.compile == "on"
+                layer.by_pieces = is_float32 and not layer.a32
         is_alone = recipe.train_workers == 1
         self.captures = device.type == "cuda" and is_alone  # without a compiler too, but steps
         self.score: Callable[[Tensor, Tensor], Tensor] = self.counted

@@ -28,7 +28,7 @@ from rbnn.state import start
 from rbnn.step import take_step
 from tune.sweep.confirm import num_confirming
 from tune.sweep.plan import SweepPlan
-from tune.sweep.proposals import LAST_WHOLE
+from tune.sweep.proposals import LAST_WHOLE, WHOLE_AFTER
 from tune.sweep.scheduler import rungs
 from tune.sweep.study import VALUES, Study
 from tune.sweep.tuner import proposals_of
@@ -74,7 +74,11 @@ def forecast(plan: SweepPlan, recorded: tuple[float, str] | None) -> Forecast:
         each = sum(map(operator.mul, judged[0], shares)) / sum(shares)
     expected = config.trials * each
     if asha.name == "short":  # the baseline and the last trials are whole
-        whole = min(config.trials, 1 + max(1, config.trials // LAST_WHOLE))
+        last = max(1, config.trials // LAST_WHOLE)
+        if config.sampler == "gp":
+            before = 1 + (WHOLE_AFTER - 1) * round(sum(shares) / shares[-1])
+            last = max(last, config.trials - before)
+        whole = min(config.trials, 1 + last)
         expected = (config.trials - whole) * each + whole * epochs
     num_after = num_confirming(config.confirm_top, config.confirm_seeds, config.trials)
     epoch_s, source = recorded or measured_epoch_s(plan.recipe)

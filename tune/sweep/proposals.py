@@ -29,6 +29,9 @@ LARGE, WHOLE_BEFORE_BASELINE = 40, 3
 # Of scheduler short: the ended trials below which none goes on, from the shortest schedule and from
 # any other, and the share of a sweep's trials, its last, that are whole trainings of the best.
 LEAST_COMPARED, LAST_WHOLE = (8, 4), 10
+# With gp, the whole trainings after which all are whole, as short ones may rank settings wrongly,
+# and those that have ended after which the whole ones are learnt from alone.
+WHOLE_AFTER, WHOLE_ALONE = 4, 8
 EVERY = 4  # draw of gp follows the prior's theta in place of the fitted one
 # Numbers of scores that theta is fitted to, as fitting takes longest.
 FITTED_AT = [4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 113, 150, 200]
@@ -99,7 +102,7 @@ class Proposals:
         """What is proposed after these trials."""
         own, top = _drawn(trials), len(self.lengths) - 1
         level, best = 0, None
-        if self.short and self._last(own):
+        if self.short and (self._last(own) or self._is_whole_by_now(own)):
             level, best = top, self._most_promising(own)
         elif self.short:
             for level in reversed(range(1, top + 1)):
@@ -107,10 +110,30 @@ class Proposals:
                     break
             else:
                 level = 0
+        if best and level == top and self.sampler == "gp":
+            return self._whole(trials, self._left(own))
         if best:
             return best.params, self._at_level(best.user_attrs[VALUES], level)
         values = self.space.values(self._draw(trials), rounded=True)
         return self.space.raw(values), self._at_level(values, level)
+
+    def _is_whole_by_now(self, own: Sequence[FrozenTrial]) -> bool:
+        whole = [trial for trial in own if self._length(trial) >= self.lengths[-1]]
+        return self.sampler == "gp" and len(whole) >= WHOLE_AFTER
+
+    def _whole(self, trials: Sequence[FrozenTrial], left: Sequence[FrozenTrial]) -> Proposed:
+        """A whole training: of the setting that promises most of those that were trained short, or
+        of a new one.
+        """
+        scored = _scored(trials)
+        whole = [trial for trial in scored if self._length(trial) >= self.lengths[-1]]
+        again = self.cube.places([trial.params for trial in left])
+        place = self._improved(trials, whole if len(whole) >= WHOLE_ALONE else scored, again)
+        for trial, known in zip(left, again, strict=True):
+            if np.array_equal(known, place):
+                return trial.params, self._at_level(trial.user_attrs[VALUES], len(self.lengths) - 1)
+        values = self.space.values(self.cube.params(place), rounded=True)
+        return self.space.raw(values), self._at_level(values, len(self.lengths) - 1)
 
     def _baseline_waits(self, trials: Sequence[FrozenTrial]) -> bool:
         """Whether the baseline comes after whole trainings that have not begun."""
@@ -140,10 +163,14 @@ class Proposals:
         """Whether the next is one of the last trials, which are whole trainings."""
         return 0 < self.num_trials - len(own) <= max(1, self.num_trials // LAST_WHOLE)
 
-    def _most_promising(self, own: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        """The best of the longest short schedules that ended, of settings not yet trained whole."""
+    def _left(self, own: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """The short schedules that ended, of settings not trained whole."""
         whole = [trial.params for trial in own if self._length(trial) == self.lengths[-1]]
-        left = [t for t in own if t.state == TrialState.PRUNED and t.params not in whole]
+        return [t for t in own if t.state == TrialState.PRUNED and t.params not in whole]
+
+    def _most_promising(self, own: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        """The best of the longest of what is left."""
+        left = self._left(own)
         return max(left, key=lambda t: (self._length(t), t.value or 0.0, -t.number), default=None)
 
     def _length(self, trial: FrozenTrial) -> int:
@@ -156,8 +183,7 @@ class Proposals:
 
     def _draw(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
         """The raw values that the sampler draws after these trials."""
-        ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        scored = [trial for trial in ended if trial.value is not None]
+        scored = _scored(trials)
         if self.sampler in ("random", "grid") or len(scored) < self.num_startup:
             at_random = self.random_point(len(trials))
             if self.sampler == "random" or any(PROPOSED in each.user_attrs for each in trials):
@@ -166,7 +192,7 @@ class Proposals:
             given = [self.space.values(point, rounded=True) for point in self.points]
             return at_random if self.space.values(middle, rounded=True) in given else middle
         if self.sampler == "gp":
-            return self._improved(trials, scored)
+            return self.cube.params(self._improved(trials, scored))
         seed, startup = seed_of(self.seed, len(trials)), self.num_startup
         sampler = TPESampler(
             seed=seed, multivariate=True, constant_liar=True, n_startup_trials=startup
@@ -176,9 +202,14 @@ class Proposals:
         return study.ask(fixed_distributions=self.space.distributions).params
 
     def _improved(
-        self, trials: Sequence[FrozenTrial], scored: Sequence[FrozenTrial]
-    ) -> dict[str, Any]:
-        """The highest expected improvement; theta is fitted at some numbers of scores only."""
+        self,
+        trials: Sequence[FrozenTrial],
+        scored: Sequence[FrozenTrial],
+        again: Array | None = None,
+    ) -> Array:
+        """The place of the highest expected improvement; theta is fitted at some numbers of scores
+        only.
+        """
         running = [trial for trial in trials if trial.state == TrialState.RUNNING and trial.params]
         places = self.cube.places([trial.params for trial in [*scored, *running]])
         levels = np.array([self._level(trial) for trial in [*scored, *running]])
@@ -194,7 +225,7 @@ class Proposals:
             theta = surrogate.theta
         surrogate.condition(theta, places[num:], levels[num:])
         rng = np.random.default_rng([self.seed, len(trials)])
-        return self.cube.params(surrogate.improve(self.cube, rng))
+        return surrogate.improve(self.cube, rng, again)
 
     def _level(self, trial: FrozenTrial) -> int:
         """The level of the epochs that a trial was trained, of a running one will be."""
@@ -202,6 +233,12 @@ class Proposals:
         if not self.short and trial.state != TrialState.RUNNING:
             epochs = last_epoch(trial)
         return max(bisect.bisect_right(self.lengths, epochs) - 1, 0)
+
+
+def _scored(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that ended with a score."""
+    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    return [trial for trial in ended if trial.value is not None]
 
 
 def _drawn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -50,12 +50,16 @@ def test_the_forecast_counts_epochs_and_disk(planned: SweepPlan) -> None:
     assert found.disk == 2 * 2 * found.checkpoint * (8 + 4)
 
 
-def test_of_short_schedules_the_baseline_and_the_last_are_whole(tmp_path: Path) -> None:
-    changes = {"scheduler": "short", "trials": 20, "base": {**KEYS["base"], "epochs": 9}}
+@pytest.mark.parametrize(("trials", "whole"), [(20, 3), (60, 21)])
+def test_of_short_schedules_the_baseline_and_the_last_are_whole(
+    trials: int, whole: int, tmp_path: Path
+) -> None:
+    short = {"scheduler": "short", "sampler": "gp", "trials": trials}
+    changes = {**short, "base": {**KEYS["base"], "epochs": 9}}
     sweep = parse_sweep({**KEYS, **changes}, tmp_path)
     found = forecast(plan(sweep, name="short", results_dir=str(tmp_path)), RECORDED)
     shorter = (1 + 3 / 3 + 9 / 9) / (1 + 1 / 3 + 1 / 9)
-    assert found.expected == pytest.approx(17 * shorter + 3 * 9)
+    assert found.expected == pytest.approx((trials - whole) * shorter + whole * 9)
 
 
 def test_without_a_recorded_run_a_few_steps_are_measured(planned: SweepPlan) -> None:

@@ -86,20 +86,22 @@ def test_gp_learns_from_trials_that_were_stopped_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_trials", "lengths"),
+    ("sampler", "num_trials", "lengths"),
     [
-        (2, "99"),
-        (8, "91113119"),  # two compared before one goes on; the last is a whole training
-        (20, "91111113311131113999"),
-        (60, "111111113313111391113111391113111311139911131113111391999999"),
+        ("random", 2, "99"),
+        ("random", 8, "91113119"),  # two compared before one goes on; the last is a whole training
+        ("random", 20, "91111113311131113999"),
+        ("random", 60, "111111113313111391113111391113111311139911131113111391999999"),
+        # gp trains whole once four whole trainings have begun
+        ("gp", 60, "111111113313111391113111391113111311139" + 21 * "9"),
     ],
 )
 def test_short_schedules_lead_to_longer_ones_and_the_last_to_whole_trainings(
-    num_trials: int, lengths: str
+    sampler: str, num_trials: int, lengths: str
 ) -> None:
     history, first = Study(None, "s"), [{"lr": 0.1}, {"lr": 0.2}]
     ladder = {"lengths": [1, 3, 9], "short": True, "factor": 3}
-    made = Proposals(SPACE, sampler="random", num_trials=num_trials, first=first, **ladder)
+    made = Proposals(SPACE, sampler=sampler, num_trials=num_trials, first=first, **ladder)
     made.enqueue(history)
     tried: dict[int, list[float]] = {1: [], 3: [], 9: []}
     known = ""
