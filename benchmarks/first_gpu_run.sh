@@ -31,7 +31,8 @@ rows() { # NAME LIMIT_S BENCHMARK
 
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv | tee "$OUT/card.txt"
 # Several at once, as they mostly compile; what an older torch warns of while it compiles is no error.
-part gpu-tests 150 "$PYTHON" -m pytest -q -m gpu -n 4 -W default tests/rbnn/test_gpu.py
+part gpu-tests 150 "$PYTHON" -m pytest -q -m gpu -n 4 -W default \
+    tests/rbnn/test_gpu.py tests/rbnn/test_convolution.py
 # The first to compile the step: more than a minute on an H100's host, 19 s once that is kept.
 rows epoch 150 "epoch resnet20"
 rows step 60 "training step resnet20"

@@ -1,7 +1,6 @@
 """Draws docs/searching.png: what searches return against what they spend, from simulated ones.
 
-python -m benchmarks.search compare FILE --seeds 200 ...
-python -m docs.search_picture FILE
+python -m docs.search_picture benchmarks/search/compared.jsonl
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ MLflow itself retries an unreachable store for minutes; the checks here come fir
 from __future__ import annotations
 
 import http.client
+import itertools
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from rbnn.errors import RequestError
 from tune.run.listener import warn
@@ -209,29 +211,28 @@ def follow_files(uri: str) -> None:
     path, folder = sqlite_path(uri), artifact_folder(uri)
     if path is None or folder is None or not (path.is_file() and folder.is_dir()):
         return
-    own = folder.as_uri()
+    own, query = folder.as_uri(), "FROM experiments JOIN runs USING (experiment_id)"
+    came_from = set()
     with (
         suppress(sqlite3.Error),  # read-only, locked or of other tables: left as it is
         closing(sqlite3.connect(path, timeout=CHECK_TIMEOUT_S)) as database,
         database,
     ):
-        query = (
-            "SELECT artifact_location, run_uuid FROM experiments JOIN runs USING (experiment_id)"
-        )
-        came_along = {
-            str(place)
-            for place, run in database.execute(query).fetchall()
-            if (folder / run).is_dir()
-        }
-        for other in came_along - {own}:
-            if not (other.startswith("file://") and other.endswith(f"/{folder.name}")):
-                continue
-            for table, column in PLACES:
-                database.execute(
-                    f"UPDATE {table} SET {column} = ?1 || substr({column}, length(?2) + 1) "
-                    f"WHERE {column} = ?2 OR substr({column}, 1, length(?2) + 1) = ?2 || '/'",
-                    (own, other),
-                )
+        for other, run in database.execute(f"SELECT artifact_location, run_uuid {query}"):
+            address = str(other).removeprefix("file://")
+            place = Path(url2pathname(address))
+            is_here = "://" not in address and place.name == folder.name
+            is_ours = is_here and (folder / run).is_dir()
+            # One folder under two names, by a link, needs nothing.
+            if is_ours and not (place.is_dir() and place.samefile(folder)):
+                came_from.add(str(other))
+        for (table, column), other in itertools.product(PLACES, came_from):
+            database.execute(
+                f"UPDATE {table} SET {column} = ?1 || substr({column}, length(?2) + 1) "
+                f"WHERE {column} = ?2 OR substr({column}, 1, length(?2) + 1) = ?2 || '/'",
+                (own, other),
+            )
+        for other in came_from:
             warn(f"MLflow store {shown(uri)} came from {other}; its files are those in {own} now")
 
 

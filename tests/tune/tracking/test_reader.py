@@ -69,6 +69,8 @@ def test_the_files_of_a_copied_store_are_those_that_came_along(
     assert reader.recipe_of(found.run_id) == RECIPE
     assert "mlflow.db came from" in capfd.readouterr().err
     RunReader.open(uri)
+    (tmp_path / "link").symlink_to(tmp_path / "a b%")
+    RunReader.open(f"sqlite:///{tmp_path}/link/mlflow.db")
     assert not capfd.readouterr().err
     assert str(there) in recorded[0].find_run(run).info.artifact_uri
 
