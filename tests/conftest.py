@@ -38,11 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seeded() -> Iterator[None]:
     torch.set_num_threads(2)
     random.seed(1234)
     np.random.seed(1234)
     torch.manual_seed(1234)
+    yield
+    torch.set_num_threads(2)  # a module's fixtures come before the next test's: compiled for two
 
 
 @pytest.fixture(scope="session")
