@@ -33,6 +33,9 @@ LEAST_COMPARED, LAST_WHOLE = (8, 4), 10
 # and those that have ended after which the whole ones are learnt from alone.
 WHOLE_AFTER, WHOLE_ALONE = 4, 8
 EVERY = 4  # draw of gp follows the prior's theta in place of the fitted one
+# Of gp's whole trainings, one in so many is drawn at random once so many trials have begun: it may
+# have settled on a hill that is not the highest.
+RANDOM_EVERY, RANDOM_AFTER = 3, 12
 # Numbers of scores that theta is fitted to, as fitting takes longest.
 FITTED_AT = [4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 113, 150, 200]
 Proposed = tuple[dict[str, Any], dict[str, Any]]  # raw values, recipe values
@@ -102,6 +105,9 @@ class Proposals:
         """What is proposed after these trials."""
         own, top = _drawn(trials), len(self.lengths) - 1
         level, best = 0, None
+        if self._is_random(own):
+            values = self.space.values(self.random_point(len(trials)), rounded=True)
+            return self.space.raw(values), self._at_level(values, top)
         if self.short and (self._last(own) or self._is_whole_by_now(own)):
             level, best = top, self._most_promising(own)
         elif self.short:
@@ -116,6 +122,11 @@ class Proposals:
             return best.params, self._at_level(best.user_attrs[VALUES], level)
         values = self.space.values(self._draw(trials), rounded=True)
         return self.space.raw(values), self._at_level(values, level)
+
+    def _is_random(self, own: Sequence[FrozenTrial]) -> bool:
+        all_whole = (not self.short or self._is_whole_by_now(own)) and not self._last(own)
+        due = len(own) >= RANDOM_AFTER and len(own) % RANDOM_EVERY == 1
+        return self.sampler == "gp" and all_whole and due
 
     def _is_whole_by_now(self, own: Sequence[FrozenTrial]) -> bool:
         whole = [trial for trial in own if self._length(trial) >= self.lengths[-1]]

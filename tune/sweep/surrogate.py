@@ -24,19 +24,17 @@ from scipy.special import ndtr
 Array = NDArray[np.float64]
 JITTER, WIDE = 1e-6, 100.0  # variances: of the diagonal beside the noise, of a level's mean
 MAX_STEPS = 25
-NUM_ANYWHERE, NUM_NEAR, NUM_BEST = 500, 150, 5
+NUM_ANYWHERE, NUM_NEAR, NUM_BEST = 1500, 150, 5
 NO_REPEAT = 0.005  # how far a proposal differs from all before in one option at least
 
 
 class Surrogate:
-    """The process given scores; higher is better. Scores far below a level's median are raised, as
-    how bad a failure is says nothing about where the best is.
-    """
+    """The process given scores; higher is better."""
 
     def __init__(self, places: Array, levels: NDArray[Any], scores: Array, num_levels: int) -> None:
         self.places, self.levels, self.num_levels = places, levels, num_levels
         self.centre = float(np.mean(scores))
-        self.scores = _raised(scores, levels) - self.centre
+        self.scores = scores - self.centre
         self.scale = max(float(np.std(self.scores)), 1e-6)
         self.theta = self._prior()[0]
 
@@ -152,17 +150,6 @@ class Surrogate:
         new[len(places) - len(again) :] = True
         found: Array = places[int(np.argmax(np.where(new, gain, -np.inf) if new.any() else gain))]
         return found
-
-
-def _raised(scores: Array, levels: NDArray[Any]) -> Array:
-    """Scores no further below their level's median than 1.5 times as far as its best is above."""
-    raised = np.array(scores, dtype=float)
-    for level in np.unique(levels):
-        own = levels == level
-        if own.sum() > 2:
-            median, best = np.median(raised[own]), raised[own].max()
-            raised[own] = np.maximum(raised[own], median - 1.5 * (best - median))
-    return raised
 
 
 class Cube:
