@@ -1,11 +1,13 @@
 """python -m tests.tune.processes KIND [FILE SECONDS]: what tests start, and some kill.
 
 `ends` starts another process, says its number and ends; `waits` stays after that; `deaf` says a
-word and does not hear SIGTERM; `locks` keeps a database file to itself for so long.
+word and does not hear SIGTERM; `locks` keeps a database file to itself for so long; `naps` lets the
+process group FILE stand still for so long, as Ctrl-Z and `fg` do.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -20,6 +22,10 @@ def main(kind: str, file: str = "", seconds: str = "") -> None:
         print("locked", flush=True)
         time.sleep(float(seconds))
         database.execute("ROLLBACK")
+    elif kind == "naps":
+        os.killpg(int(file), signal.SIGSTOP)
+        time.sleep(float(seconds))
+        os.killpg(int(file), signal.SIGCONT)
     elif kind == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print("deaf", flush=True)

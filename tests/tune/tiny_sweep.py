@@ -9,7 +9,8 @@ several workers, `worker` is the last of them, `leader` the one that writes, `tr
 that drives them. Others are not killed: `stop` asks for the end as `rbnn stop` does, `look` notes
 the status in FOLDER/look.json; `int`, `term` and `hup` are signals to the whole group, as a
 terminal sends them; `reader` is who reads the output; `full` is the disk until the next session, as
-every fsync has it; `optuna` and `mlflow` are databases that another program locks for LOCKED_S.
+every fsync has it; `optuna` and `mlflow` are databases that another program locks for LOCKED_S;
+`nap` is Ctrl-Z, and `fg` after NAP_S.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ def score(values: dict[str, Any], epoch: int) -> float:
 
 
 LOCKED_S = 7  # longer than SQLite waits where nobody told it how long
+NAP_S = 5
 GROUP = {"int": signal.SIGINT, "term": signal.SIGTERM, "hup": signal.SIGHUP}
-PASSING = ("look", "reader", "full", "optuna", "mlflow")  # the trial goes on
+PASSING = ("look", "reader", "full", "optuna", "mlflow", "nap")  # the trial goes on
 VICTIMS = ("trial", "leader", "sweep", "raylet", "gcs", "stop", *GROUP, *PASSING)
 
 
@@ -91,6 +93,10 @@ def pass_by(sweep: Path, name: str) -> None:
         os.kill(int((folder / "reader").read_text()), signal.SIGKILL)
     elif name == "full":
         (folder / "full").touch()
+    elif name == "nap":
+        group = os.getpgid(victims(sweep, "sweep", 0)[0])
+        command = [sys.executable, "-m", "tests.tune.processes", "naps", str(group), str(NAP_S)]
+        subprocess.Popen(command, start_new_session=True)
     else:
         file = (sweep if name == "optuna" else folder) / f"{name}.db"
         program = [sys.executable, "-m", "tests.tune.processes"]

@@ -122,10 +122,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (RequestError, RunFailed) as error:
         return exit_status(error, "rbnn")
     except Exception as error:
-        from tune.run.failure import disk_trouble
+        from tune.run.failure import disk_trouble, full_disk
 
         if trouble := disk_trouble(error):
-            return exit_status(RunFailed(f"the disk takes no more: {trouble}; make room"), "rbnn")
+            return exit_status(RunFailed("; ".join(full_disk(trouble))), "rbnn")
         raise
     except KeyboardInterrupt:
         print("rbnn: interrupted; what was finished is kept", file=sys.stderr)

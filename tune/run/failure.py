@@ -80,6 +80,12 @@ def disk_trouble(error: BaseException | None) -> str:
     return ""
 
 
+def full_disk(trouble: str) -> tuple[str, str]:
+    """(cause, remedy) of a disk's trouble."""
+    is_closed = "read-only" in trouble.lower() or "readonly" in trouble.lower()
+    return f"the disk takes no more: {trouble}", "make it writable" if is_closed else "make room"
+
+
 @contextmanager
 def naming_the_disk() -> Iterator[None]:
     """Raise a disk's trouble as itself: torch hides it behind an error of its own, and Ray takes

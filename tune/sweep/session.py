@@ -13,7 +13,7 @@ from rbnn.errors import RequestError, RunFailed
 from rbnn.recipe import Recipe
 from tune.cluster.daemons import lost_of_own_ray, own_ray_session
 from tune.cluster.ray import capacity, connected, joined
-from tune.run.failure import disk_trouble
+from tune.run.failure import disk_trouble, full_disk
 from tune.run.folder import State
 from tune.run.listener import Listener
 from tune.sweep.callback import SweepCallback
@@ -136,8 +136,8 @@ class SweepSession:
             error = raised.__cause__
         cause, failure, handle = f"{type(error).__name__}: {error}", error, self.folder.handle
         if trouble := disk_trouble(error):
-            cause = f"the disk takes no more: {trouble}"
-            failure = RunFailed(f"{cause}; make room, then: rbnn resume {handle}")
+            cause, remedy = full_disk(trouble)
+            failure = RunFailed(f"{cause}; {remedy}, then: rbnn resume {handle}")
         elif isinstance(error, STORAGE_ERRORS):
             storage = shown(self.folder.storage_url())
             cause = f"storage {storage} does not answer any more: {reason_of(error)}"

@@ -124,13 +124,17 @@ def test_a_signal_while_ray_is_ended_changes_nothing(
     assert session.run() is stop and session.folder.record.state == "finished"
 
 
-FULL = OSError(errno.ENOSPC, "Full")
+FULL, CLOSED = OSError(errno.ENOSPC, "Full"), OSError(errno.EROFS, "Read-only file system")
 LOCKED = OperationalError("", {}, sqlite3.OperationalError("locked"))
 
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(FULL, "no more: Full; make room, then: rbnn res"), (LOCKED, "any more: locked; when it")],
+    [
+        (FULL, "no more: Full; make room, then: rbnn res"),
+        (CLOSED, "file system; make it writable, then: rbnn res"),
+        (LOCKED, "any more: locked; when it"),
+    ],
 )
 def test_a_disk_or_a_storage_that_takes_no_more_is_one_line(
     error: Exception, text: str, session: SweepSession, monkeypatch: pytest.MonkeyPatch
