@@ -112,16 +112,20 @@ def journals(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def accidents_of(undisturbed: Path, seed: int, victims: list[str]) -> list[list[Any]]:
     """One accident for each victim, at moments that the undisturbed sweep had, no two at one epoch
-    of a trial.
+    of a trial. A trial's last report may stop it, so nothing happens after it.
     """
     moments = []
     for name, rows in journals(undisturbed).items():
         if "/trials/" in name:
-            moments += [(int(Path(name).parts[-2]), row["epoch"]) for row in rows]
+            number, last = int(Path(name).parts[-2]), rows[-1]["epoch"]
+            moments += [(number, row["epoch"], row["epoch"] == last) for row in rows]
     chosen = random.Random(seed).sample(moments, len(victims))
     draw = random.Random(seed + 1)
-    both = zip(chosen, victims, strict=True)
-    return [[*moment, draw.choice(MOMENTS), victim] for moment, victim in both]
+    found = []
+    for (number, epoch, is_last), victim in zip(chosen, victims, strict=True):
+        moment = draw.choice(MOMENTS[:-1] if is_last else MOMENTS)
+        found.append([number, epoch, moment, victim])
+    return found
 
 
 def assert_that_accidents_change_nothing(
