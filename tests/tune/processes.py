@@ -1,8 +1,9 @@
 """python -m tests.tune.processes KIND [FILE SECONDS]: what tests start, and some kill.
 
 `ends` starts another process, says its number and ends; `waits` stays after that; `deaf` says a
-word and does not hear SIGTERM; `locks` keeps a database file to itself for so long; `naps` lets the
-process group FILE stand still for so long, as Ctrl-Z and `fg` do.
+word and does not hear SIGTERM; `locks` keeps a database file to itself for so long; `naps` lets
+process group FILE stand still for so long, as Ctrl-Z and `fg` do; `kills` ends process FILE after
+so long.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ def main(kind: str, file: str = "", seconds: str = "") -> None:
         os.killpg(int(file), signal.SIGSTOP)
         time.sleep(float(seconds))
         os.killpg(int(file), signal.SIGCONT)
+    elif kind == "kills":
+        time.sleep(float(seconds))
+        os.kill(int(file), signal.SIGKILL)
     elif kind == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print("deaf", flush=True)

@@ -152,6 +152,7 @@ def test_a_sweep_that_loses_a_trial_its_process_and_its_ray_ends_as_an_undisturb
 KINDS = {  # of accidents: each series has five of one kind
     "killed": ["trial", "trial", "sweep", "sweep", "sweep", "raylet", "raylet", "gcs"],
     "signals": ["int", "term", "hup", "nap"] * 2,
+    "stopping": ["stop", "stop-gcs", "stop-raylet"] * 2,
     "terminal": ["reader", "reader", "reader", "hup", "hup"],
     "disk": ["full"] * 5,
     "locks": ["optuna", "mlflow"] * 3,

@@ -10,7 +10,7 @@ that drives them. Others are not killed: `stop` asks for the end as `rbnn stop` 
 the status in FOLDER/look.json; `int`, `term` and `hup` are signals to the whole group, as a
 terminal sends them; `reader` is who reads the output; `full` is the disk until the next session, as
 every fsync has it; `optuna` and `mlflow` are databases that another program locks for LOCKED_S;
-`nap` is Ctrl-Z, and `fg` after NAP_S.
+`nap` is Ctrl-Z, and `fg` after NAP_S; `stop-gcs` and `stop-raylet` are killed LATER_S after `stop`.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ def score(values: dict[str, Any], epoch: int) -> float:
 
 
 LOCKED_S = 7  # longer than SQLite waits where nobody told it how long
-NAP_S = 5
+NAP_S, LATER_S = 5, 1
 GROUP = {"int": signal.SIGINT, "term": signal.SIGTERM, "hup": signal.SIGHUP}
 PASSING = ("look", "reader", "full", "optuna", "mlflow", "nap")  # the trial goes on
-VICTIMS = ("trial", "leader", "sweep", "raylet", "gcs", "stop", *GROUP, *PASSING)
+STOPPED = {"stop": "", "stop-gcs": "gcs", "stop-raylet": "raylet"}
+VICTIMS = ("trial", "leader", "sweep", "raylet", "gcs", *STOPPED, *GROUP, *PASSING)
 
 
 def accident(
@@ -62,8 +63,10 @@ def accident(
             os.killpg(os.getpgid(victims(sweep, "sweep", number)[0]), GROUP[victim])
         for pid in victims(sweep, victim, number):
             os.kill(pid, signal.SIGKILL)
-        if victim == "stop":
+        if victim in STOPPED:
             (sweep / "stop").touch()
+            for pid in victims(sweep, STOPPED[victim], number):
+                helper("kills", pid, LATER_S)
         while True:
             signal.pause()  # who ends this process is on its way
 
@@ -72,7 +75,7 @@ def victims(sweep: Path, name: str, number: int) -> list[int]:
     """The process ids that an accident kills."""
     from tune.cluster.daemons import ray_processes
 
-    if name == "stop" or name in GROUP:
+    if not name or name in STOPPED or name in GROUP:
         return []
     record = json.loads((sweep / "sweep.json").read_text())
     if name == "sweep":
@@ -95,14 +98,16 @@ def pass_by(sweep: Path, name: str) -> None:
         (folder / "full").touch()
     elif name == "nap":
         group = os.getpgid(victims(sweep, "sweep", 0)[0])
-        command = [sys.executable, "-m", "tests.tune.processes", "naps", str(group), str(NAP_S)]
-        subprocess.Popen(command, start_new_session=True)
+        helper("naps", group, NAP_S)
     else:
-        file = (sweep if name == "optuna" else folder) / f"{name}.db"
-        program = [sys.executable, "-m", "tests.tune.processes"]
-        command = [*program, "locks", str(file), str(LOCKED_S)]
-        holder = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+        holder = helper("locks", (sweep if name == "optuna" else folder) / f"{name}.db", LOCKED_S)
         assert holder.stdout and holder.stdout.readline()
+
+
+def helper(kind: str, what: object, seconds: float) -> subprocess.Popen[bytes]:
+    """One of tests/tune/processes.py, which outlives this process."""
+    command = [sys.executable, "-m", "tests.tune.processes", kind, str(what), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
 
 
 def on_small_disk(folder: Path) -> None:

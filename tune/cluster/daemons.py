@@ -8,7 +8,7 @@ import psutil
 
 from tune.cluster.ray import cluster_address
 
-DAEMONS = ("raylet", "gcs_server")
+DAEMONS = ("gcs_server", "raylet")  # without the first, the second ends
 
 
 def own_ray_session(address: str) -> str:

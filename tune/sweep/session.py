@@ -23,7 +23,7 @@ from tune.sweep.folder import SweepFolder
 from tune.sweep.lineage import lessons, teach
 from tune.sweep.plan import SweepPlan, about, create_folder, plan, plan_again
 from tune.sweep.repair import check_study, examine
-from tune.sweep.stop import BUDGET, SIGNAL, Broken, Interruption, StopSignal
+from tune.sweep.stop import BUDGET, SIGNAL, Broken, Interruption, StopSignal, left_without_gcs
 from tune.sweep.storage import STORAGE_ERRORS, check_storage_url, reason_of
 from tune.sweep.study import SUFFIX, Study, begin_study
 from tune.sweep.table import TrialTable, table_of
@@ -220,7 +220,8 @@ class SweepSession:
             signals.stop = stop
             if signals.num_received:  # while Ray started
                 raise KeyboardInterrupt
-            run(self.plan, phase, [callback], stop, trainable=self.trainable)
+            with left_without_gcs(signals, stop):
+                run(self.plan, phase, [callback], stop, trainable=self.trainable)
         except KeyboardInterrupt:
             stop.because(SIGNAL)
         except BaseException as error:

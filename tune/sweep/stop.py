@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Event, Timer
+from threading import Event, Thread, Timer
 from typing import Any, TypeVar, cast
+
+from tune.cluster.daemons import lost_of_own_ray
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 POLL_INTERVAL_S, AGAIN_S = 0.5, 0.05
@@ -159,3 +161,26 @@ class Interruption:
         """Say what goes on; written past Python's streams, which may be in use at this moment."""
         with suppress(OSError):
             os.write(2, STOPPING.encode())
+
+
+@contextmanager
+def left_without_gcs(signals: Interruption, stop: StopSignal) -> Iterator[None]:
+    """Interrupt what waits for Ray, within, once a sweep that stops has lost its Ray's GCS: after a
+    minute of that Ray ends this process, with nothing recorded.
+    """
+    done = Event()
+
+    def watch() -> None:
+        while not done.wait(POLL_INTERVAL_S):
+            if stop.is_set() and lost_of_own_ray() == "gcs_server":
+                signals.num_received = max(signals.num_received, 1)
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()

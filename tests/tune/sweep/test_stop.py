@@ -6,11 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from tune.sweep.stop import BUDGET, REQUEST, SIGNAL, Interruption, StopSignal
+from tune.sweep import stop as stopping
+from tune.sweep.stop import BUDGET, REQUEST, SIGNAL, Interruption, StopSignal, left_without_gcs
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +83,21 @@ def test_a_signal_that_was_ignored_stays_so_and_handlers_are_put_back() -> None:
         os.kill(os.getpid(), signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+@pytest.mark.parametrize("lost", ["gcs_server", "raylet"])
+def test_a_stop_waits_for_a_ray_without_its_raylet_but_not_without_its_gcs(
+    lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the first Ray Tune comes to its end; without the second it would end this process."""
+    looks: list[str] = []
+    monkeypatch.setattr(stopping, "POLL_INTERVAL_S", 0.01)
+    monkeypatch.setattr(stopping, "lost_of_own_ray", lambda: looks.append(lost) or lost)
+    ended = nullcontext() if lost == "raylet" else pytest.raises(KeyboardInterrupt)
+    with ended, Interruption() as signals:
+        signals.stop = StopSignal()
+        signals.stop.because(REQUEST)
+        with left_without_gcs(signals, signals.stop):
+            while lost == "gcs_server" or len(looks) < 20:
+                time.sleep(0.01)
+    assert (len(looks) >= 20) == (lost == "raylet") and signals.stop.reason == REQUEST
