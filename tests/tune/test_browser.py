@@ -19,7 +19,6 @@ from tune.tracking.view import opening_link, sweep_id_of
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
     pytest.mark.skipif(bool(chromium_missing()), reason=chromium_missing() or "none"),
 ]
 

@@ -22,7 +22,7 @@ import yaml
 from tests.tune.workplace import Workplace
 from tune.run.journal import JOURNAL, Journal
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")]
+pytestmark = pytest.mark.slow
 
 Session = Callable[[Path, str], tuple[int, str]]
 MOMENTS = ("before", "checkpoint", "journal", "report")

@@ -21,10 +21,7 @@ import yaml
 from tune.cli.__main__ import parser
 from tune.sweep.config import load_sweep
 
-# MLflow's own code uses what newer versions of its dependencies deprecate.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:mlflow", "ignore::UserWarning:mlflow"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mlflow")
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -17,11 +17,7 @@ from rbnn import checkpoint
 from rbnn.recipe import Recipe
 from tests.tune.workplace import BASE, TIMEOUT_S, Workplace, run_id_in, study
 
-pytestmark = [
-    pytest.mark.slow,
-    # MLflow's own code uses what newer versions of its dependencies deprecate.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
-]
+pytestmark = pytest.mark.slow
 
 
 @dataclass

@@ -16,7 +16,7 @@ import yaml
 from tests.tune.test_chaos import FILE, NAME, mlflow_runs, studies
 from tests.tune.workplace import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")]
+pytestmark = pytest.mark.slow
 
 ODD = {
     "CUDA_VISIBLE_DEVICES": "",

@@ -27,7 +27,7 @@ from tune.serve.mlflow import SWEEPS, TeamServer, free_port, wait_until_answerin
 from tune.tracking.address import check_reachable
 from tune.tracking.reader import RunReader
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")]
+pytestmark = pytest.mark.slow
 
 WRITER = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("writer.py"))]
 UNPRIVILEGED = ("postgres", "nobody")  # PostgreSQL refuses root

@@ -53,7 +53,8 @@ def checkpoint_of_model(client: MlflowClient, uri: str, folder: Path) -> tuple[P
 
     try:
         to, store = str(folder / "model"), client.tracking_uri
-        place = mlflow.artifacts.download_artifacts(uri, dst_path=to, tracking_uri=store)
+        at = _location(client, uri.removeprefix("models:/"))
+        place = mlflow.artifacts.download_artifacts(at, dst_path=to, tracking_uri=store)
         file = Path(place) / "data" / "model.pth"
         content = torch.load(file, map_location="cpu", weights_only=True)
         described = mlflow.models.Model.load(place)
@@ -67,6 +68,18 @@ def checkpoint_of_model(client: MlflowClient, uri: str, folder: Path) -> tuple[P
     whole = folder / FILE
     checkpoint.save(whole, checkpoint.Checkpoint(weights, recipe, epoch))
     return whole, described.run_id or ""
+
+
+def _location(client: MlflowClient, name: str) -> str:
+    """Where the client's store keeps the model MODEL_ID, NAME/VERSION or NAME@ALIAS; MLflow's own
+    resolver would ask the process's default store.
+    """
+    registered, at, alias = name.partition("@")
+    if at:
+        name = f"{registered}/{client.get_model_version_by_alias(registered, alias).version}"
+    if "/" in name:
+        return str(client.get_model_version_download_uri(*name.split("/", 1)))
+    return str(client.get_logged_model(name).artifact_location)
 
 
 def log_package(client: MlflowClient, run_id: str, package: Path) -> str:

@@ -30,7 +30,6 @@ from tests.tune.cli.mistakes import MISTAKES
 from tune.cli.__main__ import INTERRUPTED, Output, main
 
 # Importing MLflow uses what newer versions of its dependencies deprecate.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
 
 COMMON = (
     "--results_dir ./result --data_path ./data --lr 0.1 -b 256 -bt 128 --Tmin 1e-2 --Tmax 1e1 "

@@ -23,8 +23,7 @@ import yaml
 from tests.tune.workplace import BASE, TIMEOUT_S, Workplace
 from tune.sweep.folder import SweepFolder
 
-# MLflow's own code uses what newer versions of its dependencies deprecate.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")]
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).resolve().parent
 PYTHON = (sys.executable, "-W", "ignore")

@@ -19,8 +19,6 @@ from tune.process import Process
 from tune.serve.head import RayHead, Served, read_state
 from tune.tracking.reader import RunReader
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
-
 SPACE = {"lr": {"log": [0.01, 0.1]}}
 PORTS = ("--mlflow-port", "5700", "--dashboard-port", "8365", "--ray-port", "6479")
 BIG_BATCHES = {**BASE, "batch_size": 700, "threads": 1}

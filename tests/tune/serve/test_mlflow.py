@@ -12,8 +12,6 @@ from rbnn.errors import RequestError, RunFailed
 from tune.cli.cluster import split_names
 from tune.serve.mlflow import TeamServer, allowed_hosts, free_port, kept_secret, mlflow_server
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
-
 
 def server(folder: Path, **values: Any) -> TeamServer:
     given = {"database": "sqlite:///x.db", "host": "127.0.0.1", "port": 5000, "users": ()}

@@ -24,8 +24,6 @@ from tune.sweep.folder import SweepFolder
 from tune.tracking.mirror import Mirror
 from tune.tracking.view import all_runs_link, opening_link, view_link
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
-
 PAGE = [sys.executable, "-W", "ignore", "-u", str(Path(__file__).with_name("page.py"))]
 SWEEP, SWEEP_ID = "first & best", "ab" * 16
 

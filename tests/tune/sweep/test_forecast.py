@@ -16,9 +16,6 @@ from tune.sweep.config import parse_sweep
 from tune.sweep.forecast import checkpoint_bytes, expected_epochs, first_points, forecast
 from tune.sweep.plan import SweepPlan, plan
 
-# MLflow's own code uses what newer versions of its dependencies deprecate.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 BASE = {"dataset": "digits", "epochs": 12, "batch_size": 64, "warm_up": True, "threads": 1}
 KEYS = {
     "name": "look",

@@ -27,8 +27,6 @@ from tune.sweep.table import TrialTable
 
 KEYS = {"base": {"dataset": "digits", "epochs": 10}, "space": {"lr": {"log": [0.01, 1]}}}
 FILE = parse_sweep({"name": "look", **KEYS}, Path())
-# MLflow's own code uses what newer versions of its dependencies deprecate.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.mark.parametrize(

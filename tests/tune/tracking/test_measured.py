@@ -17,7 +17,6 @@ from tune.tracking.mirror import Mirror
 from tune.tracking.reader import RunReader
 
 # Importing MLflow uses what newer versions of its dependencies deprecate.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
 
 NAME, OTHER = "cifar10_resnet20_1w1a", "cifar10_vgg_small_1w1a"
 

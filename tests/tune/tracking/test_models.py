@@ -26,8 +26,6 @@ from tune.run.journal import Journal
 from tune.tracking.mirror import Mirror
 from tune.tracking.models import Unpickler, is_worth_listing, local_folder, models_of, network_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
-
 RECIPE = Recipe(dataset="digits", epochs=4, checkpoint_every=1, keep_checkpoints=2, threads=1)
 
 
@@ -118,7 +116,6 @@ def test_each_loads_in_one_line_as_a_network_and_as_a_classifier(
     recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", recorded.mirror.reader.uri)
-    mlflow.set_tracking_uri(recorded.mirror.reader.uri)
     uri = f"models:/{recorded.models()['last'].model_id}"
     network = mlflow.pytorch.load_model(uri)
     classifier = mlflow.pyfunc.load_model(uri)

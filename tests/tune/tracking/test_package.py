@@ -62,13 +62,20 @@ def recorded(
 
 
 def test_a_runs_and_a_models_checkpoint_are_the_one_that_was_logged(
-    recorded: Recorded, tmp_path: Path
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_run, run_id = checkpoint_of_run(recorded.reader, recorded.run_id[:8], tmp_path)
-    uri = f"models:/{recorded.model_id('last')}"
-    of_model, its_run = checkpoint_of_model(recorded.reader.client, uri, tmp_path)
-    assert run_id == its_run == recorded.run_id
-    files = (recorded.file, of_run, of_model)
+    client, model = recorded.reader.client, f"models:/{recorded.model_id('last')}"
+    client.create_registered_model("n")
+    version = client.create_model_version("n", model, model_id=recorded.model_id("last")).version
+    client.set_registered_model_alias("n", "champion", version)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/another.db")
+    files = [recorded.file, checkpoint_of_run(recorded.reader, recorded.run_id[:8], tmp_path)[0]]
+    for number, uri in enumerate([model, "models:/n/1", "models:/n@champion"]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        of_model, its_run = checkpoint_of_model(client, uri, folder)
+        assert its_run == recorded.run_id
+        files.append(of_model)
     assert len({checkpoint.digest_of(checkpoint.load(file).state_dict) for file in files}) == 1
 
 

@@ -18,8 +18,6 @@ from tune.tracking.mirror import Mirror
 from tune.tracking.reader import RunReader
 from tune.tracking.registry import Candidate, candidate_of, champion_of, register_champion
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
-
 RECIPE = Recipe(dataset="digits", epochs=1, threads=1)
 NAME = "rbnn-digits-resnet20_1w1a"
 
@@ -80,11 +78,13 @@ def test_an_unconfirmed_winner_is_refused_with_the_way_to_confirm_it(
 
 
 @pytest.mark.filterwarnings("ignore")  # of MLflow's and its dependencies' loading
-def test_the_champion_loads_in_one_line(place: tuple[RunReader, list[str]]) -> None:
+def test_the_champion_loads_in_one_line(
+    place: tuple[RunReader, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
 
     reader, ids = place
     register_champion(reader, candidate(ids[2], 83.0, 84.0))
-    mlflow.set_tracking_uri(reader.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", reader.uri)
     network = mlflow.pytorch.load_model(f"models:/{NAME}@champion")
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
