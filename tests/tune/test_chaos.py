@@ -38,7 +38,8 @@ FILE: dict[str, Any] = {
     "confirm_top": 1,
     "confirm_seeds": 1,
 }
-NESTED = {**FILE, "trials": 3, "workers_per_trial": 2}
+# Workers of a trial run on until they hear that it was stopped: here none is.
+NESTED = {**FILE, "trials": 3, "workers_per_trial": 2, "scheduler": "none"}
 NESTED["base"] = {**FILE["base"], "epochs": 3, "threads": 1}
 
 
