@@ -36,6 +36,7 @@ EVERY = 4  # draw of gp follows the prior's theta in place of the fitted one
 # Of gp's whole trainings, one in so many is drawn at random once so many trials have begun: it may
 # have settled on a hill that is not the highest.
 RANDOM_EVERY, RANDOM_AFTER = 3, 12
+SHORT_RANDOM_EVERY = 2  # of gp's short schedules, as what is best in them may mislead
 # Numbers of scores that theta is fitted to, as fitting takes longest.
 FITTED_AT = [4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 113, 150, 200]
 Proposed = tuple[dict[str, Any], dict[str, Any]]  # raw values, recipe values
@@ -203,6 +204,8 @@ class Proposals:
             given = [self.space.values(point, rounded=True) for point in self.points]
             return at_random if self.space.values(middle, rounded=True) in given else middle
         if self.sampler == "gp":
+            if self.short and len(trials) % SHORT_RANDOM_EVERY == 1:
+                return self.random_point(len(trials))
             return self.cube.params(self._improved(trials, scored))
         seed, startup = seed_of(self.seed, len(trials)), self.num_startup
         sampler = TPESampler(
