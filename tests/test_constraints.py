@@ -23,7 +23,7 @@ def test_no_pinned_package_wants_a_newer_python_than_we_do() -> None:
             found = distribution(name)
         except PackageNotFoundError:  # another system's
             continue
-        wanted = found.metadata["Requires-Python"] or ""
+        wanted = found.metadata.get("Requires-Python") or ""
         seen += found.version == version
         if found.version == version and oldest not in SpecifierSet(wanted):
             refusing.append(f"{line}: {wanted}")

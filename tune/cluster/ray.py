@@ -167,8 +167,9 @@ def _short_folder() -> dict[str, str]:
 
 
 def _has_token() -> bool:
-    """Whether Ray has a token, or a home to write one to."""
-    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"} & os.environ.keys():
+    """Whether Ray has a token, or needs none, or has a home to write one to."""
+    wants_none = os.environ.get("RAY_AUTH_MODE", "token") != "token"
+    if wants_none or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         return True
     with suppress(OSError, RuntimeError):  # the latter: no home at all
         folder = Path.home() / ".ray"
