@@ -29,8 +29,6 @@ from rbnn.recipe import RECIPE_DIR, Recipe, recipe_files
 from tests.tune.cli.mistakes import MISTAKES
 from tune.cli.__main__ import INTERRUPTED, Output, main
 
-# Importing MLflow uses what newer versions of its dependencies deprecate.
-
 COMMON = (
     "--results_dir ./result --data_path ./data --lr 0.1 -b 256 -bt 128 --Tmin 1e-2 --Tmax 1e1 "
     "--lr_type cos --warm_up"

@@ -16,8 +16,6 @@ from tune.tracking.measured import measured_accuracies, recorded_epoch_s
 from tune.tracking.mirror import Mirror
 from tune.tracking.reader import RunReader
 
-# Importing MLflow uses what newer versions of its dependencies deprecate.
-
 NAME, OTHER = "cifar10_resnet20_1w1a", "cifar10_vgg_small_1w1a"
 
 

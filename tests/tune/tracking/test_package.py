@@ -69,7 +69,9 @@ def test_a_runs_and_a_models_checkpoint_are_the_one_that_was_logged(
     version = client.create_model_version("n", model, model_id=recorded.model_id("last")).version
     client.set_registered_model_alias("n", "champion", version)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/another.db")
-    files = [recorded.file, checkpoint_of_run(recorded.reader, recorded.run_id[:8], tmp_path)[0]]
+    of_run, run_id = checkpoint_of_run(recorded.reader, recorded.run_id[:8], tmp_path)
+    assert run_id == recorded.run_id
+    files = [recorded.file, of_run]
     for number, uri in enumerate([model, "models:/n/1", "models:/n@champion"]):
         folder = tmp_path / str(number)
         folder.mkdir()
