@@ -38,6 +38,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "tpe + asha": {"sampler": "tpe", "scheduler": ASHA},
     "tpe + none": {"sampler": "tpe", "scheduler": "none"},
     "random + asha": {"sampler": "random", "scheduler": ASHA},
+    "tpe + asha, 2 brackets": {"sampler": "tpe", "scheduler": {**ASHA, "brackets": 2}},
 }
 # Sampler and pruner of Optuna's own loop.
 LOOPS = [
@@ -47,6 +48,8 @@ LOOPS = [
     ("TPE", "no pruner"),
     ("GP", "no pruner"),
     ("QMC", "no pruner"),
+    ("CMA-ES", "no pruner"),
+    ("PriorBand", "Hyperband"),
 ]
 METHODS = [RAY, *SWEEPS, *(f"Optuna: {sampler}, {pruner}" for sampler, pruner in LOOPS)]
 Job = tuple[str, str, int, int]
@@ -68,7 +71,7 @@ def trials_of(method: str, objective: Any, concurrent: int, seed: int) -> list[S
         peer = RayPair(space, FULL, seed)
     else:
         sampler, pruner = method.removeprefix("Optuna: ").split(", ")
-        peer = OptunaLoop(space, FULL, SAMPLERS[sampler](seed), PRUNERS[pruner]())
+        peer = OptunaLoop(space, FULL, SAMPLERS[sampler](seed), PRUNERS[pruner](), seed)
     return play(peer, peer.scheduler, objective, num_epochs=FULL, num_trials=ENDLESS, **spent)
 
 

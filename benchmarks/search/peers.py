@@ -14,9 +14,12 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from benchmarks.search.priorband import PriorBand
 from tune.sweep.space import Space
 from tune.sweep.table import METRIC
 from tune.sweep.trial import TrialSpec
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # not a line for each of thousands of studies
 
 
 class RayPair:
@@ -39,11 +42,13 @@ class OptunaLoop(FIFOScheduler):
     """`study.optimize` with an objective that reports every epoch; searcher and scheduler."""
 
     def __init__(
-        self, space: Space, num_epochs: int, sampler: BaseSampler, pruner: BasePruner
+        self, space: Space, num_epochs: int, sampler: BaseSampler, pruner: BasePruner, seed: int
     ) -> None:
         super().__init__()
         self.space, self.num_epochs = space, num_epochs
-        self.study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+        self.study = optuna.create_study(
+            study_name=str(seed), direction="maximize", sampler=sampler, pruner=pruner
+        )  # HyperbandPruner draws brackets from the name
         self.trials: dict[str, optuna.Trial] = {}
 
     @property
@@ -89,4 +94,6 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "TPE": lambda seed: optuna.samplers.TPESampler(seed=seed),
     "GP": lambda seed: optuna.samplers.GPSampler(seed=seed),
     "QMC": lambda seed: optuna.samplers.QMCSampler(seed=seed),
+    "CMA-ES": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "PriorBand": PriorBand,
 }
