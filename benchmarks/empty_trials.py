@@ -1,5 +1,5 @@
-"""A sweep of trials that compute nothing: python -m benchmarks.empty_trials FOLDER NUM_TRIALS, two
-at once.
+"""A sweep of trials that compute nothing: python -m benchmarks.empty_trials FOLDER NUM_TRIALS
+NUM_EPOCHS, two at once.
 
 Prints JSON: seconds a trial between the first start and the last end, and the process's memory (MB)
 when 16 trials and when all had ended.
@@ -17,11 +17,10 @@ from typing import Any
 
 import yaml
 
-CONTENT = {
+CONTENT: dict[str, Any] = {
     "name": "empty",
     "base": {
         "dataset": "digits",
-        "epochs": 1,
         "lr": 0.02,
         "Tmin": 0.3,
         "Tmax": 3.0,
@@ -36,9 +35,10 @@ CONTENT = {
 
 
 def train_nothing(trial: Any, journal: Any, tell: Any) -> None:
-    """What stands for the training of a trial: one epoch's report, no network and no checkpoint."""
-    journal.append({"epoch": 0, "val/top1": 50 + trial.recipe.lr})
-    tell(journal.rows[-1])
+    """What stands for the training of a trial: its epochs' reports, no network, no checkpoint."""
+    for epoch in range(trial.recipe.epochs):
+        journal.append({"epoch": epoch, "val/top1": 50 + trial.recipe.lr})
+        tell(journal.rows[-1])
 
 
 def memory_mb() -> float:
@@ -47,7 +47,7 @@ def memory_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def main(folder: Path, num_trials: int) -> None:
+def main(folder: Path, num_trials: int, num_epochs: int) -> None:
     """Run the sweep and print the figures."""
     from tune.cli.listeners import watched
     from tune.run.listener import Listener, Listeners
@@ -68,7 +68,8 @@ def main(folder: Path, num_trials: int) -> None:
                 ends.append((time.monotonic(), memory_mb()))
 
     file = folder / "empty.yaml"
-    file.write_text(yaml.safe_dump({**CONTENT, "trials": num_trials}))
+    base = {**CONTENT["base"], "epochs": num_epochs}
+    file.write_text(yaml.safe_dump({**CONTENT, "base": base, "trials": num_trials}))
     with watched("") as (listener, mirror):
         run_sweep(
             load_sweep(file),
@@ -93,4 +94,4 @@ def main(folder: Path, num_trials: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

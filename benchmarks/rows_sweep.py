@@ -26,6 +26,8 @@ from benchmarks.measure import Benchmark, Row, Setting, compared
 
 PLAIN = "python -m rbnn train"
 EMPTY_LIMIT, NUM_EMPTY = "1.5 s", 64
+NUM_MANY, MANY_EPOCHS = 1000, 10
+DECISION_LIMIT, NUM_DECIDED = "0.1 s", 200
 ROOT = Path(__file__).parents[1]
 BASE = {
     "dataset": "digits",
@@ -138,14 +140,55 @@ def trials(folder: Path) -> Iterator[Timeline]:
         )
 
 
+def empty_sweep(folder: Path, num_trials: int, num_epochs: int) -> dict[str, float]:
+    """Run a sweep of trials that compute nothing; what benchmarks.empty_trials measured."""
+    folder.mkdir()
+    arguments = str(folder), str(num_trials), str(num_epochs)
+    lines = output_of("benchmarks.empty_trials", *arguments, folder=folder).splitlines()
+    found: dict[str, float] = json.loads(lines[-1])
+    return found
+
+
+def decisions_rows(setting: Setting) -> list[Row]:
+    """What proposals, reports and stops of a trial take, of a study in SQLite, with no training."""
+    from benchmarks.search.objectives import FAMILIES, Synthetic
+    from benchmarks.search.table import BASE as TABLE
+    from benchmarks.search.table import DOCUMENTED, SPACE
+    from tune.sweep.simulate import simulate
+
+    base = TABLE["digits"].replace(**DOCUMENTED).to_dict()
+    del base["val_fraction"], base["train_workers"]
+    sweep = {"base": base, "space": SPACE, "trials": NUM_DECIDED}
+    storage = f"sqlite:///{setting.folder}/decisions.db"
+    began = time.perf_counter()
+    simulate(sweep, Synthetic(**FAMILIES["bowl"]), storage=storage)
+    seconds = (time.perf_counter() - began) / NUM_DECIDED
+    name = f"sweep: its own decisions, one of {NUM_DECIDED} trials"
+    return [compared(name, DECISION_LIMIT, [seconds], [0.1])]
+
+
+def many_trials_rows(setting: Setting) -> list[Row]:
+    """Whole commands on a sweep of many trials, against the seconds that they may take."""
+    folder = setting.folder / "many"
+    empty_sweep(folder, NUM_MANY, MANY_EPOCHS)
+    sweep, elsewhere = str(folder / "empty"), f"sqlite:///{folder}/elsewhere.db"
+    rows = []
+    for line, limit_s in (
+        (["status", sweep], 5),
+        (["report", sweep], 5),
+        (["sync", sweep, "--to", elsewhere], 120),
+    ):
+        began = time.perf_counter()
+        output_of("tune.cli", *line, folder=folder)
+        name = f"rbnn {line[0]}, {NUM_MANY:,} trials of {MANY_EPOCHS} epochs"
+        rows.append(compared(name, f"{limit_s} s", [time.perf_counter() - began], [limit_s]))
+    return rows
+
+
 def empty_trials_rows(setting: Setting) -> list[Row]:
     """Seconds a trial that computes nothing, two at once, against the 1.5 s that it may take."""
     folder = setting.folder / "empty"
-    folder.mkdir()
-    lines = output_of(
-        "benchmarks.empty_trials", str(folder), str(NUM_EMPTY), folder=folder
-    ).splitlines()
-    found = json.loads(lines[-1])
+    found = empty_sweep(folder, NUM_EMPTY, 1)
     memory = (
         f"memory of the sweep's process {found['mb_at_16']:.0f} MB at 16 trials, "
         f"{found['mb_at_end']:.0f} MB at {NUM_EMPTY}"
@@ -199,4 +242,6 @@ NEEDS = ("ray", "optuna", "mlflow")
 BENCHMARKS = [
     Benchmark("sweep", PLAIN, sweep_rows, needs=NEEDS),
     Benchmark("sweep of empty trials", EMPTY_LIMIT, empty_trials_rows, needs=NEEDS, full_only=True),
+    Benchmark("sweep's decisions", DECISION_LIMIT, decisions_rows, needs=NEEDS, full_only=True),
+    Benchmark("many trials", "limits", many_trials_rows, needs=NEEDS, full_only=True),
 ]

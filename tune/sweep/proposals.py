@@ -35,7 +35,7 @@ WHOLE_AFTER, WHOLE_ALONE = 4, 8
 EVERY = 4  # draw of gp follows the prior's theta in place of the fitted one
 # Of gp's whole trainings, one in so many is drawn at random once so many trials have begun: it may
 # have settled on a hill that is not the highest.
-RANDOM_EVERY, RANDOM_AFTER = 3, 12
+RANDOM_EVERY, RANDOM_AFTER = 2, 12
 SHORT_RANDOM_EVERY = 2  # of gp's short schedules, as what is best in them may mislead
 # Numbers of scores that theta is fitted to, as fitting takes longest.
 FITTED_AT = [4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 113, 150, 200]
@@ -98,7 +98,7 @@ class Proposals:
             return history.begin(queued[0], params, self.space.distributions, {VALUES: values})
         if self.sampler == "grid":
             return None
-        standing, (params, values) = history.standing(), self.derive(trials)
+        standing, (params, values) = history.standing(trials), self.derive(trials)
         known = {VALUES: values, PROPOSED: standing}
         return history.add(TrialState.RUNNING, params, self.space.distributions, known)
 

@@ -71,14 +71,15 @@ class SuccessiveHalving(FIFOScheduler):
     @breaking
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP or CONTINUE for one report; how the study stood goes with what a rung decided."""
-        number, epoch, trials = trial.config["number"], result["epoch"], self.history.trials()
-        stops = False
-        if METRIC in result and last_epoch(trials[number]) <= epoch:
+        number, epoch = trial.config["number"], result["epoch"]
+        if METRIC not in result or epoch not in self.rungs_of(number):
+            return str(TrialScheduler.CONTINUE)
+        trials, stops = self.history.trials(), False
+        if last_epoch(trials[number]) <= epoch:
             stops = self.stops(trials, number, epoch, result[METRIC])
-            if epoch in self.rungs_of(number):
-                judged = trials[number].user_attrs.get(JUDGED, {})
-                judged = {**judged, str(epoch): self.history.standing()}
-                self.history.tag(number, JUDGED, judged)
+            judged = trials[number].user_attrs.get(JUDGED, {})
+            judged = {**judged, str(epoch): self.history.standing(trials)}
+            self.history.tag(number, JUDGED, judged)
         return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
 
     def stops(self, trials: Sequence[FrozenTrial], number: int, epoch: int, score: float) -> bool:

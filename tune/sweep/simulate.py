@@ -48,14 +48,15 @@ def simulate(
     concurrent: int = 2,
     seed: int = 0,
     max_epochs: int | None = None,
+    storage: str | None = None,
 ) -> list[SimulatedTrial]:
     """The trials of a sweep (a sweep file, or its content) in the order in which they end.
 
     objective(values, epoch, num_epochs, seed): val/top1 in percent after the 0-based `epoch` of a
     schedule of num_epochs; a value that is not finite fails the trial. seed: of the proposals, in
     place of the file's, and the objective's. The sweep ends after its number of trials, or where
-    its trials together have spent max_epochs: those that run then are left out. Raises RecipeError
-    as `load_sweep` does.
+    its trials together have spent max_epochs: those that run then are left out. storage: URL of an
+    Optuna storage for its study; None: in memory. Raises RecipeError as `load_sweep` does.
     """
     if isinstance(sweep, Mapping):
         file = parse_sweep({"name": "simulated", **sweep, "seed": seed}, Path())
@@ -63,7 +64,7 @@ def simulate(
         file = load_sweep(sweep, seed=seed)
     no_data = DataInfo(file.baseline.dataset, "")
     plan = SweepPlan(file, file.name, Path(), file.baseline, no_data, concurrent, cpus=1, gpus=0)
-    phase = search_phase(plan, None, file.trials)
+    phase = search_phase(plan, storage, file.trials)
     return play(
         phase.searcher,
         phase.scheduler,

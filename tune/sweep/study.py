@@ -136,11 +136,11 @@ class Study:
                 return trial
         return None
 
-    def standing(self) -> dict[str, Any]:
+    def standing(self, trials: Sequence[FrozenTrial] | None = None) -> dict[str, Any]:
         """How far the trials are now, which `as_of` goes back to: how many there are, and of each
-        that has not ended [number, epochs done, whether it waits].
+        that has not ended [number, epochs done, whether it waits]. trials: all, where just read.
         """
-        trials = self.trials()
+        trials = trials or self.trials()
         begun = [trial for trial in trials if not trial.state.is_finished()]
         rows = [[t.number, last_epoch(t), t.state == TrialState.WAITING] for t in begun]
         return {"of": len(trials), "open": rows}
