@@ -57,7 +57,11 @@ Job = tuple[str, str, int, int]
 
 def trials_of(method: str, objective: Any, concurrent: int, seed: int) -> list[SimulatedTrial]:
     """What a way to search does with 40 whole trainings' worth of epochs."""
-    spent: dict[str, Any] = {"concurrent": concurrent, "seed": seed, "max_epochs": BUDGETS[-1] * FULL}
+    spent: dict[str, Any] = {
+        "concurrent": concurrent,
+        "seed": seed,
+        "max_epochs": BUDGETS[-1] * FULL,
+    }
     if method in SWEEPS:
         base = BASE["digits"].replace(**DOCUMENTED).to_dict()
         del base["val_fraction"], base["train_workers"]
