@@ -28,7 +28,7 @@ from rbnn.state import start
 from rbnn.step import take_step
 from tune.sweep.confirm import num_confirming
 from tune.sweep.plan import SweepPlan
-from tune.sweep.proposals import LAST_WHOLE, WHOLE_AFTER
+from tune.sweep.proposals import LAST_WHOLE, LEAST_COMPARED
 from tune.sweep.scheduler import rungs
 from tune.sweep.study import VALUES, Study
 from tune.sweep.tuner import proposals_of
@@ -68,17 +68,17 @@ def forecast(plan: SweepPlan, recorded: tuple[float, str] | None) -> Forecast:
         brackets = range(asha.brackets)
         judged = [rungs(asha.grace_period, factor, epochs, bracket) for bracket in brackets]
     each = statistics.fmean(expected_epochs(one, factor, epochs) for one in judged)
-    if asha.name == "short":
-        judged = [asha.lengths(epochs)]
-        shares = [factor**-level for level in range(len(judged[0]))]
-        each = sum(map(operator.mul, judged[0], shares)) / sum(shares)
     expected = config.trials * each
-    if asha.name == "short":  # the baseline and the last trials are whole
-        last = max(1, config.trials // LAST_WHOLE)
-        if config.sampler == "gp":
-            before = 1 + (WHOLE_AFTER - 1) * round(sum(shares) / shares[-1])
-            last = max(last, config.trials - before)
-        whole = min(config.trials, 1 + last)
+    if asha.name == "short":
+        judged, last = [asha.lengths(epochs)], max(1, config.trials // LAST_WHOLE)
+        shares = [factor**-level for level in range(len(judged[0]))]
+        if config.sampler == "gp":  # whole once one has gone on to a whole training
+            least = LEAST_COMPARED[min(len(shares) - 2, 1)]
+            before = round(least * sum(shares[:-1]) / shares[-2]) if shares[1:] else 0
+            last = max(last, config.trials - 1 - before)
+            shares[-1] = 0
+        each = sum(map(operator.mul, judged[0], shares)) / max(sum(shares), 1)
+        whole = min(config.trials, 1 + last)  # the baseline, and the last
         expected = (config.trials - whole) * each + whole * epochs
     num_after = num_confirming(config.confirm_top, config.confirm_seeds, config.trials)
     epoch_s, source = recorded or measured_epoch_s(plan.recipe)

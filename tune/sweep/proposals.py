@@ -29,9 +29,9 @@ LARGE, WHOLE_BEFORE_BASELINE = 40, 3
 # Of scheduler short: the ended trials below which none goes on, from the shortest schedule and from
 # any other, and the share of a sweep's trials, its last, that are whole trainings of the best.
 LEAST_COMPARED, LAST_WHOLE = (8, 4), 10
-# With gp, the whole trainings after which all are whole, as short ones may rank settings wrongly,
-# and those that have ended after which the whole ones are learnt from alone.
-WHOLE_AFTER, WHOLE_ALONE = 4, 8
+# With gp, once one trial has gone on to a whole training all are whole, as short ones may rank
+# settings wrongly; once so many whole ones have ended, they are learnt from alone.
+WHOLE_ALONE = 8
 EVERY = 4  # draw of gp follows the prior's theta in place of the fitted one
 # Of gp's whole trainings, one in so many is drawn at random once so many trials have begun: it may
 # have settled on a hill that is not the highest.
@@ -117,7 +117,7 @@ class Proposals:
                     break
             else:
                 level = 0
-        if best and level == top and self.sampler == "gp":
+        if best and level == top and self._is_whole_by_now(own):
             return self._whole(trials, self._left(own))
         if best:
             return best.params, self._at_level(best.user_attrs[VALUES], level)
@@ -130,8 +130,8 @@ class Proposals:
         return self.sampler == "gp" and all_whole and due
 
     def _is_whole_by_now(self, own: Sequence[FrozenTrial]) -> bool:
-        whole = [trial for trial in own if self._length(trial) >= self.lengths[-1]]
-        return self.sampler == "gp" and len(whole) >= WHOLE_AFTER
+        whole = (trial.number and self._length(trial) >= self.lengths[-1] for trial in own)
+        return self.sampler == "gp" and any(whole)
 
     def _whole(self, trials: Sequence[FrozenTrial], left: Sequence[FrozenTrial]) -> Proposed:
         """A whole training: of the setting that promises most of those that were trained short, or

@@ -47,15 +47,15 @@ def test_the_forecast_counts_epochs_and_disk(planned: SweepPlan) -> None:
     assert found.disk == 2 * 2 * found.checkpoint * (8 + 4)
 
 
-@pytest.mark.parametrize(("trials", "whole"), [(20, 3), (60, 21)])
-def test_of_short_schedules_the_baseline_and_the_last_are_whole(
+@pytest.mark.parametrize(("trials", "whole"), [(20, 4), (60, 44)])
+def test_of_short_schedules_the_baseline_is_whole_and_all_after_the_first_of_the_others(
     trials: int, whole: int, tmp_path: Path
 ) -> None:
     short = {"scheduler": "short", "sampler": "gp", "trials": trials}
     changes = {**short, "base": {**KEYS["base"], "epochs": 9}}
     sweep = parse_sweep({**KEYS, **changes}, tmp_path)
     found = forecast(plan(sweep, name="short", results_dir=str(tmp_path)), RECORDED)
-    shorter = (1 + 3 / 3 + 9 / 9) / (1 + 1 / 3 + 1 / 9)
+    shorter = (12 * 1 + 4 * 3) / 16
     assert found.expected == pytest.approx((trials - whole) * shorter + whole * 9)
 
 

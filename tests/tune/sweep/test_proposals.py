@@ -93,8 +93,9 @@ def test_gp_learns_from_trials_that_were_stopped_too() -> None:
         ("random", 8, "91113119"),  # two compared before one goes on; the last is a whole training
         ("random", 20, "91111113311131113999"),
         ("random", 60, "111111113313111391113111391113111311139911131113111391999999"),
-        # gp trains whole once four whole trainings have begun
-        ("gp", 60, "111111113313111391113111391113111311139" + 21 * "9"),
+        # gp trains whole once one trial has gone on to a whole training
+        ("gp", 60, "1111111133131113" + 44 * "9"),
+        ("gp", 30, "91111111133131113" + 13 * "9"),
     ],
 )
 def test_short_schedules_lead_to_longer_ones_and_the_last_to_whole_trainings(
