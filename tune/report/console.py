@@ -198,7 +198,8 @@ def _rungs(plan: SweepPlan, found: Forecast) -> list[str]:
     share = f"one in {plan.config.scheduler.reduction_factor:g} goes on"
     if plan.config.scheduler.name == "short":
         lengths = ", ".join(str(length) for length in found.rungs[0])
-        return [f"complete schedules of {lengths} epochs; {share} to the next"]
+        then = ", all are whole once one is" if plan.config.sampler == "gp" else ""
+        return [f"complete schedules of {lengths} epochs; {share} to the next{then}"]
     lines = []
     for number, epochs in enumerate(found.rungs):
         of = f" of bracket {number}" if len(found.rungs) > 1 else ""
