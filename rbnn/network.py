@@ -12,18 +12,16 @@ of one process repeats is captured: see `rbnn.graphs`.
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rbnn.code_cache import use_cache
 from rbnn.errors import RecipeError
 from rbnn.graphs import Captured
 from rbnn.hardware import obstacle
@@ -40,28 +38,6 @@ GRAPHS = {"triton.cudagraphs": True}  # torch's own, of forward and backward
 # Small kernels that do not wait for one another become one. Without deterministic, how a kernel
 # splits its sums, and so their bits, is chosen by speed in the process that compiles it first.
 CUDA_OPTIONS = OPTIONS | {"combo_kernels": True, "deterministic": True}
-CACHE = "TORCHINDUCTOR_CACHE_DIR"
-
-
-def cache_directory() -> Path:
-    """Where compiled code is kept between processes: a folder of this user's, unless
-    TORCHINDUCTOR_CACHE_DIR names one.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(CACHE) or Path(base) / "rbnn" / "inductor")
-
-
-def use_cache() -> None:
-    """Let torch keep compiled code in `cache_directory`; in its own temporary folder where that
-    cannot be written.
-    """
-    directory = cache_directory()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            os.environ[CACHE] = str(directory)
-    except OSError:
-        os.environ.pop(CACHE, None)
 
 
 def losses(network: Callable[[Tensor], Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,23 +1,22 @@
-"""Compiled batches give what eager ones give, recompiling for nothing; where code lies; bf16."""
+"""Compiled batches give what eager ones give, recompiling for nothing; bf16."""
 
 from __future__ import annotations
 
 import copy
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rbnn import network
 from rbnn.binarize import set_surrogate
+from rbnn.code_cache import CACHE
 from rbnn.errors import RecipeError
 from rbnn.hardware import obstacle
 from rbnn.layers import RotatedConv2d
-from rbnn.network import CACHE, Network, cache_directory
+from rbnn.network import Network
 from rbnn.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -103,20 +102,6 @@ def test_without_a_compiler_on_is_refused_in_one_line(monkeypatch: pytest.Monkey
     told = r"^compile is 'on', but there is no C\+\+ compiler \(none-such\); install it, or pass"
     with pytest.raises(RecipeError, match=f"{told} --compile off$"):
         Network(Small(), RECIPE, CPU)
-
-
-def test_code_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(CACHE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_directory() == tmp_path / "rbnn" / "inductor"
-    network.use_cache()
-    assert cache_directory().is_dir()
-    monkeypatch.setenv(CACHE, str(tmp_path / "other"))
-    assert cache_directory() == tmp_path / "other"
-    (tmp_path / "file").touch()
-    monkeypatch.setenv(CACHE, str(tmp_path / "file" / "below"))
-    network.use_cache()
-    assert cache_directory() == tmp_path / "rbnn" / "inductor"
 
 
 def test_bf16_computes_the_float_parts_in_bfloat16_and_signs_exactly() -> None:
