@@ -1,7 +1,7 @@
 """Where compiled code is kept between processes, without what a killed compiler left half written.
 
-torch's compiler links a library under its last name. One that was killed meanwhile leaves a file
-that every later process would load: "file too short", or a bus error (seen with torch 2.13).
+torch lets a compiler write libraries and headers under their last names. One that was killed leaves
+a file that every later process takes: "file too short", "cannot read", a bus error (torch 2.15).
 """
 
 from __future__ import annotations
@@ -49,17 +49,21 @@ def use_cache() -> None:
     """Let torch keep compiled code in `cache_directory`; in its own temporary folder where that
     cannot be written.
     """
-    directory = cache_directory()
+    from torch._inductor.runtime.runtime_utils import default_cache_dir
+
+    directory, torchs = cache_directory(), Path(default_cache_dir())
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
-            os.environ[CACHE] = str(directory)
+            pass
     except OSError:
-        os.environ.pop(CACHE, None)
-        return
-    for building in directory.glob(f"*/*{BUILDING}"):
-        with contextlib.suppress(OSError):
-            remove_unfinished(building, directory / "locks")
+        directory = torchs
+    os.environ[CACHE] = str(directory)
+    headers = torchs / "precompiled_headers"  # wherever the rest is
+    for places, home in ((directory.glob("*"), directory), ([headers], headers)):
+        for building in (found for place in places for found in place.glob(f"*{BUILDING}")):
+            with contextlib.suppress(OSError):
+                remove_unfinished(building, home / "locks")
 
 
 def remove_unfinished(building: Path, locks: Path) -> None:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,20 @@ from rbnn.code_cache import CACHE, cache_directory, processor, use_cache
 from rbnn.hardware import obstacle
 
 PROGRAM = Path(__file__).with_name("compile_small.py")
-# A C++ compiler that ends as under SIGKILL to all, its library begun, if `once` exists.
+# A C++ compiler that is killed, with its caller, amid a file of the kind that {fatal} names.
 COMPILER = """#!/bin/bash
-while [ $# -gt 0 ] && [ -e {once} ]; do
-  if [ "$1" = -o ] && [[ "$2" == *.so ]]; then rm {once}; : > "$2"; kill -9 $PPID; exit 1; fi
-  kept+=("$1"); shift
+for last; do
+  if [ -s {fatal} ] && [[ "$last" == *.$(cat {fatal}) ]]; then
+    : > {fatal}; printf gpch > "$last"; kill -9 $PPID; exit 1
+  fi
 done
-exec {compiler} "${{kept[@]}}" "$@"
+exec {compiler} "$@"
 """
 
 
 def test_code_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.runtime.runtime_utils import default_cache_dir
+
     monkeypatch.delenv(CACHE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     ours = tmp_path / "rbnn" / f"inductor-{processor()}"
@@ -38,27 +40,27 @@ def test_code_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "file").touch()
     monkeypatch.setenv(CACHE, str(tmp_path / "file" / "below"))
     use_cache()
-    assert CACHE not in os.environ
-    monkeypatch.setenv(CACHE, f"{tempfile.gettempdir()}/torchinductor_somebody")  # torch's own
+    assert os.environ[CACHE] == default_cache_dir()
     assert cache_directory() == ours
 
 
 @pytest.mark.skipif(bool(obstacle("cpu")), reason=f"compiling: {obstacle('cpu')}")
-def test_a_library_whose_compiler_was_killed_is_built_again(tmp_path: Path) -> None:
-    once, compiler = tmp_path / "once", tmp_path / "g++"
-    once.touch()
+def test_what_a_killed_compiler_began_is_built_again(tmp_path: Path) -> None:
+    fatal, compiler, cache = tmp_path / "fatal", tmp_path / "g++", tmp_path / "cache"
     real = shutil.which(os.environ.get("CXX", "g++"))
-    compiler.write_text(COMPILER.format(once=once, compiler=real), encoding="utf-8")
+    compiler.write_text(COMPILER.format(fatal=fatal, compiler=real), encoding="utf-8")
     compiler.chmod(0o755)
-    directory = tmp_path / "cache"
-    told = {"CXX": str(compiler), CACHE: str(directory), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    told = {"CXX": str(compiler), CACHE: str(cache), "TMPDIR": str(tmp_path)}
+    told |= {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
     command = [sys.executable, str(PROGRAM)]
-    for expected in (-signal.SIGKILL, 0):
+    for kind in ("gch", "so", ""):
+        fatal.write_text(kind)
         done = subprocess.run(command, env=os.environ | told, capture_output=True, text=True)
-        assert done.returncode == expected, done.stderr[-3000:]
-        empty = [path for path in directory.rglob("*.so") if not path.stat().st_size]
-        assert len(empty) == (expected != 0)
-    assert not [*directory.glob("*/*_CxxBuild")]
+        assert done.returncode == (-signal.SIGKILL if kind else 0), done.stderr[-3000:]
+        begun = [path.suffix for path in tmp_path.rglob("*.*") if path.stat().st_size == 4]
+        assert begun == ([f".{kind}"] if kind else [])
+    for place in tmp_path.glob("torchinductor_*"):  # a header takes 160 MB
+        shutil.rmtree(place)
 
 
 def test_what_another_process_is_building_stays(tmp_path: Path) -> None:
