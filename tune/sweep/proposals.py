@@ -256,8 +256,11 @@ def _scored(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def _drawn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that have begun, but for those that go on with another."""
-    return [t for t in trials if VALUES in t.user_attrs and ORIGIN not in t.user_attrs]
+    """The trials that have begun, but for those that go on with another. One that waits, in what
+    `as_of` gives of a later study, had not begun: interrupted ones are taken up before a proposal.
+    """
+    begun = [t for t in trials if VALUES in t.user_attrs and t.state != TrialState.WAITING]
+    return [trial for trial in begun if ORIGIN not in trial.user_attrs]
 
 
 def seed_of(seed: int, number: int) -> int:

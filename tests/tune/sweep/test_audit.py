@@ -27,11 +27,11 @@ SWEEP: dict[str, Any] = {
     "name": "look",
     "base": {"dataset": "digits", "epochs": 9, "Tmin": 0.3, "Tmax": 3},
     "space": {"lr": {"log": [0.01, 1]}, "Tmax": {"log": [0.1, 9]}, "warm_up": "boolean"},
-    "trials": 16,
     "first": [{"lr": 0.3, "Tmax": 2}],
 }
 ASHA = {"name": "asha", "grace_period": 6, "reduction_factor": 2}
-WAYS = [("gp", "short"), ("gp", ASHA), ("tpe", ASHA)]
+# In a sweep of more than 40 trials the baseline waits while others are whole already.
+WAYS = [("gp", "short", 16), ("gp", "short", 44), ("gp", ASHA, 16), ("tpe", ASHA, 16)]
 
 
 def score(values: dict[str, Any], epoch: int, num_epochs: int, seed: int) -> float:
@@ -39,8 +39,9 @@ def score(values: dict[str, Any], epoch: int, num_epochs: int, seed: int) -> flo
     return 80 - 9 * abs(math.log(values["lr"] / 0.2)) - 20 / (epoch + 1) + noise
 
 
-def plan_of(sampler: str, scheduler: Any) -> SweepPlan:
-    file = parse_sweep({**SWEEP, "sampler": sampler, "scheduler": scheduler}, Path())
+def plan_of(sampler: str, scheduler: Any, num_trials: int = 16) -> SweepPlan:
+    how = {"sampler": sampler, "scheduler": scheduler, "trials": num_trials}
+    file = parse_sweep({**SWEEP, **how}, Path())
     return SweepPlan(file, "look", Path(), file.baseline, DataInfo("digits", ""), 3, 1, 0)
 
 
@@ -78,18 +79,19 @@ def audited(plan: SweepPlan, study: Study) -> Audit:
     return audit(proposals_of(plan), make_scheduler(plan, study))
 
 
-@pytest.mark.parametrize(("sampler", "scheduler"), WAYS)
+@pytest.mark.parametrize(("sampler", "scheduler", "num_trials"), WAYS)
 def test_every_decision_of_a_sweep_killed_at_random_is_derived(
-    sampler: str, scheduler: Any
+    sampler: str, scheduler: Any, num_trials: int
 ) -> None:
-    plan, draw, study = plan_of(sampler, scheduler), random.Random(5), Study(None, "look")
-    while len(study.finished) < SWEEP["trials"]:
+    plan, draw = plan_of(sampler, scheduler, num_trials), random.Random(5)
+    study = Study(None, "look")
+    while len(study.finished) < num_trials:
         study.interrupt_running()
         searcher = OptunaSearcher(study, plan.recipe.epochs, proposals_of(plan))
         phase = Phase(study, searcher, make_scheduler(plan, study), None)
         play(plan, phase, draw, draw.randint(1, 12))
     found = audited(plan, study)
-    assert found.wrong == [] and found.proposals + found.given == SWEEP["trials"]
+    assert found.wrong == [] and found.proposals + found.given == num_trials
     assert found.given == 2 and (found.judgements > 5) == (scheduler == ASHA)
 
 
