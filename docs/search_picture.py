@@ -21,7 +21,8 @@ METHODS = {
     "random search": ("random, whole trainings", "#b794f4"),
 }
 OBJECTIVES = {
-    "digits": "trainings of resnet20 on digits",
+    "digits": "resnet20 trained on digits",
+    "cifar10": "resnet20 trained on CIFAR-10",
     "bowl": "one optimum",
     "crossing": "curves that cross",
     "noisy": "noise",
@@ -39,7 +40,7 @@ def draw(file: Path, target: Path) -> None:
     for (name, method, concurrent, _), found in read(file):
         if concurrent == 2:
             searches[name, method].append(found)
-    figure, panels = pyplot.subplots(1, len(OBJECTIVES), figsize=(12, 3.2))
+    figure, panels = pyplot.subplots(1, len(OBJECTIVES), figsize=(14, 3.2))
     for axes, (name, title) in zip(panels, OBJECTIVES.items(), strict=True):
         for method, (label, colour) in METHODS.items():
             low, middle, high = np.quantile(searches[name, method], (0.25, 0.5, 0.75), axis=0)
