@@ -5,6 +5,7 @@ settings meant for other programs, a locale without UTF-8.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,8 @@ def test_it_runs_and_says_nothing_of_it(tmp_path: Path) -> None:
         timeout=600,
     )
     assert ended.returncode == 0, ended.stderr
-    said = [line for line in ended.stderr.splitlines() if line and "libgomp" not in line]
-    assert said == []  # but for what OpenMP says of its own variable
+    # But for what OpenMP says of its own variable, and a busy machine's slow reading.
+    usual = re.compile("$|.*libgomp|reading digits in ")
+    assert [line for line in ended.stderr.splitlines() if not usual.match(line)] == []
     assert len(studies(tmp_path)[NAME]) == 3
     assert len(mlflow_runs(tmp_path)) == 3 + 1
