@@ -7,12 +7,13 @@ a file that every later process takes: "file too short", "cannot read", a bus er
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import platform
 import tempfile
 from pathlib import Path
+
+from filelock import FileLock, Timeout  # as torch locks what it builds
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 # Beside a file that is being built torch keeps a folder of that file's name, and this.
@@ -21,7 +22,9 @@ SOURCES = {".cpp", ".h"}
 
 
 def cache_directory() -> Path:
-    """A folder of this user's, for CPUs like this one, unless TORCHINDUCTOR_CACHE_DIR names one."""
+    """A folder of this user's, for CPUs like this one, unless TORCHINDUCTOR_CACHE_DIR names one.
+    RuntimeError: the user has no home.
+    """
     named = Path(os.environ.get(CACHE) or "")
     temporary = Path(tempfile.gettempdir())
     # Importing torch's compiler sets the variable to a folder of its own choice.
@@ -47,16 +50,17 @@ def processor() -> str:
 
 def use_cache() -> None:
     """Let torch keep compiled code in `cache_directory`; in its own temporary folder where that
-    cannot be written.
+    cannot be written, or the user has no home.
     """
     from torch._inductor.runtime.runtime_utils import default_cache_dir
 
-    directory, torchs = cache_directory(), Path(default_cache_dir())
+    torchs = Path(default_cache_dir())
     try:
+        directory = cache_directory()
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
-    except OSError:
+    except (OSError, RuntimeError):
         directory = torchs
     os.environ[CACHE] = str(directory)
     headers = torchs / "precompiled_headers"  # wherever the rest is
@@ -71,11 +75,8 @@ def remove_unfinished(building: Path, locks: Path) -> None:
     locked its file in `locks`.
     """
     name = building.name.removesuffix(BUILDING)
-    with open(locks / f"{name.split('.')[0]}.lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
+    lock = FileLock(locks / f"{name.split('.')[0]}.lock", timeout=0)
+    with contextlib.suppress(Timeout), lock:
         for built in building.parent.glob(f"{name}.*"):
             if built.suffix not in SOURCES:
                 built.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from rbnn.code_cache import CACHE, cache_directory, processor, use_cache
 from rbnn.hardware import obstacle
@@ -24,6 +25,10 @@ for last; do
 done
 exec {compiler} "$@"
 """
+
+
+def homeless() -> Path:
+    raise RuntimeError("Could not determine home directory.")
 
 
 def test_code_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +46,12 @@ def test_code_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv(CACHE, str(tmp_path / "file" / "below"))
     use_cache()
     assert os.environ[CACHE] == default_cache_dir()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "home", homeless)
+        use_cache()
+    assert os.environ[CACHE] == default_cache_dir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_directory() == ours
 
 
@@ -64,8 +75,6 @@ def test_what_a_killed_compiler_began_is_built_again(tmp_path: Path) -> None:
 
 
 def test_what_another_process_is_building_stays(tmp_path: Path) -> None:
-    from torch.utils._filelock import FileLock
-
     building = tmp_path / "ab" / "cab.main_CxxBuild"
     building.mkdir(parents=True)
     library, source = building.with_name("cab.main.so"), building.with_name("cab.main.cpp")
