@@ -93,7 +93,7 @@ PRUNERS: dict[str, Callable[[], BasePruner]] = {
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "TPE": lambda seed: optuna.samplers.TPESampler(seed=seed),
     "GP": lambda seed: optuna.samplers.GPSampler(seed=seed),
-    "QMC": lambda seed: optuna.samplers.QMCSampler(seed=seed),
+    "QMC": lambda seed: optuna.samplers.QMCSampler(scramble=True, seed=seed),
     "CMA-ES": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
     "PriorBand": PriorBand,
 }

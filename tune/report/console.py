@@ -198,8 +198,10 @@ def _rungs(plan: SweepPlan, found: Forecast) -> list[str]:
     share = f"one in {plan.config.scheduler.reduction_factor:g} goes on"
     if plan.config.scheduler.name == "short":
         lengths = ", ".join(str(length) for length in found.rungs[0])
-        then = ", all are whole once one is" if plan.config.sampler == "gp" else ""
-        return [f"complete schedules of {lengths} epochs; {share} to the next{then}"]
+        if plan.config.sampler == "gp":
+            begin = f"complete schedules of {found.rungs[0][0]} epochs for the first "
+            return [f"{begin}{found.num_short} settings, then of {plan.recipe.epochs}"]
+        return [f"complete schedules of {lengths} epochs; {share} to the next"]
     lines = []
     for number, epochs in enumerate(found.rungs):
         of = f" of bracket {number}" if len(found.rungs) > 1 else ""

@@ -20,7 +20,8 @@ from tune.sweep.param import allowed
 from tune.sweep.space import Space
 
 NUM_TRIALS, VAL_FRACTION = 20, 0.1
-SHORTER, SHORTEST = 3, 9  # how much shorter schedules are, at least and by default at most
+# How much shorter schedules are, at least, and by default at most; with gp they are of one length.
+SHORTER, SHORTEST = 3, 9
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,8 @@ def _scheduler(given: Any, space: Space, sampler: str) -> TrialScheduler:
     if name == "short" and unfit:
         raise RecipeError(f"scheduler is short, and {unfit}; choose asha or none")
     if values["grace_period"] is None:
-        least = max(1, epochs // SHORTEST) if name == "short" else max(past_warm_up, epochs // 4)
+        shortest = SHORTER if sampler == "gp" else SHORTEST
+        least = max(1, epochs // shortest) if name == "short" else max(past_warm_up, epochs // 4)
         values["grace_period"] = min(least, epochs)
     grace = values["grace_period"]
     if grace > epochs:

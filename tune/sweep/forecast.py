@@ -28,7 +28,7 @@ from rbnn.state import start
 from rbnn.step import take_step
 from tune.sweep.confirm import num_confirming
 from tune.sweep.plan import SweepPlan
-from tune.sweep.proposals import LAST_WHOLE, LEAST_COMPARED
+from tune.sweep.proposals import LAST_WHOLE
 from tune.sweep.scheduler import rungs
 from tune.sweep.study import VALUES, Study
 from tune.sweep.tuner import proposals_of
@@ -40,11 +40,13 @@ KEPT_FILES = 2  # last.ckpt and best.ckpt
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a sweep will take. most, expected: epochs of the search; confirming: epochs after it.
+    """What a sweep will take. num_short: trials that gp begins with, of the shortest schedule.
+    most, expected: epochs of the search; confirming: epochs after it.
     epoch_s: seconds of an epoch of one trial, and how that is known. checkpoint: bytes of one file.
     """
 
     rungs: list[list[int]]
+    num_short: int
     most: int
     expected: float
     confirming: int
@@ -64,26 +66,26 @@ def forecast(plan: SweepPlan, recorded: tuple[float, str] | None) -> Forecast:
     config, epochs = plan.config, plan.recipe.epochs
     asha, factor = config.scheduler, config.scheduler.reduction_factor
     judged: list[list[int]] = [[]]
+    num_short = 0
     if asha.name == "asha":
         brackets = range(asha.brackets)
         judged = [rungs(asha.grace_period, factor, epochs, bracket) for bracket in brackets]
     each = statistics.fmean(expected_epochs(one, factor, epochs) for one in judged)
     expected = config.trials * each
     if asha.name == "short":
-        judged, last = [asha.lengths(epochs)], max(1, config.trials // LAST_WHOLE)
+        proposals = proposals_of(plan)
+        judged, num_short = [proposals.lengths], proposals.num_short
         shares = [factor**-level for level in range(len(judged[0]))]
-        if config.sampler == "gp":  # whole once one has gone on to a whole training
-            least = LEAST_COMPARED[min(len(shares) - 2, 1)]
-            before = round(least * sum(shares[:-1]) / shares[-2]) if shares[1:] else 0
-            last = max(last, config.trials - 1 - before)
-            shares[-1] = 0
-        each = sum(map(operator.mul, judged[0], shares)) / max(sum(shares), 1)
-        whole = min(config.trials, 1 + last)  # the baseline, and the last
+        each = sum(map(operator.mul, judged[0], shares)) / sum(shares)
+        whole = min(config.trials, 1 + max(1, config.trials // LAST_WHOLE))  # baseline, and last
+        if config.sampler == "gp":
+            whole, each = config.trials - num_short, judged[0][0]
         expected = (config.trials - whole) * each + whole * epochs
     num_after = num_confirming(config.confirm_top, config.confirm_seeds, config.trials)
     epoch_s, source = recorded or measured_epoch_s(plan.recipe)
     return Forecast(
         rungs=judged,
+        num_short=num_short,
         most=config.trials * epochs,
         expected=expected,
         confirming=num_after * epochs,

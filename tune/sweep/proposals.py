@@ -8,6 +8,7 @@ and resumed proposes what it would have proposed, and `tune.sweep.audit` derives
 from __future__ import annotations
 
 import bisect
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tune.sweep.space import Space
 from tune.sweep.study import ORIGIN, PROPOSED, VALUES, Study, last_epoch, schedule
 from tune.sweep.surrogate import Array, Cube, Surrogate
+from tune.sweep.table import BASELINE
 
 MAX_STARTUP_TRIALS = 10
 LEAST_FOR_GP = 4  # ended trials below which gp draws at random
@@ -29,14 +31,13 @@ LARGE, WHOLE_BEFORE_BASELINE = 40, 3
 # Of scheduler short: the ended trials below which none goes on, from the shortest schedule and from
 # any other, and the share of a sweep's trials, its last, that are whole trainings of the best.
 LEAST_COMPARED, LAST_WHOLE = (8, 4), 10
-# With gp, once one trial has gone on to a whole training all are whole, as short ones may rank
-# settings wrongly; once so many whole ones have ended, they are learnt from alone.
-WHOLE_ALONE = 8
+# With gp so many settings for each that would go on, at most half of a sweep's, are drawn at random
+# and trained short, then all are whole: short ones may rank settings wrongly.
+SHORT_FIRST = 2
 EVERY = 4  # draw of gp follows the prior's theta in place of the fitted one
-# Of gp's whole trainings, one in so many is drawn at random once so many trials have begun: it may
-# have settled on a hill that is not the highest.
-RANDOM_EVERY, RANDOM_AFTER = 2, 12
-SHORT_RANDOM_EVERY = 2  # of gp's short schedules, as what is best in them may mislead
+# Of gp's whole trainings, one in so many is drawn at random: after the short ones or, without them,
+# after so many trials. It may have settled on a hill that is not the highest.
+RANDOM_EVERY, RANDOM_AFTER = 2, 11
 # Numbers of scores that theta is fitted to, as fitting takes longest.
 FITTED_AT = [4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 113, 150, 200]
 Proposed = tuple[dict[str, Any], dict[str, Any]]  # raw values, recipe values
@@ -49,7 +50,8 @@ class Proposals:
     sampler: gp, tpe, random or grid. At most half of `num_trials`, and at most 10 trials, are drawn
     at random before tpe begins to learn, LEAST_FOR_GP at most before gp does. lengths: epochs after
     which trials are compared, the last a whole training; where `short`, those of complete schedules
-    of their own: settings are drawn for the first, and one in `factor` goes on to the next.
+    of their own: settings are drawn for the first, and one in `factor` goes on to the next; gp
+    draws `num_short` for the first, and learns from them what to train whole.
     """
 
     def __init__(
@@ -70,6 +72,10 @@ class Proposals:
         self._theta: dict[tuple[int, ...], Array] = {}
         most = LEAST_FOR_GP if sampler == "gp" else MAX_STARTUP_TRIALS
         self.num_startup = max(1, min(most, num_trials // 2))
+        self.num_short = 0
+        if short and sampler == "gp" and len(lengths) > 1:
+            self.lengths = [lengths[0], lengths[-1]]
+            self.num_short = min(math.ceil(SHORT_FIRST * factor), (num_trials - 1) // 2)
         self.points = [space.raw(values) for values in first]
         if sampler == "grid":
             self.points += random.Random(seed).sample(space.grid(), len(space.grid()))
@@ -86,11 +92,12 @@ class Proposals:
         """A new running trial with its recipe values; None once a grid is used up."""
         trials = history.trials()
         queued = [trial for trial in trials if trial.state == TrialState.WAITING]
-        if queued and queued[0].number == 0 and self._baseline_waits(trials):
+        if queued and queued[0].number == BASELINE and self._baseline_waits(trials):
             del queued[0]
         if queued:
-            whole = queued[0].number == 0 or self._last(_drawn(trials))
-            level = len(self.lengths) - 1 if whole else 0
+            level = self._level_of_new(_drawn(trials))
+            if queued[0].number == BASELINE:
+                level = len(self.lengths) - 1
             params = self.random_point(queued[0].number)
             params |= queued[0].system_attrs.get("fixed_params", {})
             params = {name: params[name] for name in self.space.entries}
@@ -104,48 +111,35 @@ class Proposals:
 
     def derive(self, trials: Sequence[FrozenTrial]) -> Proposed:
         """What is proposed after these trials."""
-        own, top = _drawn(trials), len(self.lengths) - 1
-        level, best = 0, None
-        if self._is_random(own):
-            values = self.space.values(self.random_point(len(trials)), rounded=True)
-            return self.space.raw(values), self._at_level(values, top)
-        if self.short and (self._last(own) or self._is_whole_by_now(own)):
-            level, best = top, self._most_promising(own)
-        elif self.short:
-            for level in reversed(range(1, top + 1)):
-                if best := self._going_on(own, level - 1):
-                    break
-            else:
-                level = 0
-        if best and level == top and self._is_whole_by_now(own):
-            return self._whole(trials, self._left(own))
+        own = _drawn(trials)
+        level, best = self._level_of_new(own), None
+        if self.short and self.sampler != "gp":
+            level, best = self._longer(own, level)
         if best:
             return best.params, self._at_level(best.user_attrs[VALUES], level)
-        values = self.space.values(self._draw(trials), rounded=True)
+        raw = self._by_process(trials, own) if self.sampler == "gp" else self._draw(trials)
+        values = self.space.values(raw, rounded=True)
         return self.space.raw(values), self._at_level(values, level)
 
-    def _is_random(self, own: Sequence[FrozenTrial]) -> bool:
-        all_whole = (not self.short or self._is_whole_by_now(own)) and not self._last(own)
-        due = len(own) >= RANDOM_AFTER and len(own) % RANDOM_EVERY == 1
-        return self.sampler == "gp" and all_whole and due
+    def _level_of_new(self, own: Sequence[FrozenTrial]) -> int:
+        """The level that a new setting begins at."""
+        if self.sampler == "gp":
+            is_short = _settings(own) < self.num_short
+        else:
+            is_short = self.short and not self._last(own)
+        return 0 if is_short else len(self.lengths) - 1
 
-    def _is_whole_by_now(self, own: Sequence[FrozenTrial]) -> bool:
-        whole = (trial.number and self._length(trial) >= self.lengths[-1] for trial in own)
-        return self.sampler == "gp" and any(whole)
-
-    def _whole(self, trials: Sequence[FrozenTrial], left: Sequence[FrozenTrial]) -> Proposed:
-        """A whole training: of the setting that promises most of those that were trained short, or
-        of a new one.
-        """
+    def _by_process(
+        self, trials: Sequence[FrozenTrial], own: Sequence[FrozenTrial]
+    ) -> dict[str, Any]:
+        """Raw values of the highest expected improvement; in between, and at first, random ones."""
         scored = _scored(trials)
-        whole = [trial for trial in scored if self._length(trial) >= self.lengths[-1]]
-        again = self.cube.places([trial.params for trial in left])
-        place = self._improved(trials, whole if len(whole) >= WHOLE_ALONE else scored, again)
-        for trial, known in zip(left, again, strict=True):
-            if np.array_equal(known, place):
-                return trial.params, self._at_level(trial.user_attrs[VALUES], len(self.lengths) - 1)
-        values = self.space.values(self.cube.params(place), rounded=True)
-        return self.space.raw(values), self._at_level(values, len(self.lengths) - 1)
+        if _settings(own) < self.num_short or len(scored) < self.num_startup:
+            return self._startup_point(trials)
+        since = _settings(own) - (self.num_short or RANDOM_AFTER)
+        if since > 0 and since % RANDOM_EVERY == 1 and not self._last(own):
+            return self.random_point(len(trials))
+        return self.cube.params(self._improved(trials, scored))
 
     def _baseline_waits(self, trials: Sequence[FrozenTrial]) -> bool:
         """Whether the baseline comes after whole trainings that have not begun."""
@@ -158,6 +152,17 @@ class Proposals:
         plain = {name: value for name, value in values.items() if name != "epochs"}
         is_short = self.short and level < len(self.lengths) - 1
         return plain | ({"epochs": self.lengths[level]} if is_short else {})
+
+    def _longer(
+        self, own: Sequence[FrozenTrial], level_of_new: int
+    ) -> tuple[int, FrozenTrial | None]:
+        """The trial that goes on next, and to which level; none: a new one at its level."""
+        if level_of_new:
+            return level_of_new, self._most_promising(own)
+        for level in reversed(range(1, len(self.lengths))):
+            if best := self._going_on(own, level - 1):
+                return level, best
+        return 0, None
 
     def _going_on(self, own: Sequence[FrozenTrial], level: int) -> FrozenTrial | None:
         """The best trial of a level, to go on to the next, if one is due: one in `factor`."""
@@ -175,14 +180,10 @@ class Proposals:
         """Whether the next is one of the last trials, which are whole trainings."""
         return 0 < self.num_trials - len(own) <= max(1, self.num_trials // LAST_WHOLE)
 
-    def _left(self, own: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """The short schedules that ended, of settings not trained whole."""
-        whole = [trial.params for trial in own if self._length(trial) == self.lengths[-1]]
-        return [t for t in own if t.state == TrialState.PRUNED and t.params not in whole]
-
     def _most_promising(self, own: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        """The best of the longest of what is left."""
-        left = self._left(own)
+        """The best of the longest of the short schedules whose settings were not trained whole."""
+        whole = [trial.params for trial in own if self._length(trial) == self.lengths[-1]]
+        left = [t for t in own if t.state == TrialState.PRUNED and t.params not in whole]
         return max(left, key=lambda t: (self._length(t), t.value or 0.0, -t.number), default=None)
 
     def _length(self, trial: FrozenTrial) -> int:
@@ -196,17 +197,8 @@ class Proposals:
     def _draw(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
         """The raw values that the sampler draws after these trials."""
         scored = _scored(trials)
-        if self.sampler in ("random", "grid") or len(scored) < self.num_startup:
-            at_random = self.random_point(len(trials))
-            if self.sampler == "random" or any(PROPOSED in each.user_attrs for each in trials):
-                return at_random
-            middle = at_random | self.cube.middle
-            given = [self.space.values(point, rounded=True) for point in self.points]
-            return at_random if self.space.values(middle, rounded=True) in given else middle
-        if self.sampler == "gp":
-            if self.short and len(trials) % SHORT_RANDOM_EVERY == 1:
-                return self.random_point(len(trials))
-            return self.cube.params(self._improved(trials, scored))
+        if self.sampler == "random" or len(scored) < self.num_startup:
+            return self._startup_point(trials)
         seed, startup = seed_of(self.seed, len(trials)), self.num_startup
         sampler = TPESampler(
             seed=seed, multivariate=True, constant_liar=True, n_startup_trials=startup
@@ -215,12 +207,16 @@ class Proposals:
         study.add_trials([*scored, *(t for t in trials if t.state == TrialState.RUNNING)])
         return study.ask(fixed_distributions=self.space.distributions).params
 
-    def _improved(
-        self,
-        trials: Sequence[FrozenTrial],
-        scored: Sequence[FrozenTrial],
-        again: Array | None = None,
-    ) -> Array:
+    def _startup_point(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+        """The middle of the ranges, unless it was tried, then raw values drawn at random."""
+        at_random = self.random_point(len(trials))
+        if self.sampler == "random" or any(PROPOSED in each.user_attrs for each in trials):
+            return at_random
+        middle = at_random | self.cube.middle
+        given = [self.space.values(point, rounded=True) for point in self.points]
+        return at_random if self.space.values(middle, rounded=True) in given else middle
+
+    def _improved(self, trials: Sequence[FrozenTrial], scored: Sequence[FrozenTrial]) -> Array:
         """The place of the highest expected improvement; theta is fitted at some numbers of scores
         only.
         """
@@ -239,7 +235,7 @@ class Proposals:
             theta = surrogate.theta
         surrogate.condition(theta, places[num:], levels[num:])
         rng = np.random.default_rng([self.seed, len(trials)])
-        return surrogate.improve(self.cube, rng, again)
+        return surrogate.improve(self.cube, rng)
 
     def _level(self, trial: FrozenTrial) -> int:
         """The level of the epochs that a trial was trained, of a running one will be."""
@@ -261,6 +257,11 @@ def _drawn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """
     begun = [t for t in trials if VALUES in t.user_attrs and t.state != TrialState.WAITING]
     return [trial for trial in begun if ORIGIN not in trial.user_attrs]
+
+
+def _settings(own: Sequence[FrozenTrial]) -> int:
+    """How many trials beside the baseline have begun."""
+    return sum(trial.number != BASELINE for trial in own)
 
 
 def seed_of(seed: int, number: int) -> int:

@@ -129,9 +129,9 @@ class Surrogate:
         variance = np.maximum(own - (spread**2).sum(0), 1e-10) * self.variance
         return kernel.T @ self.alpha * self.scale + self.centre, np.sqrt(variance) * self.scale
 
-    def improve(self, cube: Cube, rng: np.random.Generator, again: Array | None = None) -> Array:
+    def improve(self, cube: Cube, rng: np.random.Generator) -> Array:
         """The place of the highest expected improvement of the longest schedule over the best
-        expected so far, of random places, of some near the best and of those to be tried `again`.
+        expected so far, of random places and of some near the best.
         """
         top, num = self.num_levels - 1, self.places.shape[1]
         known = self.predict(self.places, top)[0]
@@ -141,13 +141,11 @@ class Surrogate:
             near = np.clip(self.places[rng.choice(best, NUM_NEAR)] + steps, 0, 1)
             anew = cube.of_choices & (rng.random(near.shape) < 0.3)  # small steps change no choice
             tried.append(np.where(anew, rng.random(near.shape), near))
-        again = np.empty((0, num)) if again is None else again
-        places = np.vstack([cube.snapped(np.vstack(tried)), again])
+        places = cube.snapped(np.vstack(tried))
         mean, deviation = self.predict(places, top)
         z = (mean - known.max()) / deviation
         gain = deviation * (z * ndtr(z) + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
         new = np.abs(places[:, None] - self.places[None]).max(2).min(1) > NO_REPEAT
-        new[len(places) - len(again) :] = True
         found: Array = places[int(np.argmax(np.where(new, gain, -np.inf) if new.any() else gain))]
         return found
 

@@ -39,7 +39,7 @@ def test_defaults() -> None:
     known |= {"workers_per_trial": 1, "gpus_per_trial": 0, "max_failures": 1, "val_fraction": 0.1}
     known |= {"confirm_top": 3, "confirm_seeds": 3, "storage": "", "storage_path": "", "first": ()}
     assert vars(sweep).items() >= known.items()
-    scheduler = {"name": "short", "grace_period": 111, "reduction_factor": 3, "brackets": 1}
+    scheduler = {"name": "short", "grace_period": 333, "reduction_factor": 3, "brackets": 1}
     assert vars(sweep.scheduler) == scheduler
 
 
@@ -52,10 +52,10 @@ def test_the_default_grace_period_lies_past_the_warm_up(epochs: int, grace: int)
 @pytest.mark.parametrize(
     ("keys", "epochs", "lengths"),
     [
-        ({"scheduler": "short"}, 10, [1, 3, 10]),
-        ({"scheduler": "short"}, 400, [44, 133, 400]),
+        ({"scheduler": "short"}, 10, [3, 10]),
+        ({"scheduler": "short", "sampler": "tpe"}, 400, [44, 133, 400]),
         ({"scheduler": "short"}, 2, [2]),
-        ({}, 400, [44, 133, 400]),
+        ({}, 400, [133, 400]),
         ({"scheduler": "asha"}, 400, [100, 300, 400]),
         ({}, 1, [1]),
         ({"scheduler": {"name": "short", "grace_period": 60}}, 400, [133, 400]),

@@ -47,15 +47,17 @@ def test_the_forecast_counts_epochs_and_disk(planned: SweepPlan) -> None:
     assert found.disk == 2 * 2 * found.checkpoint * (8 + 4)
 
 
-@pytest.mark.parametrize(("trials", "whole"), [(20, 4), (60, 44)])
-def test_of_short_schedules_the_baseline_is_whole_and_all_after_the_first_of_the_others(
-    trials: int, whole: int, tmp_path: Path
+@pytest.mark.parametrize(
+    ("sampler", "trials", "whole", "shorter"),
+    [("gp", 20, 14, 3), ("gp", 60, 54, 3), ("gp", 8, 5, 3), ("random", 60, 7, 27 / 13)],
+)
+def test_of_short_schedules_the_baseline_is_whole_and_the_last(
+    sampler: str, trials: int, whole: int, shorter: float, tmp_path: Path
 ) -> None:
-    short = {"scheduler": "short", "sampler": "gp", "trials": trials}
+    short = {"scheduler": "short", "sampler": sampler, "trials": trials}
     changes = {**short, "base": {**KEYS["base"], "epochs": 9}}
     sweep = parse_sweep({**KEYS, **changes}, tmp_path)
     found = forecast(plan(sweep, name="short", results_dir=str(tmp_path)), RECORDED)
-    shorter = (12 * 1 + 4 * 3) / 16
     assert found.expected == pytest.approx((trials - whole) * shorter + whole * 9)
 
 
