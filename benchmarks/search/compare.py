@@ -7,6 +7,7 @@ best of all. All ways are played on the same objectives by `tune.sweep.simulate`
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import statistics
@@ -20,6 +21,7 @@ import numpy as np
 
 from benchmarks.search.objectives import CHANCE, FAMILIES, Synthetic, TableObjective
 from benchmarks.search.table import BASE, DOCUMENTED, FULL, SPACE
+from rbnn.files import write_atomically
 from tune.sweep.simulate import SimulatedTrial, play, simulate
 from tune.sweep.space import Space
 
@@ -86,7 +88,7 @@ def regrets(trials: Sequence[SimulatedTrial], objective: Any) -> list[float]:
         ended = [t for t in trials if t.ended_after <= budget * FULL and t.state != "failed"]
         best = max(ended, key=merit, default=None)
         reached = objective.quality(best.values) if best else CHANCE
-        found.append(round(float(objective.best - reached), 3))
+        found.append(round(float(objective.best - reached), 2))
     return found
 
 
@@ -111,7 +113,9 @@ def measure(job: Job) -> tuple[Job, list[float]]:
 def compare(
     names: Sequence[str], methods: Sequence[str], num_seeds: int, file: Path, num_processes: int
 ) -> None:
-    """Simulate what `file` lacks, a line for each search, seed by seed; print the table."""
+    """Simulate what `file` lacks, seed by seed, and print the table. Each search is a line as soon
+    as it has ended; in the end those of consecutive seeds become one.
+    """
     jobs = [
         (name, method, concurrent, seed)
         for seed in range(num_seeds)
@@ -119,7 +123,8 @@ def compare(
         for concurrent in (2, 8)
         for method in methods
     ]
-    known = {tuple(job): found for job, found in read(file)}
+    known = dict(read(file))
+    write_atomically(file, "".join(lines(known)))  # without a line that was cut off
     missing = [job for job in jobs if job not in known]
     with (
         multiprocessing.get_context("spawn").Pool(num_processes) as pool,
@@ -127,15 +132,35 @@ def compare(
     ):
         for job, found in pool.imap_unordered(measure, missing, chunksize=8):
             known[job] = found
-            out.write(json.dumps([job, found]) + "\n")
+            out.write(line(job, [found]))
             out.flush()
+    write_atomically(file, "".join(lines(known)))
     print("\n".join(table({job: known[job] for job in jobs})))
 
 
-def read(file: Path) -> Iterator[tuple[list[Any], list[float]]]:
-    """The searches that a file holds."""
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        yield json.loads(line)
+def read(file: Path) -> Iterator[tuple[Job, list[float]]]:
+    """The searches that a file holds; a line that was cut off holds none."""
+    for text in file.read_text(encoding="utf-8").splitlines(True) if file.is_file() else []:
+        if text.endswith("\n"):
+            name, method, concurrent, first, by_seed = json.loads(text)
+            for seed, found in enumerate(by_seed, first):
+                yield (name, method, concurrent, seed), found
+
+
+def lines(known: dict[Job, list[float]]) -> Iterator[str]:
+    """The lines of a file of these searches."""
+    seeds: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+    for name, method, concurrent, seed in sorted(known):
+        seeds[name, method, concurrent].append(seed)
+    for way, all_seeds in seeds.items():
+        for _, pairs in itertools.groupby(enumerate(all_seeds), lambda pair: pair[1] - pair[0]):
+            own = [seed for _, seed in pairs]
+            yield line((*way, own[0]), [known[*way, seed] for seed in own])
+
+
+def line(first: Job, by_seed: list[list[float]]) -> str:
+    """One line: a search, and the regrets of its seed and of those that follow."""
+    return json.dumps([*first, by_seed], separators=(",", ":")) + "\n"
 
 
 def table(known: dict[Any, list[float]]) -> Iterator[str]:

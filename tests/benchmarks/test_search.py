@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.search import table
+from benchmarks.search import compare, table
 from benchmarks.search.compare import BUDGETS, regrets, trials_of
 from benchmarks.search.objectives import FAMILIES, Synthetic, TableObjective, place, setting
 from benchmarks.search.table import BASE, DOCUMENTED, FULL, NUM_SETTINGS, jobs, settings
@@ -87,6 +88,28 @@ def test_regret_is_that_of_the_best_of_the_longest_complete_schedule() -> None:
     ]
     assert regrets(trials, Known()) == [10, 30, 20, 20]
     assert regrets([], Known()) == [80] * len(BUDGETS)
+
+
+def test_what_was_simulated_is_kept_and_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, objective = tmp_path / "compared.jsonl", Synthetic(**FAMILIES["bowl"], seed=1)
+    compare.compare(["bowl"], ["random search"], 2, file, 1)
+    text = file.read_text()
+    assert len(text.splitlines()) == 2  # two and eight at once
+    file.write_text(text.splitlines(True)[0] + '["bowl","random search",8,0,[[1,1')
+    compare.compare(["bowl"], ["random search"], 2, file, 1)
+    assert file.read_text() == text
+    found = dict(compare.read(file))
+    assert [job[2:] for job in found] == [(2, 0), (2, 1), (8, 0), (8, 1)]
+    played = trials_of("random search", objective, 8, 1)
+    assert found["bowl", "random search", 8, 1] == regrets(played, objective)
+    without = {job: each for job, each in found.items() if job[2:] != (2, 0)}
+    assert [json.loads(line)[:4] for line in compare.lines(without)] == [
+        ["bowl", "random search", 2, 1],
+        ["bowl", "random search", 8, 0],
+    ]
+    assert "| random search |" in capsys.readouterr().out
 
 
 def test_every_way_to_search_spends_its_budget_and_no_more() -> None:
