@@ -67,7 +67,9 @@ class SweepDisplay(Listener):
         top1 = f"val/top1 {percent(row.top1)}"
         if row.state != "running":
             because = f": {row.cause}" if row.cause else ""
-            text = f"{row.state} after {row.epochs} epochs, {top1} %{because}"
+            is_short = row.shown_state == "short"
+            ended = "ends its short schedule" if is_short else row.state
+            text = f"{ended} after {row.epochs} epochs, {top1} %{because}"
         elif row.number not in self._said:
             self._said.add(row.number)
             text = f"{f'goes on from {epoch}' if row.epochs else 'starts'}: {_values(row.values)}"

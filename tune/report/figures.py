@@ -76,7 +76,7 @@ def told(row: TrialRow) -> str:
     """A trial in words."""
     values = "<br>".join(f"{name} {shown(value)}" for name, value in row.values.items())
     return (
-        f"<b>trial {row.number}</b>, {row.state}<br>{values}<br>"
+        f"<b>trial {row.number}</b>, {row.shown_state}<br>{values}<br>"
         f"{METRIC} {row.top1:.2f} % after {row.epochs} epochs"
     )
 

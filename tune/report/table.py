@@ -26,7 +26,7 @@ def cells(table: TrialTable, row: TrialRow) -> list[str]:
     values = [shown(value) for value in row.options.values()]
     epochs = f"{row.epochs}/{row.values.get('epochs', table.num_epochs)}"
     return [
-        str(row.number), row.state, epochs, percent(row.top1), *values, row.run_id[:8],
+        str(row.number), row.shown_state, epochs, percent(row.top1), *values, row.run_id[:8],
         ", ".join(notes),
     ]  # fmt: skip
 

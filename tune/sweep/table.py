@@ -44,6 +44,12 @@ class TrialRow:
         """The searched options: its values but for the length of a schedule of its own."""
         return {name: value for name, value in self.values.items() if name != "epochs"}
 
+    @property
+    def shown_state(self) -> str:
+        """Its state for people: a short schedule that ran to its end is pruned to Optuna alone."""
+        whole = self.state == "pruned" and self.epochs == self.values.get("epochs")
+        return "short" if whole else self.state
+
     @classmethod
     def of(cls, trial: FrozenTrial, run: RunFolder) -> TrialRow:
         """A trial of the study, which runs in that folder."""

@@ -116,6 +116,17 @@ def test_without_a_terminal_starts_and_ends_are_plain_lines(
     assert lines == ["trial 0 starts: lr 0.1", failed]
 
 
+@pytest.mark.parametrize(("epochs", "state"), [(3, "short"), (2, "pruned")])
+def test_a_short_schedule_that_ran_to_its_end_is_not_called_pruned(
+    epochs: int, state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = TrialRow(1, {"lr": 0.1, "epochs": 3}, state="pruned", epochs=epochs, top1=20.0)
+    shown(table(row)).run_began(RunFolder(Path("trials/0001")))
+    said = "ends its short schedule" if state == "short" else "pruned"
+    assert f"trial 1 {said} after {epochs} epochs, val/top1 20.00 %" in capsys.readouterr().out
+    assert as_markdown(table(row), 1)[2].startswith(f"| 1 | {state} | {epochs}/3 |")
+
+
 def test_the_best_so_far_never_falls_and_the_finish_says_whether_it_includes_confirming() -> None:
     fallen = TrialRow(0, {"lr": 0.1}, epochs=6, top1=27.0, best_top1=52.0)
     assert "best top-1 52.00 %" in shown(table(fallen)).summary()
