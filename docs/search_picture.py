@@ -15,7 +15,7 @@ from benchmarks.search.compare import BUDGETS, read
 
 TARGET = Path(__file__).with_name("searching.png")
 METHODS = {
-    "ours": ("Gaussian process, short schedules (default)", "#2b6cb0"),
+    "ours": ("Gaussian process, short schedules first (default)", "#2b6cb0"),
     "Ray: OptunaSearch + ASHA": ("Ray: OptunaSearch, ASHA", "#c05621"),
     "Optuna: TPE, median": ("Optuna: TPE, median pruner", "#718096"),
     "random search": ("random, whole trainings", "#b794f4"),
