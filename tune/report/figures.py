@@ -19,6 +19,7 @@ SCALE = ((0.0, "#7c6cf0"), (0.35, "#2f86eb"), (0.7, "#12a58c"), (1.0, "#f08c00")
 MARKS = {
     "complete": (BLUE, "circle"),
     "pruned": (GREY, "circle-open"),
+    "short": (GREY, "diamond-open"),
     "killed": (GREY, "cross-open"),
     "failed": (RED, "x"),
     "running": (GREEN, "diamond-open"),
@@ -85,7 +86,7 @@ def history(data: SweepData) -> list[Panel]:
     """Every trial's score by number, the best so far, and the documented default as a line."""
     series = []
     for state, (colour, mark) in MARKS.items():
-        if rows := [row for row in data.rows if row.state == state]:
+        if rows := [row for row in data.rows if row.shown_state == state]:
             numbers, texts = [row.number for row in rows], [told(row) for row in rows]
             scores = [row.top1 for row in rows]
             series.append(Series(state, numbers, scores, colour, mark, texts=texts))
@@ -105,12 +106,14 @@ def curves(data: SweepData) -> list[Panel]:
     best, base = data.table.best, data.table.baseline
     rows = [row for row in data.rows if row.number in data.curves]
     others = [row for row in rows if row not in (best, base)]
-    pruned = [row for row in others if row.state == "pruned"]
+    pruned = [row for row in others if row.shown_state == "pruned"]
+    short = [row for row in others if row.shown_state == "short"]
     rest = [row for row in others if row.state != "pruned"]
     ends = [data.curves[row.number][-1] for row in pruned]
     epochs, scores = [epoch for epoch, _ in ends], [score for _, score in ends]
     series = [
         replace(_joined("pruned", pruned, data), colour=GREY, width=1.0, opacity=0.6),
+        replace(_joined("short", short, data), colour=GREY, width=1.0, opacity=0.6),
         replace(_joined("other trials", rest, data), width=1.3, opacity=opacity(len(rest))),
         Series("pruned here", epochs, scores, RED, "x", texts=[told(row) for row in pruned]),
     ]
@@ -147,8 +150,8 @@ def slices(data: SweepData) -> list[Panel]:
     panels = []
     for axis in data.axes:
         series = []
-        for state in ("pruned", "complete"):
-            rows = [row for row in data.tried if row.state == state]
+        for state in ("pruned", "short", "complete"):
+            rows = [row for row in data.tried if row.shown_state == state]
             scores, texts = [row.top1 for row in rows], [f"trial {row.number}" for row in rows]
             colours = [shade(row.number / last) for row in rows]
             places = [axis.place(row) for row in rows]

@@ -140,6 +140,14 @@ def test_figures_show_the_default_where_trials_were_pruned_and_every_option(
     assert labels == ["lr (log)", "rotation_update", "warm_up", "val/top1 (%)"]
 
 
+def test_a_short_schedule_has_a_mark_of_its_own_and_no_cross(folder: SweepFolder) -> None:
+    data = gather(folder)
+    data.table.rows[1].values["epochs"] = data.table.rows[1].epochs
+    assert named(history(data)[0], "short").x == [1]
+    assert named(curves(data)[0], "short").x == [1, 2, None]
+    assert not {"pruned", "pruned here"} & {series.name for series in curves(data)[0].series}
+
+
 def test_both_files_are_written(folder: SweepFolder, tmp_path: Path) -> None:
     report = write_report(folder, tmp_path / "new")
     page_file, picture = report.files
