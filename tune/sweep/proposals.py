@@ -19,7 +19,7 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.sweep.space import Space
-from tune.sweep.study import ORIGIN, PROPOSED, VALUES, Study, last_epoch, schedule
+from tune.sweep.study import LEARNED, ORIGIN, PROPOSED, VALUES, Study, last_epoch, schedule
 from tune.sweep.surrogate import Array, Cube, Surrogate
 from tune.sweep.table import BASELINE
 
@@ -95,7 +95,7 @@ class Proposals:
         if queued and queued[0].number == BASELINE and self._baseline_waits(trials):
             del queued[0]
         if queued:
-            level = self._level_of_new(_drawn(trials))
+            level = self._level_of_new(trials)
             if queued[0].number == BASELINE:
                 level = len(self.lengths) - 1
             params = self.random_point(queued[0].number)
@@ -111,33 +111,30 @@ class Proposals:
 
     def derive(self, trials: Sequence[FrozenTrial]) -> Proposed:
         """What is proposed after these trials."""
-        own = _drawn(trials)
-        level, best = self._level_of_new(own), None
+        level, best = self._level_of_new(trials), None
         if self.short and self.sampler != "gp":
-            level, best = self._longer(own, level)
+            level, best = self._longer(_drawn(trials), level)
         if best:
             return best.params, self._at_level(best.user_attrs[VALUES], level)
-        raw = self._by_process(trials, own) if self.sampler == "gp" else self._draw(trials)
+        raw = self._by_process(trials) if self.sampler == "gp" else self._draw(trials)
         values = self.space.values(raw, rounded=True)
         return self.space.raw(values), self._at_level(values, level)
 
-    def _level_of_new(self, own: Sequence[FrozenTrial]) -> int:
+    def _level_of_new(self, trials: Sequence[FrozenTrial]) -> int:
         """The level that a new setting begins at."""
         if self.sampler == "gp":
-            is_short = _settings(own) < self.num_short
+            is_short = _num_tried(trials) < self.num_short
         else:
-            is_short = self.short and not self._last(own)
+            is_short = self.short and not self._last(_drawn(trials))
         return 0 if is_short else len(self.lengths) - 1
 
-    def _by_process(
-        self, trials: Sequence[FrozenTrial], own: Sequence[FrozenTrial]
-    ) -> dict[str, Any]:
+    def _by_process(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
         """Raw values of the highest expected improvement; in between, and at first, random ones."""
-        scored = _scored(trials)
-        if _settings(own) < self.num_short or len(scored) < self.num_startup:
+        scored, num_tried = _scored(trials), _num_tried(trials)
+        if num_tried < self.num_short or len(scored) < self.num_startup:
             return self._startup_point(trials)
-        since = _settings(own) - (self.num_short or RANDOM_AFTER)
-        if since > 0 and since % RANDOM_EVERY == 1 and not self._last(own):
+        since = num_tried - (self.num_short or RANDOM_AFTER)
+        if since > 0 and since % RANDOM_EVERY == 1 and not self._last(_drawn(trials)):
             return self.random_point(len(trials))
         return self.cube.params(self._improved(trials, scored))
 
@@ -259,9 +256,11 @@ def _drawn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in begun if ORIGIN not in trial.user_attrs]
 
 
-def _settings(own: Sequence[FrozenTrial]) -> int:
-    """How many trials beside the baseline have begun."""
-    return sum(trial.number != BASELINE for trial in own)
+def _num_tried(trials: Sequence[FrozenTrial]) -> int:
+    """How many settings beside the baseline have begun, here or in a sweep that is learned from."""
+    learned = [t for t in trials if LEARNED in t.user_attrs and VALUES not in t.user_attrs]
+    finished = [trial for trial in learned if trial.state.is_finished()]
+    return len(finished) + sum(trial.number != BASELINE for trial in _drawn(trials))
 
 
 def seed_of(seed: int, number: int) -> int:

@@ -8,12 +8,12 @@ import math
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from rbnn.recipe import Recipe
 from tune.sweep.proposals import LEAST_FOR_GP, Proposals, seed_of
 from tune.sweep.space import Space
-from tune.sweep.study import VALUES, Study
+from tune.sweep.study import LEARNED, VALUES, Study
 
 SPACE = Space(
     {"lr": {"log": [0.01, 1]}, "Tmin": {"linear": [0.1, 1]}, "warm_up": "boolean"},
@@ -84,6 +84,36 @@ def test_gp_learns_from_trials_that_were_stopped_too() -> None:
     points = [tuple(trial.params.values()) for trial in history.trials()]
     assert points[0][:2] == (0.1, 0.55)  # the middle
     assert sum(0.2 < lr < 0.45 for lr, *_ in points[8:]) >= 5 and len(set(points)) == 18
+
+
+@pytest.mark.parametrize(("num_learned", "lengths"), [(0, "9111111999"), (4, "9119999999")])
+def test_trials_learned_from_stand_for_as_many_short_ones(num_learned: int, lengths: str) -> None:
+    history = Study(None, "s")
+    made = Proposals(
+        SPACE, sampler="gp", num_trials=20, first=[{"lr": 0.1}], lengths=[1, 3, 9], short=True
+    )
+    made.enqueue(history)
+    points = [made.random_point(100 + number) for number in range(num_learned)]
+    for point in points:
+        known = {LEARNED: "earlier/1"}
+        ended = create_trial(
+            value=point["lr"],
+            params=point,
+            distributions=SPACE.distributions,
+            user_attrs=known,
+            intermediate_values={9: point["lr"]},
+        )
+        history.study.add_trial(ended)
+    found = ""
+    for _ in lengths:
+        trial = made.next(history)
+        assert trial is not None
+        length = trial.user_attrs[VALUES].get("epochs", 9)
+        found += str(length)
+        history.note(trial.number, length, trial.params["lr"])
+        state = TrialState.COMPLETE if length == 9 else TrialState.PRUNED
+        history.end(trial.number, state, trial.params["lr"] if length == 9 else None)
+    assert found == lengths
 
 
 @pytest.mark.parametrize(
