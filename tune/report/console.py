@@ -260,7 +260,7 @@ def print_list(results_dir: str) -> bool:
 
 
 def _done(counts: dict[str, int]) -> int:
-    return counts["complete"] + counts["pruned"] + counts["failed"]
+    return sum(counts[state] for state in ("complete", "short", "pruned", "failed"))
 
 
 def _state(summary: SweepSummary) -> str:

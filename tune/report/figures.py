@@ -20,7 +20,7 @@ MARKS = {
     "complete": (BLUE, "circle"),
     "pruned": (GREY, "circle-open"),
     "short": (GREY, "diamond-open"),
-    "killed": (GREY, "cross-open"),
+    "interrupted": (GREY, "cross-open"),
     "failed": (RED, "x"),
     "running": (GREEN, "diamond-open"),
 }

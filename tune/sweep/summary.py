@@ -22,7 +22,7 @@ from tune.uris import shown
 
 LEAST_FOR_IMPORTANCE = 4  # complete trials; fewer say nothing of what matters
 Curve = list[tuple[int, float]]  # (epochs completed, value) in order
-NAMES = {"killed": "interrupted"}  # what people read: such a trial waits to be taken up again
+STATES = ("complete", "short", "pruned", "failed", "running", "interrupted")
 
 
 @dataclass
@@ -56,9 +56,9 @@ class SweepSummary:
 
     def counts(self) -> dict[str, int]:
         """Trials by state."""
-        counts = dict.fromkeys(("complete", "pruned", "failed", "running", "interrupted"), 0)
+        counts = dict.fromkeys(STATES, 0)
         for row in self.table.rows.values():
-            counts[NAMES.get(row.state, row.state)] += 1
+            counts[row.shown_state] += 1
         return counts
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class SweepSummary:
         if row:
             names = ("trial", "val/top1", "run", "values")
             best = dict(zip(names, (row.number, row.top1, row.run_id, row.values), strict=True))
-        rows = [vars(row) | {"state": NAMES.get(row.state, row.state)} for row in self.table.ranked]
+        rows = [vars(row) | {"state": row.shown_state} for row in self.table.ranked]
         return {
             "sweep": record.name,
             "state": self.state,

@@ -46,9 +46,12 @@ class TrialRow:
 
     @property
     def shown_state(self) -> str:
-        """Its state for people: a short schedule that ran to its end is pruned to Optuna alone."""
-        whole = self.state == "pruned" and self.epochs == self.values.get("epochs")
-        return "short" if whole else self.state
+        """Its state for people: a short schedule that ran to its end is pruned to Optuna alone, and
+        a killed trial waits to be taken up again.
+        """
+        if self.state == "pruned" and self.epochs == self.values.get("epochs"):
+            return "short"
+        return "interrupted" if self.state == "killed" else self.state
 
     @classmethod
     def of(cls, trial: FrozenTrial, run: RunFolder) -> TrialRow:

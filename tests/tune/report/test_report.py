@@ -145,6 +145,7 @@ def test_a_short_schedule_has_a_mark_of_its_own_and_no_cross(folder: SweepFolder
     data.table.rows[1].values["epochs"] = data.table.rows[1].epochs
     assert named(history(data)[0], "short").x == [1]
     assert named(curves(data)[0], "short").x == [1, 2, None]
+    assert data.summary.counts()["short"] == 1 and data.summary.counts()["pruned"] == 0
     assert not {"pruned", "pruned here"} & {series.name for series in curves(data)[0].series}
 
 
