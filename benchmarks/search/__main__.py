@@ -44,8 +44,16 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         fill(args.data, args.data_path, args.processes)
     else:
-        from benchmarks.search.compare import METHODS, compare
+        from benchmarks.search.compare import METHODS, OBJECTIVES, compare
 
+        for given, known in ((args.objectives, OBJECTIVES), (args.methods, METHODS)):
+            if unknown := [name for name in given if name not in known]:
+                names = ", ".join(f"'{name}'" for name in known)
+                print(f"'{unknown[0]}' is unknown; choose of {names}", file=sys.stderr)
+                return 2
+        if not args.file.absolute().parent.is_dir():
+            print(f"{args.file}: its folder does not exist; make it first", file=sys.stderr)
+            return 2
         compare(args.objectives, args.methods or METHODS, args.seeds, args.file, args.processes)
     return 0
 

@@ -53,6 +53,7 @@ LOOPS = [
     ("CMA-ES", "no pruner"),
     ("PriorBand", "Hyperband"),
 ]
+OBJECTIVES = [*BASE, *FAMILIES]
 METHODS = [RAY, *SWEEPS, *(f"Optuna: {sampler}, {pruner}" for sampler, pruner in LOOPS)]
 Job = tuple[str, str, int, int]
 

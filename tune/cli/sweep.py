@@ -62,7 +62,7 @@ class Sweep:
         for number, row in sorted(self.summary.table.rows.items()):
             scores = {"val/top1": row.top1, "best val/top1": row.best_top1}
             scores["best epoch"] = row.best_epoch
-            about = {"state": row.state, "epochs": row.epochs, **scores}
+            about = {"state": row.shown_state, "epochs": row.epochs, **scores}
             rows[number] = {**about, **row.options, "run": row.run_id, "cause": row.cause}
         found = pandas.DataFrame.from_dict(rows, orient="index")
         return found.rename_axis("trial")

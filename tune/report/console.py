@@ -200,9 +200,11 @@ def _rungs(plan: SweepPlan, found: Forecast) -> list[str]:
     share = f"one in {plan.config.scheduler.reduction_factor:g} goes on"
     if plan.config.scheduler.name == "short":
         lengths = ", ".join(str(length) for length in found.rungs[0])
+        if plan.config.sampler == "gp" and not found.num_short:
+            return ["whole trainings alone: too few epochs or trials for short schedules"]
         if plan.config.sampler == "gp":
-            begin = f"complete schedules of {found.rungs[0][0]} epochs for the first "
-            return [f"{begin}{found.num_short} settings, then of {plan.recipe.epochs}"]
+            begin = f"complete schedules of {found.rungs[0][0]} epochs for the first"
+            return [f"{begin} {found.num_short} setting(s), then of {plan.recipe.epochs}"]
         return [f"complete schedules of {lengths} epochs; {share} to the next"]
     lines = []
     for number, epochs in enumerate(found.rungs):

@@ -28,7 +28,8 @@ SHORTER, SHORTEST = 3, 9
 class TrialScheduler:
     """asha: all trials get `grace_period` epochs; then one in `reduction_factor` passes each rung.
     short: settings are drawn for complete schedules of `grace_period` epochs at least, and one in
-    `reduction_factor` goes on to the next longer one, about SHORTER times as long.
+    `reduction_factor` goes on to the next longer one, about SHORTER times as long; with sampler gp
+    the first 2 `reduction_factor` are, and all others are whole.
     """
 
     name: str = key(None, one_of(SCHEDULERS))
