@@ -26,6 +26,7 @@ OBJECTIVES = {
     "bowl": "one optimum",
     "crossing": "curves that cross",
     "noisy": "noise",
+    "cliff": "an edge beyond which it fails",
 }
 
 
@@ -40,7 +41,7 @@ def draw(file: Path, target: Path) -> None:
     for (name, method, concurrent, _), found in read(file):
         if concurrent == 2:
             searches[name, method].append(found)
-    figure, panels = pyplot.subplots(1, len(OBJECTIVES), figsize=(14, 3.2))
+    figure, panels = pyplot.subplots(1, len(OBJECTIVES), figsize=(16.5, 3.2))
     for axes, (name, title) in zip(panels, OBJECTIVES.items(), strict=True):
         for method, (label, colour) in METHODS.items():
             low, middle, high = np.quantile(searches[name, method], (0.25, 0.5, 0.75), axis=0)
@@ -55,7 +56,7 @@ def draw(file: Path, target: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("regret, points of val/top1", fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=4, fontsize=8, frameon=False, loc="lower center")
+    figure.legend(handles, labels, ncols=4, fontsize=9, frameon=False, loc="lower center")
     figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(target, dpi=110)
 
