@@ -92,15 +92,16 @@ def dead_loaders_told() -> Iterator[None]:
         yield
     except RuntimeError as error:
         found = re.search(
-            r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\).*?(?:signal: (\w+)|exited unexpectedly)",
+            r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\).*?(?:signal: (\w+)|exited unexpectedly)"
+            "|Pin memory thread exited",  # it got something that a dead process was to hand over
             str(error),
         )
         if isinstance(error, RunFailed) or not found:
             raise
+        who = f"a data loading process (pid {found[1]})" if found[1] else "a data loading process"
         how = f"was ended by the signal {found[2]}" if found[2] else "ended unexpectedly"
         raise RunFailed(
-            f"a data loading process (pid {found[1]}) {how}, most likely for lack of memory or of "
-            "room in /dev/shm; "
+            f"{who} {how}, most likely for lack of memory or of room in /dev/shm; "
             "lower workers or batch_size, and go on with --resume"
         ) from None
 

@@ -8,9 +8,12 @@ randomness of its own.
 from __future__ import annotations
 
 import gc
+import multiprocessing
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import numpy as np
@@ -97,6 +100,32 @@ def nothing_collected() -> Iterator[None]:
         gc.unfreeze()
 
 
+class PipedEvent:
+    """An event between processes without a lock: set once there is something in a pipe that nobody
+    empties.
+    """
+
+    def __init__(self) -> None:
+        self.reader, self.writer = multiprocessing.Pipe(duplex=False)
+
+    def is_set(self) -> bool:
+        return self.reader.poll()
+
+    def set(self) -> None:
+        self.writer.send_bytes(b"set")
+
+
+def loader_processes() -> BaseContext:
+    """How loader processes are started, with events that outlive a killed one.
+
+    Each asks the DataLoader's event at every batch. Of multiprocessing's own, one killed just then
+    keeps the lock, and the run, asking which process is dead, waits for it for ever.
+    """
+    context = copy(multiprocessing.get_context())
+    vars(context)["Event"] = PipedEvent
+    return context
+
+
 def unchanged(made: Any) -> Any:
     """In place of a collation that would make tensors of arrays."""
     return made
@@ -135,6 +164,7 @@ class Pool:
             collate_fn=unchanged,
             sampler=self.requests,
             num_workers=num,
+            multiprocessing_context=loader_processes() if num else None,
             persistent_workers=keep and num > 0,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import re
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data import dataloader
 
 from rbnn.data import open_loaders, open_source
 from rbnn.data.check import check
-from rbnn.data.loading import Loaders
+from rbnn.data.loading import Loaders, dead_loaders_told
+from rbnn.data.torchvision_loader import PipedEvent, loader_processes
 from rbnn.engine import fit
 from rbnn.errors import DataError, RunFailed
 from rbnn.recipe import Recipe
@@ -111,6 +114,41 @@ def test_a_killed_loader_process_is_reported_as_such(own_imagenet: Path) -> None
     told = rf"data loading process \(pid {process.pid}\) .*lower workers"
     with pytest.raises(RunFailed, match=told):
         list(loaders.train.epoch(1))
+
+
+def test_a_thread_that_pins_what_a_dead_process_made_is_told_as_that() -> None:
+    """Its end is all that torch says where no handler of SIGCHLD is, as in Ray's threads."""
+    said = "Pin memory thread exited unexpectedly"
+    assert said in inspect.getsource(dataloader)
+    with (
+        pytest.raises(RunFailed, match=r"^a data loading process ended unexpectedly, most likely"),
+        dead_loaders_told(),
+    ):
+        raise RuntimeError(said)
+
+
+def ask_for_ever(event: PipedEvent, asked: PipedEvent) -> None:
+    while True:
+        event.is_set()
+        if not asked.is_set():
+            asked.set()
+
+
+@needs_sigkill
+def test_a_process_killed_while_it_asks_its_event_leaves_it_usable() -> None:
+    """multiprocessing's own would be locked for ever after half of the kills."""
+    for _ in range(8):
+        context = loader_processes()
+        event, asked = context.Event(), context.Event()
+        process = context.Process(target=ask_for_ever, args=(event, asked), daemon=True)
+        process.start()
+        while not asked.is_set():
+            assert process.is_alive()
+        process.kill()
+        process.join()
+        assert not event.is_set()
+        event.set()
+        assert event.is_set()
 
 
 @needs_sigkill
