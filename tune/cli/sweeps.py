@@ -108,11 +108,12 @@ def forecast(file: SweepConfig, args: argparse.Namespace, earlier: list[SweepFol
     with joined(args.address):
         room = capacity(args.address)
         planned = plan(file, name=args.name, results_dir=args.results_dir, capacity=room)
-    for name, trials in lessons(file.space, planned.recipe, earlier).items():
+    known = lessons(file.space, planned.recipe, earlier)
+    for name, trials in known.items():
         print(f"learns from {len(trials)} trials of {name}")
     reader = existing_reader()
     recorded = recorded_epoch_s(planned.recipe, reader) if reader else None
-    print(*dry_run(planned, recorded), sep="\n")
+    print(*dry_run(planned, recorded, known), sep="\n")
     return 0
 
 

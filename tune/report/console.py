@@ -18,6 +18,7 @@ from tune.sweep.table import TrialRow, TrialTable, percent, shown
 
 if TYPE_CHECKING:  # these load torch and optuna: seconds that `rbnn status` needs not
     from tune.sweep.forecast import Forecast
+    from tune.sweep.lineage import Lessons
     from tune.sweep.plan import SweepPlan
     from tune.sweep.stop import StopSignal
     from tune.sweep.summary import SweepSummary
@@ -165,15 +166,17 @@ def print_result(
         print(f"go on with it:                     rbnn {command}")
 
 
-def dry_run(plan: SweepPlan, recorded: tuple[float, str] | None) -> list[str]:
-    """What `rbnn sweep FILE --dry_run` prints; recorded: as `forecast` takes it."""
+def dry_run(plan: SweepPlan, recorded: tuple[float, str] | None, known: Lessons) -> list[str]:
+    """What `rbnn sweep FILE --dry_run` prints; recorded, known: as `forecast` takes them."""
     from tune.sweep.forecast import first_points, forecast, hours
 
-    found, file, recipe = forecast(plan, recorded), plan.config, plan.recipe
+    found, file, recipe = forecast(plan, recorded, known), plan.config, plan.recipe
     lines = [opening(plan), "", "space"]
     lines += [f"  {name}: {kind}, {text}" for name, kind, text in file.space.describe()]
     lines += ["first trials"]
-    lines += [f"  {number}: {_values(values)}" for number, values in first_points(plan).items()]
+    lines += [
+        f"  {number}: {_values(values)}" for number, values in first_points(plan, known).items()
+    ]
     each = f"{recipe.train_workers * recipe.threads} core(s), {plan.gpus_of_trial:g} GPU(s)"
     lines += [f"at once: {plan.concurrent} trials of {each}", *_rungs(plan, found)]
     most, total = found.most + found.confirming, found.expected + found.confirming
@@ -201,7 +204,8 @@ def _rungs(plan: SweepPlan, found: Forecast) -> list[str]:
     if plan.config.scheduler.name == "short":
         lengths = ", ".join(str(length) for length in found.rungs[0])
         if plan.config.sampler == "gp" and not found.num_short:
-            return ["whole trainings alone: too few epochs or trials for short schedules"]
+            why = "those learned from stand" if found.num_learned else "too few epochs or trials"
+            return [f"whole trainings alone: {why} for short schedules"]
         if plan.config.sampler == "gp":
             begin = f"complete schedules of {found.rungs[0][0]} epochs for the first"
             return [f"{begin} {found.num_short} setting(s), then of {plan.recipe.epochs}"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from optuna.trial import TrialState
 
 from rbnn.binarize import set_surrogate
 from rbnn.data import open_loaders
@@ -27,6 +28,7 @@ from rbnn.schedules import surrogate_tk
 from rbnn.state import start
 from rbnn.step import take_step
 from tune.sweep.confirm import num_confirming
+from tune.sweep.lineage import Lessons, teach
 from tune.sweep.plan import SweepPlan
 from tune.sweep.proposals import LAST_WHOLE
 from tune.sweep.scheduler import rungs
@@ -36,17 +38,20 @@ from tune.sweep.tuner import proposals_of
 NUM_SHOWN = 5
 NUM_STEPS, MEASURE_S = 3, 20.0
 KEPT_FILES = 2  # last.ckpt and best.ckpt
+NOTHING: Lessons = {}  # to learn from
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a sweep will take. num_short: trials that gp begins with, of the shortest schedule.
+    """What a sweep will take. num_short: trials that gp begins with, of the shortest schedule;
+    num_learned: those of earlier sweeps that it learns from.
     most, expected: epochs of the search; confirming: epochs after it.
     epoch_s: seconds of an epoch of one trial, and how that is known. checkpoint: bytes of one file.
     """
 
     rungs: list[list[int]]
     num_short: int
+    num_learned: int
     most: int
     expected: float
     confirming: int
@@ -61,12 +66,16 @@ class Forecast:
         return 2 * KEPT_FILES * self.checkpoint * self.num_runs
 
 
-def forecast(plan: SweepPlan, recorded: tuple[float, str] | None) -> Forecast:
-    """The forecast of a sweep. recorded: seconds of an epoch of such a run, and of which."""
+def forecast(
+    plan: SweepPlan, recorded: tuple[float, str] | None, known: Lessons = NOTHING
+) -> Forecast:
+    """The forecast of a sweep. recorded: seconds of an epoch of such a run, and of which. known:
+    what it learns from.
+    """
     config, epochs = plan.config, plan.recipe.epochs
     asha, factor = config.scheduler, config.scheduler.reduction_factor
     judged: list[list[int]] = [[]]
-    num_short = 0
+    num_short, num_learned = 0, sum(map(len, known.values()))
     if asha.name == "asha":
         brackets = range(asha.brackets)
         judged = [rungs(asha.grace_period, factor, epochs, bracket) for bracket in brackets]
@@ -74,7 +83,8 @@ def forecast(plan: SweepPlan, recorded: tuple[float, str] | None) -> Forecast:
     expected = config.trials * each
     if asha.name == "short":
         proposals = proposals_of(plan)
-        judged, num_short = [proposals.lengths], proposals.num_short
+        judged = [proposals.lengths]
+        num_short = max(0, proposals.num_short - num_learned)
         shares = [factor**-level for level in range(len(judged[0]))]
         each = sum(map(operator.mul, judged[0], shares)) / sum(shares)
         whole = min(config.trials, 1 + max(1, config.trials // LAST_WHOLE))  # baseline, and last
@@ -86,6 +96,7 @@ def forecast(plan: SweepPlan, recorded: tuple[float, str] | None) -> Forecast:
     return Forecast(
         rungs=judged,
         num_short=num_short,
+        num_learned=num_learned,
         most=config.trials * epochs,
         expected=expected,
         confirming=num_after * epochs,
@@ -144,12 +155,12 @@ def checkpoint_bytes(recipe: Recipe) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def first_points(plan: SweepPlan) -> dict[int, dict[str, object]]:
+def first_points(plan: SweepPlan, known: Lessons = NOTHING) -> dict[int, dict[str, object]]:
     """The values of the first trials by number, whose choice no result can change."""
     proposals, study = proposals_of(plan), Study(None, plan.name)
-    proposals.enqueue(study)
-    given = len(study.trials())
-    sampled = 0 if plan.config.sampler == "grid" else proposals.num_startup
+    teach(study, proposals, known)
+    given = len(study.trials(TrialState.WAITING))
+    sampled = 0 if known or plan.config.sampler == "grid" else proposals.num_startup
     count = min(NUM_SHOWN, plan.config.trials, max(given, sampled))
     found = [proposals.next(study) for _ in range(count)]
     return {trial.number: trial.user_attrs[VALUES] for trial in found if trial is not None}

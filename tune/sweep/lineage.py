@@ -14,12 +14,12 @@ from rbnn.recipe import Recipe
 from tune.run.journal import JOURNAL
 from tune.run.remote import CheckpointStore, fetch, store_of
 from tune.sweep.folder import TRIALS, SweepFolder, trial_directory
-from tune.sweep.plan import SweepPlan
+from tune.sweep.proposals import Proposals
 from tune.sweep.space import Space
 from tune.sweep.study import LEARNED, ORIGIN, VALUES, Study
 from tune.sweep.table import STATES, ranked, rows_of
-from tune.sweep.tuner import proposals_of
 
+Lessons = Mapping[str, Sequence[FrozenTrial]]  # by the earlier sweep's name
 TRIED_EARLY = 3  # of the settings that an earlier sweep found best
 
 
@@ -119,9 +119,7 @@ def more(folder: SweepFolder, study: Study, num_trials: int) -> None:
     folder.update(trials=max(folder.record.trials or 0, len(study.finished)) + num_trials)
 
 
-def lessons(
-    space: Space, recipe: Recipe, earlier: Sequence[SweepFolder]
-) -> dict[str, list[FrozenTrial]]:
+def lessons(space: Space, recipe: Recipe, earlier: Sequence[SweepFolder]) -> Lessons:
     """By name of earlier sweeps, the finished trials that a new one's sampler learns from, each
     with where it comes from; RequestError where a sweep has none that serves: its recipe differs in
     searched options alone, and the space holds it.
@@ -136,16 +134,16 @@ def lessons(
     return found
 
 
-def teach(folder: SweepFolder, plan: SweepPlan, known: Mapping[str, Sequence[FrozenTrial]]) -> None:
-    """Line up the best of each earlier sweep in a new one, and tell it of all their trials."""
-    study = study_of(folder)
-    proposals_of(plan).enqueue(study)
+def teach(study: Study, proposals: Proposals, known: Lessons) -> None:
+    """Line up the best of each earlier sweep in a new one, after what its file gives, and tell it
+    of all their trials.
+    """
+    proposals.enqueue(study)
     for trials in known.values():
         whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         for trial in sorted(whole, key=lambda each: -(each.value or 0.0))[:TRIED_EARLY]:
             study.study.enqueue_trial(trial.params, {LEARNED: trial.user_attrs[LEARNED]})
         study.study.add_trials(trials)
-    folder.update(params={**folder.record.params, "sweep/learn_from": " ".join(known)})
 
 
 def _serving(folder: SweepFolder, space: Space, recipe: Recipe) -> Iterator[FrozenTrial]:

@@ -20,7 +20,7 @@ from tune.sweep.callback import SweepCallback
 from tune.sweep.config import SweepConfig
 from tune.sweep.confirm import num_confirming, settings_of
 from tune.sweep.folder import SweepFolder
-from tune.sweep.lineage import lessons, teach
+from tune.sweep.lineage import lessons, study_of, teach
 from tune.sweep.plan import SweepPlan, about, create_folder, plan, plan_again
 from tune.sweep.repair import check_study, examine
 from tune.sweep.stop import BUDGET, SIGNAL, Broken, Interruption, StopSignal, left_without_gcs
@@ -28,7 +28,7 @@ from tune.sweep.storage import STORAGE_ERRORS, check_storage_url, reason_of
 from tune.sweep.study import SUFFIX, Study, begin_study
 from tune.sweep.table import TrialTable, table_of
 from tune.sweep.trial import run_trial
-from tune.sweep.tuner import RAY, Phase, Trainable, confirm_phase, run, search_phase
+from tune.sweep.tuner import RAY, Phase, Trainable, confirm_phase, proposals_of, run, search_phase
 from tune.uris import shown
 
 Began = Callable[[SweepPlan, SweepFolder], object]
@@ -68,7 +68,9 @@ def run_sweep(
                     shutil.rmtree(planned.directory)
                     raise
                 if known:
-                    teach(folder, planned, known)
+                    teach(study_of(folder), proposals_of(planned), known)
+                    names = {"sweep/learn_from": " ".join(known)}
+                    folder.update(params={**folder.record.params, **names})
                 began(planned, folder)
 
             return folder, session.run(begin)

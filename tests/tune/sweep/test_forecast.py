@@ -82,7 +82,7 @@ def test_the_first_trials_are_those_that_the_sweep_will_run(planned: SweepPlan) 
 
 
 def test_a_dry_run_says_it_all_and_writes_nothing(planned: SweepPlan) -> None:
-    text = "\n".join(dry_run(planned, RECORDED))
+    text = "\n".join(dry_run(planned, RECORDED, {}))
     for part in (
         "lr: log, 0.05 to 0.2",
         "weight_decay: fixed, 0.0",

@@ -16,6 +16,7 @@ from tune.run.journal import JOURNAL, Journal
 from tune.sweep.audit import audit_of
 from tune.sweep.config import parse_sweep
 from tune.sweep.folder import SweepFolder, trial_directory
+from tune.sweep.forecast import first_points, forecast
 from tune.sweep.lineage import extend_epochs, lessons, promote, study_of, teach
 from tune.sweep.plan import create_folder, plan
 from tune.sweep.searcher import spec_of
@@ -99,13 +100,13 @@ def test_the_best_are_trained_longer_as_new_trials(tmp_path: Path) -> None:
 def test_a_new_sweep_learns_what_an_earlier_one_found_within_its_space(tmp_path: Path) -> None:
     earlier = sweep(tmp_path)
     keys = {**KEYS, "space": {"lr": {"log": [0.09, 2]}, "weight_decay": {"log": [1e-5, 1e-2]}}}
-    config = parse_sweep({**keys, "sampler": "gp", "trials": 20}, tmp_path)
+    config = parse_sweep({**keys, "sampler": "gp", "scheduler": "short", "trials": 20}, tmp_path)
     known = lessons(config.space, config.baseline, [earlier])
     planned = plan(config, name="new", results_dir=str(tmp_path))
     folder = create_folder(planned, "sqlite:///mlflow.db")
     begin_study(folder.storage_url(), "new", folder.info.id)
-    teach(folder, planned, known)
     ours, theirs, proposals = study_of(folder), study_of(earlier).trials(), proposals_of(planned)
+    teach(ours, proposals, known)
     within = [t.number for t in theirs if t.user_attrs[VALUES]["lr"] >= 0.09]
     assert 1 < len(within) < 6
     learned = [t for t in ours.trials() if t.state.is_finished()]
@@ -116,6 +117,11 @@ def test_a_new_sweep_learns_what_an_earlier_one_found_within_its_space(tmp_path:
     assert first is not None and second is not None and first.user_attrs[VALUES]["lr"] == 0.1
     best = max((theirs[n] for n in within if n < 2), key=lambda trial: trial.value or 0)
     assert second.user_attrs[LEARNED] == f"look/{best.number}"
+    assert {0: first.user_attrs[VALUES], 1: second.user_attrs[VALUES]} == {
+        number: values for number, values in first_points(planned, known).items() if number < 2
+    }
+    found = forecast(planned, (1.0, "recorded"), known)
+    assert found.num_short == proposals.num_short - len(within) == 6 - found.num_learned
     assert ours.finished == []  # what was learned is no trial of this sweep
 
 
