@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.search import compare, table
+from benchmarks.search.__main__ import main
 from benchmarks.search.compare import BUDGETS, regrets, trials_of
 from benchmarks.search.objectives import FAMILIES, Synthetic, TableObjective, place, setting
 from benchmarks.search.table import BASE, DOCUMENTED, FULL, NUM_SETTINGS, jobs, settings
@@ -110,6 +111,27 @@ def test_what_was_simulated_is_kept_and_gone_on_with(
         ["bowl", "random search", 8, 0],
     ]
     assert "| random search |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ["{}/x.jsonl", "--objectives", "hill"],
+            "'hill' is unknown; choose of 'digits', 'cifar10'",
+        ),
+        (["{}/x.jsonl", "--methods", "luck"], "'luck' is unknown; choose of 'Ray: OptunaSearch"),
+        (["{}/none/x.jsonl"], "x.jsonl: its folder does not exist; make it first"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(
+    given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["compare", *(part.replace("{}", str(tmp_path)) for part in given)]
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err and printed.err.count("\n") == 1 and not printed.out
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_way_to_search_spends_its_budget_and_no_more() -> None:

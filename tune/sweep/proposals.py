@@ -123,14 +123,14 @@ class Proposals:
     def _level_of_new(self, trials: Sequence[FrozenTrial]) -> int:
         """The level that a new setting begins at."""
         if self.sampler == "gp":
-            is_short = num_tried(trials) < self.num_short
+            is_short = _num_tried(trials) < self.num_short
         else:
             is_short = self.short and not self._last(_drawn(trials))
         return 0 if is_short else len(self.lengths) - 1
 
     def _by_process(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
         """Raw values of the highest expected improvement; in between, and at first, random ones."""
-        scored, tried = _scored(trials), num_tried(trials)
+        scored, tried = _scored(trials), _num_tried(trials)
         if tried < self.num_short or len(scored) < self.num_startup:
             return self._startup_point(trials)
         since = tried - (self.num_short or RANDOM_AFTER)
@@ -256,7 +256,7 @@ def _drawn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in begun if ORIGIN not in trial.user_attrs]
 
 
-def num_tried(trials: Sequence[FrozenTrial]) -> int:
+def _num_tried(trials: Sequence[FrozenTrial]) -> int:
     """How many settings beside the baseline have begun, here or in a sweep that is learned from."""
     learned = [t for t in trials if LEARNED in t.user_attrs and VALUES not in t.user_attrs]
     finished = [trial for trial in learned if trial.state.is_finished()]
